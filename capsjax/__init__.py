@@ -1,0 +1,1 @@
+"""capsjax: capsule networks in JAX and Flax."""

@@ -1,0 +1,135 @@
+"""Preprocessing and augmentation of images, inside jit.
+
+Functions of one image take float32 [H, W, C] with values in [0, 1] and a key;
+`for_training` and `for_evaluation` apply what a config asks for to a batch. Each
+example has a key of its own, made from the step's key and its place in the batch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+
+from capsjax.errors import UserError
+
+Image = Float[Array, "H W C"]
+
+
+def for_training(
+    images: UInt8[Array, "B H W C"], key: Array, config: ConfigDict
+) -> Float[Array, "B h w C"]:
+    """Training images as the model sees them: preprocessed and augmented.
+
+    Args:
+      images: 0 .. 255.
+      key: of this step.
+      config: the run's; ``preprocess`` and ``augment`` are read.
+
+    Returns:
+      float32 in [0, 1], unless brightness, contrast or standardisation say otherwise.
+    """
+    augment, crop = config.augment, config.preprocess.crop
+
+    def one(image: Image, key: Array) -> Image:
+        keys = jax.random.split(key, 5)
+        if crop:
+            image = random_crop(image, keys[0], crop)
+        if augment.flip:
+            image = random_flip(image, keys[1])
+        if augment.brightness:
+            image = random_brightness(image, keys[2], augment.brightness)
+        if tuple(augment.contrast) != (1.0, 1.0):
+            image = random_contrast(image, keys[3], *augment.contrast)
+        if augment.shift:
+            image = random_shift(image, keys[4], augment.shift)
+        return standardize(image) if config.preprocess.standardize else image
+
+    indices = jnp.arange(images.shape[0])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    return jax.vmap(one)(to_unit_range(images), keys)
+
+
+def for_evaluation(
+    images: UInt8[Array, "B H W C"], config: ConfigDict
+) -> Float[Array, "B h w C"]:
+    """Evaluation images as the model sees them: preprocessed, never augmented."""
+
+    def one(image: Image) -> Image:
+        if config.preprocess.crop:
+            image = central_crop(image, config.preprocess.crop)
+        return standardize(image) if config.preprocess.standardize else image
+
+    return jax.vmap(one)(to_unit_range(images))
+
+
+def output_shape(
+    image_shape: tuple[int, int, int], config: ConfigDict
+) -> tuple[int, int, int]:
+    """Shape (H, W, C) of the images that the model sees.
+
+    Raises:
+      UserError: the crop is larger than the images.
+    """
+    H, W, C = image_shape
+    crop = config.preprocess.crop
+    if crop > min(H, W):
+        raise UserError(
+            f"config.preprocess.crop is {crop}, but the images have {H}x{W} pixels"
+        )
+    return (crop, crop, C) if crop else (H, W, C)
+
+
+def to_unit_range(images: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
+    """0 .. 255 to float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255
+
+
+def random_shift(image: Image, key: Array, most: int) -> Image:
+    """Moves the image by up to ``most`` pixels along each axis, filling with zeros.
+
+    All ``(2 * most + 1) ** 2`` shifts are equally likely.
+    """
+    padded = jnp.pad(image, [(most, most), (most, most), (0, 0)])
+    row, column = jax.random.randint(key, (2,), 0, 2 * most + 1)
+    return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
+
+
+def random_crop(image: Image, key: Array, side: int) -> Image:
+    """A square patch of ``side`` pixels, from anywhere in the image."""
+    H, W, C = image.shape
+    limits = jnp.array([H - side + 1, W - side + 1])
+    row, column = jax.random.randint(key, (2,), 0, limits)
+    return jax.lax.dynamic_slice(image, (row, column, 0), (side, side, C))
+
+
+def central_crop(image: Image, side: int) -> Image:
+    """The square patch of ``side`` pixels in the middle of the image."""
+    row, column = ((size - side) // 2 for size in image.shape[:2])
+    return image[row : row + side, column : column + side]
+
+
+def random_flip(image: Image, key: Array) -> Image:
+    """Mirrors the image left to right, half of the time."""
+    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def random_brightness(image: Image, key: Array, most: float) -> Image:
+    """Adds one number from [-most, most) to the whole image."""
+    return image + jax.random.uniform(key, minval=-most, maxval=most)
+
+
+def random_contrast(image: Image, key: Array, low: float, high: float) -> Image:
+    """Scales the distance to each channel's mean by a factor from [low, high)."""
+    factor = jax.random.uniform(key, minval=low, maxval=high)
+    mean = jnp.mean(image, axis=(0, 1), keepdims=True)
+    return (image - mean) * factor + mean
+
+
+def standardize(image: Image) -> Image:
+    """Zero mean and unit standard deviation over the whole image.
+
+    The divisor is at least that of an image in which one byte of one pixel differs by
+    one, so that a plain image becomes zeros.
+    """
+    least = 1 / (255 * image.size**0.5)
+    return (image - jnp.mean(image)) / jnp.maximum(jnp.std(image), least)

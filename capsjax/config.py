@@ -1,0 +1,188 @@
+"""What a run's config holds: every field, its default and its unit.
+
+`base` is the one place that names the fields; the files in ``experiments/configs`` start
+from it and set what differs. Only launchers read flags; everything else is handed a
+config, or the part of it that it needs.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from capsjax.errors import UserError
+
+
+def base() -> ConfigDict:
+    """The paper's CapsNet on MNIST, as a config with every field there is."""
+    config = ConfigDict()
+    # Starts the parameters, the order of the data, augmentation and dropout.
+    config.seed = 0
+    # Examples in one step, over all devices.
+    config.batch_size = 128
+    config.num_epochs = 10
+    # Ends training after so many steps; 0: only num_epochs counts.
+    config.max_steps = 0
+    # A row of training metrics every so many steps.
+    config.log_every_steps = 20
+    # A checkpoint every so many steps, besides the one after every epoch; 0: none.
+    config.checkpoint_every_steps = 0
+
+    config.data = ConfigDict()
+    # A name from capsjax.data.DATASETS.
+    config.data.name = "mnist"
+    # The folder or NPZ file of one's own images (data.name "folder" or "npz").
+    config.data.path = ""
+    # Side in pixels that a folder's images are resized to; 0: as stored.
+    config.data.image_size = 0
+    # Training images held out for validation; the split does not depend on the seed.
+    config.data.validation_examples = 5_000
+
+    # Applied to training and evaluation images alike (see capsjax.augment).
+    config.preprocess = ConfigDict()
+    # Side in pixels of the patch that is cut out: at random in training, else the
+    # centre; 0: whole images.
+    config.preprocess.crop = 0
+    # Subtracts each image's mean and divides by its standard deviation.
+    config.preprocess.standardize = False
+
+    # Applied to training images only.
+    config.augment = ConfigDict()
+    # Largest random shift along each axis in pixels, zero fill.
+    config.augment.shift = 2
+    # Mirrors half of the images left to right.
+    config.augment.flip = False
+    # Largest change of brightness, in units of the full range.
+    config.augment.brightness = 0.0
+    # Smallest and largest factor of contrast.
+    config.augment.contrast = (1.0, 1.0)
+
+    config.model = capsnet()
+    config.loss = margin_loss()
+
+    config.optimizer = ConfigDict()
+    # A name from capsjax.optim.OPTIMIZERS.
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-3
+    # learning_rate * decay_rate ** (step / decay_steps), never below the minimum.
+    # The paper says "exponentially decaying"; the numbers are the released code's.
+    config.optimizer.decay_rate = 0.96
+    config.optimizer.decay_steps = 2_000
+    config.optimizer.min_learning_rate = 1e-6
+    return config
+
+
+def capsnet() -> ConfigDict:
+    """``config.model`` of the paper's CapsNet; see `capsjax.models.CapsNet`."""
+    return ConfigDict(
+        {
+            "name": "capsnet",
+            "conv1_channels": 256,
+            "conv1_kernel": 9,
+            "primary_types": 32,
+            "primary_dim": 8,
+            "primary_kernel": 9,
+            "primary_stride": 2,
+            "padding": "VALID",
+            "class_dim": 16,
+            "decoder_units": (512, 1024),
+            "routing_iterations": 3,
+            "routing_implementation": placeholder(str),
+            "routing_bias": False,
+            "route_primary": False,
+            "leaky": False,
+            "stop_gradient": False,
+            "initializers": "standard",
+        }
+    )
+
+
+def baseline_cnn() -> ConfigDict:
+    """``config.model`` of the baseline; see `capsjax.models.BaselineCNN`."""
+    return ConfigDict(
+        {
+            "name": "baseline_cnn",
+            "conv_channels": (256, 256, 128),
+            "kernel_size": 5,
+            "dense_units": (328, 192),
+            "dropout_rate": 0.5,
+        }
+    )
+
+
+def margin_loss() -> ConfigDict:
+    """``config.loss`` of a CapsNet; see `capsjax.losses`."""
+    return ConfigDict(
+        {
+            "name": "margin",
+            "positive_margin": 0.9,
+            "negative_margin": 0.1,
+            "absent_weight": 0.5,
+            "class_reduction": "sum",
+            "reconstruction_weight": 0.0005,
+        }
+    )
+
+
+def cross_entropy() -> ConfigDict:
+    """``config.loss`` of a CNN."""
+    return ConfigDict({"name": "cross_entropy"})
+
+
+def use_authors_code(config: ConfigDict) -> None:
+    """Turns the paper's settings into those of the code that its authors released.
+
+    They differ in the scale of the margin loss (and so in the relative weight of the
+    reconstruction, 20 times as strong), in the primary capsules, in the routing bias
+    and in the initial values. The gradient flows through all routing iterations in
+    both: the paper does not say otherwise.
+
+    References:
+      Sarasra/models, research/capsules (TensorFlow).
+    """
+    config.loss.class_reduction = "half_mean"
+    config.model.route_primary = True
+    config.model.routing_bias = True
+    config.model.initializers = "authors_code"
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that no run can have.
+
+    Raises:
+      UserError: names the first such field, its value and what it may be.
+    """
+    at_least = {
+        "seed": 0,
+        "batch_size": 1,
+        "num_epochs": 1,
+        "max_steps": 0,
+        "log_every_steps": 1,
+        "checkpoint_every_steps": 0,
+        "data.validation_examples": 0,
+        "data.image_size": 0,
+        "preprocess.crop": 0,
+        "augment.shift": 0,
+        "augment.brightness": 0,
+        "optimizer.decay_steps": 1,
+        "optimizer.learning_rate": 0,
+        "optimizer.min_learning_rate": 0,
+    }
+    for field, minimum in at_least.items():
+        value = config
+        for part in field.split("."):
+            value = value[part]
+        if value < minimum:
+            raise UserError(
+                f"config.{field} is {value}; it must be at least {minimum}"
+            )
+    low, high = config.augment.contrast
+    if not 0 <= low <= high:
+        raise UserError(
+            f"config.augment.contrast is {(low, high)}; "
+            "it must be (smallest, largest) with 0 <= smallest <= largest"
+        )
+    if config.preprocess.standardize and config.model.get("decoder_units"):
+        raise UserError(
+            "config.preprocess.standardize and a decoder do not go together: the "
+            "decoder's output lies in [0, 1], standardised images do not; set "
+            '--config.model.decoder_units="()" or standardize to False'
+        )

@@ -1,0 +1,277 @@
+"""Labelled images in memory: what every loader returns, and how it is split."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from capsjax.errors import UserError
+
+SPLIT_SEED = 0
+"""Seed of every split made here: all runs, whatever their seed, share one split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a loader finds its data.
+
+    Attributes:
+        data_dir: the TensorFlow Datasets directory; None is TFDS's own default, the
+            environment variable TFDS_DATA_DIR or else ~/tensorflow_datasets.
+        path: the file or folder of a data set of the user's own, else None.
+        image_size: side in pixels to which images that differ in size are brought;
+            0 keeps them as they are stored.
+    """
+
+    data_dir: str | None = None
+    path: str | None = None
+    image_size: int = 0
+
+    def own_path(self, what: str) -> Path:
+        """Returns `path`, with ~ expanded.
+
+        Args:
+            what: what it should lead to, for the error text.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.path:
+            raise UserError(f"no path is given; set it to {what}")
+        return Path(self.path).expanduser()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their labels, decoded once into memory.
+
+    Attributes:
+        images: uint8 [N, H, W, C], C in 1..4.
+        labels: int32 [N].
+
+    Raises:
+        UserError: a shape or a dtype is another.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8:
+            raise UserError(
+                f"images have dtype {images.dtype}; store them as uint8 0..255 "
+                "(floats in 0..1: multiply by 255 and round)"
+            )
+        if images.ndim != 4 or not 1 <= images.shape[3] <= 4 or 0 in images.shape[1:]:
+            raise UserError(
+                f"images have shape {images.shape}; wanted [N, H, W, C] with 1 to 4 "
+                "channels, channels last"
+            )
+        if labels.dtype != np.int32 or labels.ndim != 1:
+            raise UserError(
+                f"labels have dtype {labels.dtype} and shape {labels.shape}; "
+                "wanted int32 [N]"
+            )
+        if len(images) != len(labels):
+            raise UserError(f"{len(images)} images but {len(labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: npt.NDArray[np.integer]) -> "ImageSet":
+        """Returns the examples at `indices`, integers [M], in that order."""
+        return ImageSet(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set: three image sets over one list of classes.
+
+    Attributes:
+        name: its name in `capsjax.data.DATASETS`.
+        train: the training examples.
+        validation: examples held out of the training images; may be empty.
+        test: the test examples.
+        class_names: one name per label value.
+        provenance: one line for records and reports: where the data come from, which
+            version, and anything odd about them.
+
+    Raises:
+        UserError: no training or test examples, image shapes that differ between the
+            sets, or a label outside [0, num_classes).
+    """
+
+    name: str
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+    provenance: str
+
+    def __post_init__(self) -> None:
+        for split in ("train", "validation", "test"):
+            image_set: ImageSet = getattr(self, split)
+            if not len(image_set):
+                if split != "validation":
+                    raise UserError(f"{self.name}: the {split} set is empty")
+                continue
+            if image_set.images.shape[1:] != self.image_shape:
+                raise UserError(
+                    f"{self.name}: train images have shape {self.image_shape} but "
+                    f"{split} images {image_set.images.shape[1:]}; they must agree"
+                )
+            lowest, highest = int(image_set.labels.min()), int(image_set.labels.max())
+            if lowest < 0 or highest >= self.num_classes:
+                raise UserError(
+                    f"{self.name}: {split} labels span {lowest}..{highest} but there "
+                    f"are {self.num_classes} classes, 0..{self.num_classes - 1}"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+def empty_like(image_set: ImageSet) -> ImageSet:
+    """Returns an image set of length 0 with the same image shape."""
+    return ImageSet(image_set.images[:0], image_set.labels[:0])
+
+
+def as_image_set(images: np.ndarray, labels: np.ndarray, what: str) -> ImageSet:
+    """Makes an image set of arrays that came from outside.
+
+    Args:
+        images: uint8 [N, H, W, C], or [N, H, W] for grayscale.
+        labels: any integer dtype, [N] or [N, 1].
+        what: the arrays' origin, which begins the error texts.
+
+    Returns:
+        The image set; grayscale images have been given a channel axis.
+
+    Raises:
+        UserError: the arrays cannot be read as labelled images.
+    """
+    if images.ndim == 3:
+        images = images[..., None]
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores CIFAR-10's.
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"{what}: labels have dtype {labels.dtype} and shape {labels.shape}; "
+            "store one integer per image (of one-hot rows, the argmax)"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < 2**31:
+        raise UserError(
+            f"{what}: labels span {labels.min()}..{labels.max()}; "
+            "store class numbers counted from 0"
+        )
+    try:
+        return ImageSet(images, labels.astype(np.int32))
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
+
+
+def carve(
+    image_set: ImageSet, num_held_out: int, seed: int
+) -> tuple[ImageSet, ImageSet]:
+    """Splits off examples at random, each class in proportion to its frequency.
+
+    Both parts keep the order of `image_set`. A split that cannot be stratified is
+    refused rather than made without regard to the classes: a held-out part in which
+    classes are absent measures something else than it seems to.
+
+    Args:
+        image_set: N examples.
+        num_held_out: how many to hold out; 0 gives an empty part.
+        seed: of the choice.
+
+    Returns:
+        The N - num_held_out remaining examples and the held-out ones.
+
+    Raises:
+        UserError: `num_held_out` is negative or leaves none, a class has a single
+            example, or a part would have fewer examples than there are classes.
+    """
+    n = len(image_set)
+    if not 0 <= num_held_out < n:
+        raise UserError(
+            f"cannot hold out {num_held_out} of {n} examples; choose 0..{n - 1}"
+        )
+    if num_held_out == 0:
+        return image_set, empty_like(image_set)
+
+    classes, counts = np.unique(image_set.labels, return_counts=True)
+    if counts.min() < 2:
+        raise UserError(
+            f"cannot hold out examples class by class: class {classes[counts.argmin()]}"
+            " has a single example; give every class at least 2"
+        )
+    if min(num_held_out, n - num_held_out) < len(classes):
+        raise UserError(
+            f"cannot hold out {num_held_out} of {n} examples class by class: each part "
+            f"needs at least one example for each of the {len(classes)} classes"
+        )
+    # Imported here since it takes a second, which most runs need not spend.
+    from sklearn.model_selection import train_test_split
+
+    rest, held_out = train_test_split(
+        np.arange(n),
+        test_size=num_held_out,
+        stratify=image_set.labels,
+        random_state=seed,
+    )
+    return image_set.take(np.sort(rest)), image_set.take(np.sort(held_out))
+
+
+def carve_test(image_set: ImageSet, what: str) -> tuple[ImageSet, ImageSet]:
+    """Splits a fifth off as a test set, for data that come without one.
+
+    Args:
+        image_set: all examples.
+        what: their origin, which begins the error texts.
+
+    Returns:
+        Training and test examples; at least as many test examples as classes.
+
+    Raises:
+        UserError: too few examples of some class, see `carve`.
+    """
+    num_classes = len(np.unique(image_set.labels))
+    try:
+        return carve(image_set, max(round(len(image_set) / 5), num_classes), SPLIT_SEED)
+    except UserError as error:
+        raise UserError(f"{what}, from which a test set is split: {error}") from None
+
+
+def resize(image_set: ImageSet, side: int) -> ImageSet:
+    """Brings all images to `side` x `side` pixels.
+
+    Bilinear, antialiased when shrinking; an image that is not square is stretched.
+
+    Args:
+        image_set: images of shape [N, H, W, C].
+        side: in pixels.
+
+    Returns:
+        Images of shape [N, side, side, C]; `image_set` itself if it has that size.
+    """
+    n, height, width, channels = image_set.images.shape
+    if (height, width) == (side, side):
+        return image_set
+    images = np.empty((n, side, side, channels), np.uint8)
+    for source, target in zip(image_set.images, images, strict=True):
+        for channel in range(channels):
+            plane = Image.fromarray(np.ascontiguousarray(source[..., channel]))
+            plane = plane.resize((side, side), Image.Resampling.BILINEAR)
+            target[..., channel] = np.asarray(plane)
+    return ImageSet(images, image_set.labels)

@@ -1,0 +1,100 @@
+"""Exact evaluation: every example counts once, whatever the batch size."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from capsjax import augment, losses
+from capsjax.data import ImageSet, eval_batches
+from capsjax.train_step import Batch
+
+EvalStep = Callable[[nnx.State, Batch], dict[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a set of images.
+
+    Attributes:
+      metrics: means over the examples: the losses, ``"accuracy"`` and
+        ``"error_percent"``.
+      predictions: int32 [N], classes.
+    """
+
+    metrics: dict[str, float]
+    predictions: np.ndarray
+
+
+def make_eval_step(graphdef: nnx.GraphDef, config: ConfigDict) -> EvalStep:
+    """The jitted function from parameters and a batch to numbers for each example.
+
+    Returns a function whose result holds the losses, [B] each, and ``"prediction"``
+    int32 [B]. The loss is training's: the decoder reads the capsule of the label.
+    """
+
+    @jax.jit
+    def eval_step(params: nnx.State, batch: Batch) -> dict[str, jax.Array]:
+        images = augment.for_evaluation(batch["image"], config)
+        output = nnx.merge(graphdef, params)(images, batch["label"])
+        result = losses.per_example(output, images, batch["label"], config.loss)
+        result["prediction"] = jnp.argmax(output.scores, axis=1).astype(jnp.int32)
+        return result
+
+    return eval_step
+
+
+def evaluate(
+    eval_step: EvalStep,
+    params: nnx.State,
+    image_set: ImageSet,
+    batch_size: int,
+    on_batch: Callable[[int], None] = lambda examples: None,
+) -> Evaluation:
+    """Evaluates all images of a set.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      params: the model's.
+      image_set: at least one image.
+      batch_size: of every batch; the last is padded, and its padding masked out.
+      on_batch: called after each batch with the number of examples in it.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    for batch in eval_batches(image_set, batch_size):
+        real = batch.pop("mask") > 0
+        for name, values in jax.device_get(eval_step(params, batch)).items():
+            columns.setdefault(name, []).append(values[real])
+        on_batch(int(real.sum()))
+    per_example = {name: np.concatenate(parts) for name, parts in columns.items()}
+    predictions = per_example.pop("prediction")
+    metrics = {
+        name: float(np.mean(values, dtype=np.float64))
+        for name, values in per_example.items()
+    }
+    wrong = int(np.sum(predictions != image_set.labels))
+    metrics["accuracy"] = 1 - wrong / len(predictions)
+    metrics["error_percent"] = 100 * wrong / len(predictions)
+    return Evaluation(metrics, predictions)
+
+
+def make_reconstruct(
+    graphdef: nnx.GraphDef, config: ConfigDict
+) -> Callable[[nnx.State, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]:
+    """The jitted function from parameters, images and classes to what was drawn.
+
+    Its images are uint8 [B, H, W, C]; it returns them as the model sees them and the
+    reconstructions, both [B, h, w, C], from the capsules of the given classes (None
+    for a model without a decoder).
+    """
+
+    @jax.jit
+    def reconstruct(params: nnx.State, images: jax.Array, classes: jax.Array):
+        seen = augment.for_evaluation(images, config)
+        return seen, nnx.merge(graphdef, params)(seen, classes).reconstructions
+
+    return reconstruct

@@ -1,0 +1,291 @@
+"""The models: CapsNet and the paper's baseline CNN, with one calling convention.
+
+``model(images, labels, dropout_key=...)`` returns a `ModelOutput`. Labels choose which
+capsule the decoder reads (training); without them it reads the predicted class's.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from capsjax.convolution import Conv
+from capsjax.errors import UserError
+from capsjax.layers import (
+    INITIALIZERS,
+    MaskedDecoder,
+    PrimaryCapsules,
+    RoutedCapsules,
+    primary_grid,
+)
+from kernels import routing
+
+
+@flax.struct.dataclass
+class ModelOutput:
+    """What a model says of a batch.
+
+    Attributes:
+      scores: [B, J]; the largest is the prediction. Lengths of the class capsules in
+        [0, 1) for a CapsNet, logits for a CNN.
+      poses: [B, J, Q] of the class capsules, or None.
+      reconstructions: [B, H, W, C] in [0, 1], or None.
+    """
+
+    scores: Array
+    poses: Array | None = None
+    reconstructions: Array | None = None
+
+
+class CapsNet(nnx.Module):
+    """Conv1 -> primary capsules -> routed class capsules -> masked decoder.
+
+    The defaults are the paper's MNIST network: 8,215,568 parameters on 28x28x1 images
+    with 10 classes (with ``routing_bias``, as released by the authors, 8,215,728).
+
+    References:
+      Sabour, Frosst and Hinton 2017, section 4, figures 1 and 2.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        conv1_channels: int = 256,
+        conv1_kernel: int = 9,
+        primary_types: int = 32,
+        primary_dim: int = 8,
+        primary_kernel: int = 9,
+        primary_stride: int = 2,
+        padding: str = "VALID",
+        class_dim: int = 16,
+        decoder_units: Sequence[int] = (512, 1024),
+        routing_iterations: int = 3,
+        routing_implementation: str | None = None,
+        routing_bias: bool = False,
+        route_primary: bool = False,
+        leaky: bool = False,
+        stop_gradient: bool = False,
+        initializers: str = "standard",
+        rngs: nnx.Rngs,
+    ):
+        """Builds the network.
+
+        Args:
+          image_shape: (H, W, C) in pixels and channels.
+          num_classes: J.
+          conv1_channels: of the first convolution.
+          conv1_kernel: its size in pixels; stride 1.
+          primary_types: types of primary capsules at each position.
+          primary_dim: P, their dimensions.
+          primary_kernel: size of the primary capsules' kernel in pixels.
+          primary_stride: its stride.
+          padding: of both convolutions, ``"VALID"`` or ``"SAME"``.
+          class_dim: Q, dimensions of the class capsules.
+          decoder_units: units of the decoder's hidden layers; empty for no decoder.
+          routing_iterations: r.
+          routing_implementation: a name from `kernels.routing.IMPLEMENTATIONS`, or
+            None for the best.
+          routing_bias: whether class capsules have a bias (as the released code does).
+          route_primary: see `PrimaryCapsules`.
+          leaky: lets capsules be routed to "none of the above".
+          stop_gradient: see `kernels.routing.route`.
+          initializers: a name from `capsjax.layers.INITIALIZERS`.
+          rngs: its ``params`` stream starts the parameters.
+
+        Raises:
+          ValueError: the image is too small for the kernels, or unknown initializers.
+        """
+        if initializers not in INITIALIZERS:
+            raise ValueError(
+                f"unknown initializers {initializers!r}; "
+                f"choose one of {', '.join(INITIALIZERS)}"
+            )
+        init = INITIALIZERS[initializers]
+        grid = primary_grid(
+            image_shape,
+            conv1_kernel=conv1_kernel,
+            primary_kernel=primary_kernel,
+            primary_stride=primary_stride,
+            padding=padding,
+        )
+        self.conv1 = Conv(
+            image_shape[2],
+            conv1_channels,
+            conv1_kernel,
+            padding=padding,
+            kernel_init=init.conv1,
+            bias_init=init.bias,
+            rngs=rngs,
+        )
+        self.primary_capsules = PrimaryCapsules(
+            conv1_channels,
+            primary_types,
+            primary_dim,
+            primary_kernel,
+            stride=primary_stride,
+            padding=padding,
+            route=route_primary,
+            leaky=leaky,
+            init=init,
+            rngs=rngs,
+        )
+        self.class_capsules = RoutedCapsules(
+            grid[0] * grid[1] * primary_types,
+            primary_dim,
+            num_classes,
+            class_dim,
+            num_iterations=routing_iterations,
+            leaky=leaky,
+            stop_gradient=stop_gradient,
+            use_bias=routing_bias,
+            implementation=routing_implementation,
+            init=init,
+            rngs=rngs,
+        )
+        self.decoder = (
+            MaskedDecoder(
+                num_classes,
+                class_dim,
+                decoder_units,
+                image_shape,
+                init=init,
+                rngs=rngs,
+            )
+            if decoder_units
+            else None
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W C"],
+        labels: Int[Array, " B"] | None = None,
+        *,
+        dropout_key: Array | None = None,
+    ) -> ModelOutput:
+        """Classifies and reconstructs a batch; CapsNet has no dropout."""
+        del dropout_key
+        with jax.named_scope("conv1"):
+            features = jax.nn.relu(self.conv1(images))
+        with jax.named_scope("primary_capsules"):
+            primary = self.primary_capsules(features)
+        with jax.named_scope("class_capsules"):
+            poses = self.class_capsules(primary)
+            lengths = routing.norm(poses)
+        if self.decoder is None:
+            return ModelOutput(lengths, poses)
+        if labels is None:
+            labels = jnp.argmax(lengths, axis=1)
+        with jax.named_scope("decoder"):
+            reconstructions = self.decoder(poses, labels)
+        return ModelOutput(lengths, poses, reconstructions)
+
+
+class BaselineCNN(nnx.Module):
+    """The paper's baseline: three convolutions, two dense layers with dropout.
+
+    256, 256 and 128 channels of 5x5 kernels with stride 1 ("SAME" padding gives the
+    paper's 35.4M parameters: 35,445,522 on 28x28x1 with 10 classes), then 328 and 192
+    units. The convolutions' padding and the dropout rate are not in the paper.
+
+    References:
+      Sabour, Frosst and Hinton 2017, section 5.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        conv_channels: Sequence[int] = (256, 256, 128),
+        kernel_size: int = 5,
+        dense_units: Sequence[int] = (328, 192),
+        dropout_rate: float = 0.5,
+        rngs: nnx.Rngs,
+    ):
+        H, W, C = image_shape
+        he_normal = jax.nn.initializers.he_normal()
+        channels = [C, *conv_channels]
+        self.convs = nnx.List(
+            Conv(
+                n_in,
+                n_out,
+                kernel_size,
+                padding="SAME",
+                kernel_init=he_normal,
+                bias_init=jax.nn.initializers.zeros,
+                rngs=rngs,
+            )
+            for n_in, n_out in zip(channels[:-1], channels[1:], strict=True)
+        )
+        units = [H * W * channels[-1], *dense_units]
+        self.dense = nnx.List(
+            nnx.Linear(n_in, n_out, kernel_init=he_normal, rngs=rngs)
+            for n_in, n_out in zip(units[:-1], units[1:], strict=True)
+        )
+        self.dropout = nnx.Dropout(dropout_rate)
+        self.logits = nnx.Linear(units[-1], num_classes, rngs=rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W C"],
+        labels: Int[Array, " B"] | None = None,
+        *,
+        dropout_key: Array | None = None,
+    ) -> ModelOutput:
+        """Classifies a batch; dropout is on where ``dropout_key`` is given."""
+        del labels
+        x = images
+        for conv in self.convs:
+            x = jax.nn.relu(conv(x))
+        x = x.reshape(x.shape[0], -1)
+        for dense in self.dense:
+            x = jax.nn.relu(dense(x))
+        x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
+        return ModelOutput(self.logits(x))
+
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "capsnet": CapsNet,
+    "baseline_cnn": BaselineCNN,
+}
+
+
+def build(
+    config: ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    """Builds the model that ``config`` (a run's ``config.model``) describes.
+
+    Args:
+      config: ``name`` and that model's keyword arguments, one field each.
+      image_shape: (H, W, C) as the model sees images.
+      num_classes: of the data set.
+      rngs: starts the parameters.
+
+    Raises:
+      UserError: unknown name, or settings that do not fit together.
+    """
+    options = config.to_dict()
+    name = options.pop("name")
+    if name not in MODELS:
+        raise UserError(
+            f"unknown model {name!r} in config.model.name; "
+            f"choose one of {', '.join(MODELS)}"
+        )
+    try:
+        return MODELS[name](image_shape, num_classes, **options, rngs=rngs)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.model does not fit: {error}") from error
+
+
+def num_parameters(model: nnx.Module) -> int:
+    """How many numbers the model learns."""
+    return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -1,0 +1,42 @@
+"""The optimizer and its learning rate over the steps."""
+
+from collections.abc import Callable
+
+import optax
+from ml_collections import ConfigDict
+
+from capsjax.errors import UserError
+
+OPTIMIZERS: dict[str, Callable[[optax.Schedule], optax.GradientTransformation]] = {
+    # TensorFlow's defaults, which the paper uses: beta 0.9 and 0.999, epsilon 1e-8.
+    "adam": optax.adam,
+    "sgd": optax.sgd,
+}
+
+
+def schedule(config: ConfigDict) -> optax.Schedule:
+    """Learning rate as a function of the step; ``config`` is ``config.optimizer``.
+
+    ``max(learning_rate * decay_rate ** (step / decay_steps), min_learning_rate)``,
+    continuous in the step.
+    """
+    return optax.exponential_decay(
+        config.learning_rate,
+        transition_steps=config.decay_steps,
+        decay_rate=config.decay_rate,
+        end_value=min(config.min_learning_rate, config.learning_rate),
+    )
+
+
+def build(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer that ``config`` (a run's ``config.optimizer``) describes.
+
+    Raises:
+      UserError: unknown name.
+    """
+    if config.name not in OPTIMIZERS:
+        raise UserError(
+            f"unknown optimizer {config.name!r} in config.optimizer.name; "
+            f"choose one of {', '.join(OPTIMIZERS)}"
+        )
+    return OPTIMIZERS[config.name](schedule(config))

@@ -1,0 +1,78 @@
+"""Where numbers come from: versions, device, commit; and what marks a parameter set."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, commit, command and time of this process."""
+    devices = jax.devices()
+    return {
+        "command": [os.path.basename(sys.executable), *sys.orig_argv[1:]],
+        "commit": commit(),
+        "device": devices[0].device_kind,
+        "num_devices": len(devices),
+        "platform": devices[0].platform,
+        "cpu": _cpu_name(),
+        "num_cpus": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, with ``-dirty`` where tracked files differ; or unknown."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    try:
+        described = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def fingerprint(params: Any) -> dict[str, Any]:
+    """Numbers by which two runs' parameters can be compared from outside.
+
+    Returns:
+      ``params_l2``, the Euclidean norm over all parameters, summed in float64; and
+      ``params_sha256``, of the names, shapes, dtypes and bytes in order of the names.
+    """
+    digest = hashlib.sha256()
+    square = 0.0
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
+        array = np.asarray(leaf)
+        name = jax.tree_util.keystr(path)
+        digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+        square += float(np.sum(np.square(array, dtype=np.float64)))
+    return {"params_l2": square**0.5, "params_sha256": digest.hexdigest()}
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

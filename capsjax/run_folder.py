@@ -1,0 +1,143 @@
+"""A run's folder: what lies where, and how its files are written.
+
+::
+
+    config.json       every setting of the run
+    env.json          versions, device, commit, command, data; one entry per resume
+    metrics.jsonl     one row per log interval and evaluation
+    tensorboard/      the same numbers as TensorBoard events
+    checkpoints/      last/ and best/ (by validation), see capsjax.checkpoint
+    plots/            PNG figures
+    result.json       written when the run has ended
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from capsjax.errors import UserError
+
+# What may differ between a run and its continuation: how long it goes on and how it
+# reports. Anything else would make it another experiment.
+_MAY_CHANGE = ("num_epochs", "max_steps", "log_every_steps", "checkpoint_every_steps")
+
+
+class RunFolder:
+    """Paths in a run's folder, and its JSON files."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path).expanduser().absolute()
+        self.config = self.path / "config.json"
+        self.env = self.path / "env.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.plots = self.path / "plots"
+        self.result = self.path / "result.json"
+
+    def open(self, config: ConfigDict, *, resume: bool) -> None:
+        """Makes the folder ready for a run, or for its continuation.
+
+        Raises:
+          UserError: the folder holds something and ``resume`` is off; or what it
+            holds is no run, or a run with another config; or it cannot be written.
+        """
+        try:
+            occupied = self.path.exists() and any(self.path.iterdir())
+            if occupied and not resume:
+                raise UserError(
+                    f"{self.path} is not empty; continue the run in it with --resume, "
+                    "or choose another --workdir"
+                )
+            if occupied:
+                self._check_same_config(config)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.config, json.loads(config.to_json_best_effort()))
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the run folder {self.path}: {error.strerror}"
+            ) from error
+
+    def load_config(self) -> ConfigDict:
+        """The config of the run in this folder.
+
+        Raises:
+          UserError: there is no run in it.
+        """
+        return ConfigDict(_tuples(self._read(self.config)))
+
+    def record_env(self, env: dict[str, Any], *, resumed_at: int | None) -> None:
+        """Writes ``env.json``, or appends to its list of resumes."""
+        if resumed_at is not None and self.env.exists():
+            recorded = self._read(self.env)
+            recorded.setdefault("resumes", []).append({"step": resumed_at, **env})
+            env = recorded
+        write_json(self.env, env)
+
+    def load_result(self) -> dict[str, Any]:
+        """The result of the run in this folder.
+
+        Raises:
+          UserError: it has not ended.
+        """
+        return self._read(self.result)
+
+    def load_env(self) -> dict[str, Any]:
+        """Where the run in this folder was started.
+
+        Raises:
+          UserError: there is no run in it.
+        """
+        return self._read(self.env)
+
+    def _read(self, path: pathlib.Path) -> dict[str, Any]:
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.path} holds no {path.name}; is it the --workdir of a run"
+                f"{' that has ended' if path == self.result else ''}?"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+
+    def _check_same_config(self, config: ConfigDict) -> None:
+        old = _flatten(self._read(self.config))
+        new = _flatten(json.loads(config.to_json_best_effort()))
+        differing = [
+            f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key not in _MAY_CHANGE
+        ]
+        if differing:
+            raise UserError(
+                f"the run in {self.path} has another config: {'; '.join(differing)}; "
+                "resume with the same config, or choose another --workdir"
+            )
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _tuples(tree: Any) -> Any:
+    """JSON's lists as the tuples that a config holds."""
+    if isinstance(tree, dict):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(tree) if isinstance(tree, list) else tree

@@ -1,0 +1,94 @@
+"""One step of training: the state it carries and the function that advances it."""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int
+from ml_collections import ConfigDict
+
+from capsjax import augment, losses, models, optim
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes.
+
+    Attributes:
+      step: steps taken so far.
+      params: the model's parameters, an `nnx.State`.
+      opt_state: the optimizer's.
+    """
+
+    step: Int[Array, ""]
+    params: nnx.State
+    opt_state: optax.OptState
+
+
+def create(
+    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+) -> tuple[nnx.GraphDef, TrainState]:
+    """A model's structure and the state in which its training starts.
+
+    Args:
+      config: the run's.
+      image_shape: (H, W, C) of the data set's images, before preprocessing.
+      num_classes: of the data set.
+
+    Raises:
+      UserError: settings that are unknown or do not fit together.
+    """
+    losses.check(config.loss)
+    tx = optim.build(config.optimizer)
+    model = models.build(
+        config.model,
+        augment.output_shape(image_shape, config),
+        num_classes,
+        nnx.Rngs(params=config.seed),
+    )
+    graphdef, params = nnx.split(model, nnx.Param)
+    return graphdef, TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef, config: ConfigDict
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted function from a state and a batch to the next state and metrics.
+
+    The state is donated: the one passed in must not be used again. All randomness is
+    a function of ``config.seed`` and the step. The batch holds ``"image"`` uint8
+    [B, H, W, C] and ``"label"`` int32 [B]; the metrics are the means over the batch of
+    the losses and of ``"accuracy"``, and the gradient's norm, ``"gradient_norm"``.
+    """
+    tx = optim.build(config.optimizer)
+
+    def loss_of(params: nnx.State, images: Array, labels: Array, dropout_key: Array):
+        model = nnx.merge(graphdef, params)
+        output = model(images, labels, dropout_key=dropout_key)
+        parts = losses.per_example(output, images, labels, config.loss)
+        metrics = {name: jnp.mean(values) for name, values in parts.items()}
+        hits = jnp.argmax(output.scores, axis=1) == labels
+        metrics["accuracy"] = jnp.mean(hits.astype(jnp.float32))
+        return metrics["loss"], metrics
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        augment_key, dropout_key = jax.random.split(step_key)
+        images = augment.for_training(batch["image"], augment_key, config)
+        gradients, metrics = jax.grad(loss_of, has_aux=True)(
+            state.params, images, batch["label"], dropout_key
+        )
+        # Optax raises floats to integer powers, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(train_step, donate_argnums=0)

@@ -1,0 +1,1 @@
+"""Launchers: one command-line program per file."""

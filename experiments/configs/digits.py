@@ -1,0 +1,39 @@
+"""A small CapsNet on scikit-learn's digits: the run of ``make demo``.
+
+1,797 real handwritten digits of 8x8 pixels that come with scikit-learn, so nothing is
+downloaded. The network is the paper's with kernels and sizes to fit.
+
+    python -m experiments.train --config=experiments/configs/digits.py --workdir=DIR
+
+``digits.py:quick`` ends within seconds and is for trying things out.
+"""
+
+from ml_collections import ConfigDict
+
+from capsjax import config as base
+from experiments.configs import variants
+
+
+def get_config(words: str = "") -> ConfigDict:
+    """The config; ``words`` may be ``"quick"``."""
+    _, quick = variants.parse(words, presets=())
+    config = base.base()
+    base.use_authors_code(config)
+    config.data.name = "digits"
+    config.data.validation_examples = 180
+    config.augment.shift = 1
+    config.batch_size = 64
+    config.num_epochs = 60
+    config.model.conv1_channels = 64
+    config.model.conv1_kernel = 3
+    config.model.primary_types = 16
+    config.model.primary_kernel = 3
+    config.model.primary_stride = 1
+    config.model.decoder_units = (128, 256)
+    config.optimizer.decay_steps = 100
+    if quick:
+        config.num_epochs = 2
+        config.model.conv1_channels = 16
+        config.model.primary_types = 4
+        config.model.decoder_units = (32,)
+    return config

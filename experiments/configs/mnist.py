@@ -1,0 +1,56 @@
+"""MNIST: the paper's CapsNet as published and as released, and its baseline CNN.
+
+Needs the data set, which ``python -m experiments.prepare_data --dataset=mnist`` makes.
+The presets, with the error that the paper reports (table 1, 3 routing iterations with
+reconstruction; on all 60,000 training images, mean of three runs):
+
+``mnist.py:paper``
+    Settings as published: 8,215,568 parameters, 0.25 % test error.
+``mnist.py:authors_code``
+    Settings of the code that the authors released: 8,215,728 parameters.
+``mnist.py:baseline``
+    The baseline CNN, 35,445,522 parameters, 0.39 % test error.
+
+    python -m experiments.train --config=experiments/configs/mnist.py:authors_code \
+        --workdir=DIR
+
+A run as long as the released code's takes 300,000 steps, 699 epochs of 429 steps here:
+that is for GPUs. ``--config.num_epochs=4 --config.optimizer.decay_steps=30`` makes a
+short run for a CPU; README.md says what it takes and gives. Set
+``--config.data.validation_examples=0`` to train on all 60,000 images as the paper does.
+``quick``, as in ``mnist.py:paper,quick``, is a much smaller network and ends in about a
+minute.
+
+References:
+  Sabour, Frosst and Hinton 2017, "Dynamic Routing Between Capsules", section 5.
+"""
+
+from ml_collections import ConfigDict
+
+from capsjax import config as base
+from experiments.configs import variants
+
+
+def get_config(words: str = "") -> ConfigDict:
+    """The config; ``words`` are a preset (``"paper"`` by default) and maybe quick."""
+    preset, quick = variants.parse(words, ("paper", "authors_code", "baseline"))
+    config = base.base()
+    config.num_epochs = 700
+    config.max_steps = 300_000
+    config.checkpoint_every_steps = 200
+    if preset == "authors_code":
+        base.use_authors_code(config)
+    if preset == "baseline":
+        config.model = base.baseline_cnn()
+        config.loss = base.cross_entropy()
+    if quick:
+        config.max_steps = 100
+        config.optimizer.decay_steps = 10
+        if preset == "baseline":
+            config.model.conv_channels = (16, 16, 8)
+            config.model.dense_units = (64, 32)
+        else:
+            config.model.conv1_channels = 32
+            config.model.primary_types = 4
+            config.model.decoder_units = (64,)
+    return config

@@ -1,0 +1,97 @@
+"""What all launchers share: flags in, one clear line and an exit status out."""
+
+import difflib
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from capsjax.errors import UserError
+
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
+
+
+def run(main: Callable[[], object]) -> None:
+    """Parses the flags and runs ``main``; ends the process.
+
+    What the user can put right, a `UserError` or a wrong flag, is printed as one line
+    and exits with status 1; Ctrl-C exits with 130; other errors keep their traceback.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _fail(f"unexpected argument {argv[1]!r}; flags begin with --")
+        try:
+            main()
+        except UserError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            sys.exit(130)
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded, flags_parser=_parse)
+
+
+def define_config() -> flags.FlagHolder[ConfigDict]:
+    """Defines ``--config=FILE[:WORDS]``; its fields are ``--config.FIELD=VALUE``."""
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "File of the run's settings, with an optional variant: "
+        "experiments/configs/digits.py, experiments/configs/mnist.py:authors_code or "
+        "experiments/configs/mnist.py:authors_code,quick. Single fields are changed by "
+        "further flags, such as --config.model.routing_iterations=1 or "
+        "--config.batch_size=64; capsjax/config.py explains every field.",
+    )
+    flags.mark_flag_as_required("config")
+    return holder
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{error}; --help lists the flags")
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:  # A config file that cannot be read.
+        _fail(str(error).strip().splitlines()[-1])
+    except (AttributeError, KeyError):
+        unknown = _unknown_field(argv)
+        if unknown is None:
+            raise
+        _fail(unknown)
+
+
+def _unknown_field(argv: list[str]) -> str | None:
+    """Says which override names a field that the config does not have."""
+    paths = [arg.split("=", 1)[1] for arg in argv if re.match(r"--?config=", arg)]
+    if not paths:
+        return None
+    config = config_flags.ConfigFileFlagParser(name="config").parse(paths[-1])
+    known = list(_fields(config))
+    for arg in argv:
+        match = _OVERRIDE.match(arg)
+        if match and match[1] not in known:
+            close = difflib.get_close_matches(match[1], known, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else (
+                f"it has {', '.join(known)}"
+            )
+            return f"the config has no field {match[1]!r}; {hint}"
+    return None
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        yield prefix + key
+        if isinstance(config[key], ConfigDict):
+            yield from _fields(config[key], f"{prefix}{key}.")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)

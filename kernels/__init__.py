@@ -1,0 +1,1 @@
+"""Compute kernels: JAX ops that know nothing of models, data or training."""

@@ -1,0 +1,9 @@
+"""Routing-by-agreement: the op, its implementations, and the squash it uses.
+
+Import from here; the other files of this package are private to it.
+"""
+
+from kernels.routing.api import IMPLEMENTATIONS, route
+from kernels.routing.squash import norm, squash
+
+__all__ = ["IMPLEMENTATIONS", "norm", "route", "squash"]

@@ -1,0 +1,46 @@
+"""The squash nonlinearity and the vector norm, exact and differentiable at zero."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def norm(s: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
+    """Euclidean norm over the last axis, with gradient zero at the zero vector.
+
+    ``sqrt`` has an infinite slope at 0, which turns the gradient there into NaN. An
+    epsilon under the root would hide that and bias every value; two ``where`` leave
+    all values exact.
+
+    Args:
+      s: vectors, any floating dtype.
+
+    Returns:
+      Their lengths, in the dtype of ``s``; half precision is summed in float32.
+    """
+    wide = s.astype(jnp.promote_types(s.dtype, jnp.float32))
+    square = jnp.sum(jnp.square(wide), axis=-1)
+    is_zero = square == 0
+    root = jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square))
+    return jnp.where(is_zero, jnp.zeros_like(root), root).astype(s.dtype)
+
+
+def squash(s: Float[Array, "*n Q"]) -> Float[Array, "*n Q"]:
+    """Shrinks vectors to a length below one and keeps their direction.
+
+    ``v = |s|^2 / (1 + |s|^2) * s / |s|``, computed as ``s * |s| / (1 + |s|^2)``, which
+    divides by nothing that can be zero: ``squash(0) = 0`` and its Jacobian there is 0,
+    both exact.
+
+    Args:
+      s: capsules' total inputs, the capsule dimension last; any floating dtype.
+
+    Returns:
+      Poses of the shape and dtype of ``s``; half precision is computed in float32.
+
+    References:
+      Sabour, Frosst and Hinton 2017, section 2, equation 1.
+    """
+    wide = s.astype(jnp.promote_types(s.dtype, jnp.float32))
+    length = jnp.expand_dims(norm(wide), -1)
+    return (wide * (length / (1 + jax.lax.square(length)))).astype(s.dtype)
