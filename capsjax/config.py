@@ -1,8 +1,8 @@
 """What a run's config holds: every field, its default and its unit.
 
-`base` is the one place that names the fields; the files in ``experiments/configs`` start
-from it and set what differs. Only launchers read flags; everything else is handed a
-config, or the part of it that it needs.
+`base` is the one place that names the fields; the files in ``experiments/configs``
+start from it and set what differs. Only launchers read flags; everything else is handed
+a config, or the part of it that it needs.
 """
 
 from ml_collections import ConfigDict
@@ -171,9 +171,7 @@ def check(config: ConfigDict) -> None:
         for part in field.split("."):
             value = value[part]
         if value < minimum:
-            raise UserError(
-                f"config.{field} is {value}; it must be at least {minimum}"
-            )
+            raise UserError(f"config.{field} is {value}; it must be at least {minimum}")
     low, high = config.augment.contrast
     if not 0 <= low <= high:
         raise UserError(

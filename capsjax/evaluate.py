@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from capsjax import augment, losses
@@ -14,6 +15,9 @@ from capsjax.data import ImageSet, eval_batches
 from capsjax.train_step import Batch
 
 EvalStep = Callable[[nnx.State, Batch], dict[str, jax.Array]]
+Reconstruct = Callable[
+    [nnx.State, ArrayLike, ArrayLike], tuple[jax.Array, jax.Array | None]
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +86,7 @@ def evaluate(
     return Evaluation(metrics, predictions)
 
 
-def make_reconstruct(
-    graphdef: nnx.GraphDef, config: ConfigDict
-) -> Callable[[nnx.State, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]:
+def make_reconstruct(graphdef: nnx.GraphDef, config: ConfigDict) -> Reconstruct:
     """The jitted function from parameters, images and classes to what was drawn.
 
     Its images are uint8 [B, H, W, C]; it returns them as the model sees them and the

@@ -5,6 +5,7 @@ output capsules (classes) of Q dimensions, images H x W x C.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -185,7 +186,7 @@ class MaskedDecoder(nnx.Module):
             nnx.Linear(
                 n_in, n_out, kernel_init=init.dense, bias_init=init.bias, rngs=rngs
             )
-            for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+            for n_in, n_out in itertools.pairwise(sizes)
         )
         self.image_shape = image_shape
 

@@ -4,6 +4,7 @@
 capsule the decoder reads (training); without them it reads the predicted class's.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import flax.struct
@@ -221,12 +222,12 @@ class BaselineCNN(nnx.Module):
                 bias_init=jax.nn.initializers.zeros,
                 rngs=rngs,
             )
-            for n_in, n_out in zip(channels[:-1], channels[1:], strict=True)
+            for n_in, n_out in itertools.pairwise(channels)
         )
         units = [H * W * channels[-1], *dense_units]
         self.dense = nnx.List(
             nnx.Linear(n_in, n_out, kernel_init=he_normal, rngs=rngs)
-            for n_in, n_out in zip(units[:-1], units[1:], strict=True)
+            for n_in, n_out in itertools.pairwise(units)
         )
         self.dropout = nnx.Dropout(dropout_rate)
         self.logits = nnx.Linear(units[-1], num_classes, rngs=rngs)

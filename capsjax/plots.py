@@ -1,25 +1,22 @@
 """The figures of a run: learning curves, reconstructions, errors, confusion matrix."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 
 matplotlib.use("Agg")  # Before pyplot: figures are files, there may be no screen.
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from flax import nnx
 from matplotlib.figure import Figure
 
 from capsjax.data import Dataset, ImageSet
+from capsjax.evaluate import Reconstruct
 from capsjax.run_folder import RunFolder
 from capsjax.writers import read_metrics
 
-Reconstruct = Callable[
-    [nnx.State, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]
-]
 _COLUMNS = 12
 _MAX_ERRORS = 48
 _RIGHT, _WRONG = "tab:green", "tab:red"

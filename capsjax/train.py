@@ -91,7 +91,9 @@ def train(
                 progress.advance()
 
                 taken = step + 1
-                evaluate_now = taken % batches.steps_per_epoch == 0 or taken == num_steps
+                evaluate_now = (
+                    taken % batches.steps_per_epoch == 0 or taken == num_steps
+                )
                 save_now = evaluate_now or _is_due(taken, config.checkpoint_every_steps)
                 if save_now or _is_due(taken, config.log_every_steps):
                     log.flush(_where_safe(checkpoints, folder))

@@ -1,6 +1,7 @@
 """One step of training: the state it carries and the function that advances it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from capsjax import augment, losses, models, optim
 
-Batch = dict[str, Array]
+Batch = Mapping[str, Any]  # of NumPy or JAX arrays
 Metrics = dict[str, Array]
 
 
@@ -88,7 +89,7 @@ def make_train_step(
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0)

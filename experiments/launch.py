@@ -3,12 +3,13 @@
 import difflib
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from capsjax import data
 from capsjax.errors import UserError
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
@@ -51,6 +52,28 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
     return holder
 
 
+def define_data_dir() -> flags.FlagHolder[str | None]:
+    """Defines ``--data_dir``, the folder of the TFDS data sets."""
+    return flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder of the TFDS data sets (see experiments/prepare_data.py); by default "
+        "the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets. Not needed "
+        "for the digits or for one's own images.",
+    )
+
+
+def load_data(config: ConfigDict, data_dir: str | None) -> data.Dataset:
+    """The data set that a run's config asks for."""
+    return data.load(
+        config.data.name,
+        data_dir=data_dir,
+        path=config.data.path or None,
+        validation_examples=config.data.validation_examples,
+        image_size=config.data.image_size,
+    )
+
+
 def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
@@ -78,8 +101,10 @@ def _unknown_field(argv: list[str]) -> str | None:
         match = _OVERRIDE.match(arg)
         if match and match[1] not in known:
             close = difflib.get_close_matches(match[1], known, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else (
-                f"it has {', '.join(known)}"
+            hint = (
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else (f"it has {', '.join(known)}")
             )
             return f"the config has no field {match[1]!r}; {hint}"
     return None
@@ -92,6 +117,6 @@ def _fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from _fields(config[key], f"{prefix}{key}.")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(1)

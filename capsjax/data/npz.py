@@ -88,18 +88,21 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"no NPZ file {path}")
     wanted = f"{', '.join(_SPLIT_KEYS)} or {', '.join(_WHOLE_KEYS)}"
     try:
-        # allow_pickle=False: a pickle could run any code.
-        with np.load(path, allow_pickle=False) as file:
-            keys = set(file.files)
+        # Opened here since NumPy doesn't close a file that it cannot read.
+        with path.open("rb") as file:
+            # allow_pickle=False: a pickle could run any code.
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise ValueError("it is an NPY file, a single array")
+            keys = set(loaded.files)
             for needed in (_SPLIT_KEYS, _WHOLE_KEYS):
                 if set(needed) <= keys:
                     return {
-                        key: file[key]
+                        key: loaded[key]
                         for key in (*needed, "class_names")
                         if key in keys
                     }
-    # NumPy meets a file that it cannot read with several kinds of error, and returns
-    # a bare array, which is no context manager, for an NPY file.
+    # NumPy meets a file that it cannot read with several kinds of error.
     except Exception as error:
         raise UserError(
             f"cannot read {path} as an NPZ file ({error}); write it by np.savez with "

@@ -33,41 +33,47 @@ def load(name: str, source: Source) -> Dataset:
         UserError: the data set is not prepared there, not stored as array_record, or
             its files cannot be read.
     """
-    builder = tfds.builder(name, data_dir=source.data_dir or None)
+    try:
+        builder = tfds.builder(name, data_dir=source.data_dir or None)
+    # protobuf's and JSON's errors, for metadata that are cut off.
+    except Exception as error:
+        raise UserError(
+            f"cannot open {name} in {source.data_dir or 'the default data directory'} "
+            f"({error}); delete its directory there and prepare it again by: "
+            f"python -m experiments.prepare_data --dataset={name}"
+        ) from error
+    prepare = (
+        f"python -m experiments.prepare_data --dataset={name} "
+        f"--data_dir={builder.data_dir_root}"
+    )
     if not builder.info.initialized:
         raise UserError(
             f"no {name} {builder.version} in the data directory "
-            f"{builder.data_dir_root}; prepare it by: python -m "
-            f"experiments.prepare_data --dataset={name} "
-            f"--data_dir={builder.data_dir_root} (or give the data_dir that has it)"
+            f"{builder.data_dir_root}; prepare it by: {prepare} (or give the data_dir "
+            "that has it)"
         )
-    try:
-        splits = {
-            split: builder.as_data_source(
-                split, decoders={"image": tfds.decode.SkipDecoding()}
-            )
-            for split in ("train", "test")
-        }
-    except NotImplementedError:
-        raise UserError(
-            f"{name} in {builder.data_dir} is not stored as array_record, the one "
-            "format that is read without TensorFlow; give another data_dir and prepare "
-            f"it there by: python -m experiments.prepare_data --dataset={name}"
-        ) from None
 
     shape = builder.info.features["image"].shape
     image_sets, oddities = {}, []
-    for split, records in splits.items():
+    for split in ("train", "test"):
         try:
+            records = builder.as_data_source(
+                split, decoders={"image": tfds.decode.SkipDecoding()}
+            )
             image_sets[split], oddity = _decode(records, shape, f"{name} {split}")
+        except NotImplementedError:
+            raise UserError(
+                f"{builder.data_dir} is not stored as array_record, the one format "
+                "that is read without TensorFlow; move it away and prepare it by: "
+                f"{prepare}"
+            ) from None
         # Damage surfaces as RuntimeError from array_record, DecodeError from protobuf,
         # and OSError, SyntaxError or ValueError from the image decoder.
         except Exception as error:
             raise UserError(
                 f"the {split} files of {name} in {builder.data_dir} are missing or "
                 f"damaged ({error}); delete that directory and prepare it again by: "
-                f"python -m experiments.prepare_data --dataset={name} "
-                f"--data_dir={builder.data_dir_root}"
+                f"{prepare}"
             ) from error
         if oddity and oddity not in oddities:
             oddities.append(oddity)

@@ -18,19 +18,19 @@ def get_config(words: str = "") -> ConfigDict:
     """The config; ``words`` may be ``"quick"``."""
     _, quick = variants.parse(words, presets=())
     config = base.base()
-    base.use_authors_code(config)
     config.data.name = "digits"
     config.data.validation_examples = 180
     config.augment.shift = 1
     config.batch_size = 64
-    config.num_epochs = 60
+    config.num_epochs = 40
     config.model.conv1_channels = 64
     config.model.conv1_kernel = 3
     config.model.primary_types = 16
     config.model.primary_kernel = 3
     config.model.primary_stride = 1
     config.model.decoder_units = (128, 256)
-    config.optimizer.decay_steps = 100
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.decay_steps = 30
     if quick:
         config.num_epochs = 2
         config.model.conv1_channels = 16

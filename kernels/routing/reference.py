@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.routing.dtypes import accumulation_dtype
 from kernels.routing.squash import squash
 
 
@@ -18,7 +19,7 @@ def route(
 ) -> Float[Array, "B J Q"]:
     """See `kernels.routing.route`. Needs memory for the votes [B, I, J, Q]."""
     dtype = inputs.dtype
-    wide = jnp.promote_types(dtype, jnp.float32)  # of every sum and of the logits
+    wide = accumulation_dtype(dtype)  # of every sum and of the logits
     J = weights.shape[1]
     votes = jnp.einsum(
         "ijqp,bip->bijq", weights, inputs, preferred_element_type=wide

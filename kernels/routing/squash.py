@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.routing.dtypes import accumulation_dtype
+
 
 def norm(s: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
     """Euclidean norm over the last axis, with gradient zero at the zero vector.
@@ -18,7 +20,7 @@ def norm(s: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
     Returns:
       Their lengths, in the dtype of ``s``; half precision is summed in float32.
     """
-    wide = s.astype(jnp.promote_types(s.dtype, jnp.float32))
+    wide = s.astype(accumulation_dtype(s.dtype))
     square = jnp.sum(jnp.square(wide), axis=-1)
     is_zero = square == 0
     root = jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square))
@@ -41,6 +43,6 @@ def squash(s: Float[Array, "*n Q"]) -> Float[Array, "*n Q"]:
     References:
       Sabour, Frosst and Hinton 2017, section 2, equation 1.
     """
-    wide = s.astype(jnp.promote_types(s.dtype, jnp.float32))
+    wide = s.astype(accumulation_dtype(s.dtype))
     length = jnp.expand_dims(norm(wide), -1)
     return (wide * (length / (1 + jax.lax.square(length)))).astype(s.dtype)

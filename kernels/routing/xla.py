@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.routing.dtypes import accumulation_dtype
 from kernels.routing.squash import squash
 
 # Bytes of one block's T. On a CPU a block should stay in the last-level cache; an
@@ -75,10 +76,11 @@ def _route_bwd(options: _Options, residuals, gradient: Array):
         return x.reshape(-1, n, b, *bias.shape).swapaxes(0, 1)
 
     def block(sums, x):
-        du, *terms = _backward(options, *x, w)
-        return [total + term for total, term in zip(sums, terms, strict=True)], du
+        u, s, gradient = x
+        terms = _backward(options, u, s, gradient, w)
+        return (sums[0] + terms.weights, sums[1] + terms.bias), terms.inputs
 
-    zeros = [jnp.zeros(w.shape, s.dtype), jnp.zeros(bias.shape, s.dtype)]
+    zeros = (jnp.zeros(w.shape, s.dtype), jnp.zeros(bias.shape, s.dtype))
     (dw, dbias), du = jax.lax.scan(
         block, zeros, (blocks, split(s), split(gradient[None])[:, 0])
     )
@@ -115,9 +117,7 @@ def _sum_votes(
     scaled_inputs: Float[Array, "J b P I"], w: Float[Array, "J Q P I"], dtype
 ) -> Float[Array, "b J Q"]:
     """Sum over input capsules of the votes, each scaled as its input is."""
-    return jnp.einsum(
-        "jbpi,jqpi->bjq", scaled_inputs, w, preferred_element_type=dtype
-    )
+    return jnp.einsum("jbpi,jqpi->bjq", scaled_inputs, w, preferred_element_type=dtype)
 
 
 def _agreement(u: Float[Array, "b P I"], T: Float[Array, "J b P I"]) -> Array:
@@ -141,26 +141,44 @@ def _scale(u: Float[Array, "b P I"], k: Float[Array, "J b I"]) -> Array:
     return (k[:, :, None, :] * u.astype(k.dtype)[None]).astype(u.dtype)
 
 
+def _uniform_coupling(options: _Options, u: Array, w: Array) -> Array:
+    """The first iteration's coupling coefficients [J, b, I]: softmax of zeros."""
+    J, _, _, I = w.shape
+    dtype = accumulation_dtype(u.dtype)
+    return jnp.full((J, u.shape[0], I), 1 / (J + options.leaky), dtype)
+
+
 def _forward(options: _Options, u: Array, w: Array, bias: Array) -> Array:
     """Total inputs s^1 .. s^r [r, b, J, Q] of one block."""
-    J, _, _, I = w.shape
-    wide = jnp.promote_types(u.dtype, jnp.float32)
+    wide = accumulation_dtype(u.dtype)
     bias = bias.astype(wide)[None]
-    uniform = jnp.full((J, u.shape[0], I), 1 / (J + options.leaky), wide)
-    s = [_sum_votes(_scale(u, uniform), w, wide) + bias]
-    V = squash(s[0])
-    for _ in range(options.num_iterations - 1):
+
+    def iteration(V: Array, _) -> tuple[Array, Array]:
         c = _softmax(_agreement(u, _transform(V, w)), options.leaky)
-        s.append(_sum_votes(_scale(u, c), w, wide) + bias)
-        V = V + squash(s[-1])
-    return jnp.stack(s)
+        s = _sum_votes(_scale(u, c), w, wide) + bias
+        return V + squash(s), s
+
+    first = _sum_votes(_scale(u, _uniform_coupling(options, u, w)), w, wide) + bias
+    _, later = jax.lax.scan(iteration, squash(first), length=options.num_iterations - 1)
+    return jnp.concatenate([first[None], later])
 
 
-def _backward(options: _Options, u: Array, s: Array, gradient: Array, w: Array):
+class _Gradients(NamedTuple):
+    """One block's gradients while they are summed over the iterations."""
+
+    inputs: Float[Array, "b P I"]
+    weights: Float[Array, "J Q P I"]
+    bias: Float[Array, "J Q"]
+
+
+def _backward(
+    options: _Options, u: Array, s: Array, gradient: Array, w: Array
+) -> _Gradients:
     """Gradients of one block, from the last iteration to the first.
 
-    ``D`` is the gradient with respect to the poses of iteration t: the sum of what
-    every later V^t' passes on, since V^t' holds them all.
+    An iteration t passes its gradient on in two ways: through the weighted sum of the
+    votes (as ``ds``, with the coupling held fixed), and through the coupling (as
+    ``dlogits``) to V^t and so to the poses of every iteration before it.
 
     Args:
       options: of the op.
@@ -170,14 +188,10 @@ def _backward(options: _Options, u: Array, s: Array, gradient: Array, w: Array):
       w: weights [J, Q, P, I].
 
     Returns:
-      du [b, P, I]; the block's terms of dw [J, Q, P, I] and of the bias's [J, Q].
+      The gradients in the accumulation dtype.
     """
-    r, J, wide = options.num_iterations, w.shape[0], s.dtype
+    wide = s.dtype
     V = jnp.cumsum(squash(s), axis=0)  # V[t - 1] is the sum before iteration t.
-    du = jnp.zeros(u.shape, wide)
-    dw = jnp.zeros(w.shape, wide)
-    dbias = jnp.zeros(s.shape[2:], wide)
-    D = jnp.zeros_like(s[0])
 
     def weight_term(directions: Array, k: Array) -> Array:
         return jnp.einsum(
@@ -187,23 +201,43 @@ def _backward(options: _Options, u: Array, s: Array, gradient: Array, w: Array):
             preferred_element_type=wide,
         )
 
-    for t in reversed(range(r)):
-        last = t == r - 1
-        (ds,) = jax.vjp(squash, s[t])[1](gradient.astype(wide) if last else D)
-        dbias = dbias + jnp.sum(ds, axis=0)
-        R = _transform(ds, w)
-        if t == 0:
-            c = jnp.full((J, *u.shape[::2]), 1 / (J + options.leaky), wide)
-        else:
-            T = _transform(V[t - 1], w)
-            c = _softmax(_agreement(u, T), options.leaky)
-        du = du + jnp.sum(c[:, :, None, :] * R, axis=0)
-        dw = dw + weight_term(ds, c)
-        if t == 0 or options.stop_gradient:
-            break
-        dc = _agreement(u, R)
-        dlogits = c * (dc - jnp.sum(c * dc, axis=0)[None])
-        du = du + jnp.sum(dlogits[:, :, None, :] * T, axis=0)
-        dw = dw + weight_term(V[t - 1], dlogits)
-        D = D + _sum_votes(_scale(u, dlogits), w, wide)
-    return du, dw, dbias
+    def through_sum(total: _Gradients, ds: Array, R: Array, c: Array) -> _Gradients:
+        return _Gradients(
+            total.inputs + jnp.sum(c[:, :, None, :] * R, axis=0),
+            total.weights + weight_term(ds, c),
+            total.bias + jnp.sum(ds, axis=0),
+        )
+
+    def iteration(carry, x):
+        dposes, dV, total = carry
+        s, V = x
+        (ds,) = jax.vjp(squash, s)[1](dposes)
+        T, R = _transform(V, w), _transform(ds, w)
+        c = _softmax(_agreement(u, T), options.leaky)
+        total = through_sum(total, ds, R, c)
+        if not options.stop_gradient:
+            dc = _agreement(u, R)
+            dlogits = c * (dc - jnp.sum(c * dc, axis=0)[None])
+            total = total._replace(
+                inputs=total.inputs + jnp.sum(dlogits[:, :, None, :] * T, axis=0),
+                weights=total.weights + weight_term(V, dlogits),
+            )
+            dV = dV + _sum_votes(_scale(u, dlogits), w, wide)
+        # The poses before the last iteration act only through the later V, all of
+        # which hold them.
+        return (dV, dV, total), None
+
+    zeros = _Gradients(
+        jnp.zeros(u.shape, wide), jnp.zeros(w.shape, wide), jnp.zeros(s.shape[2:], wide)
+    )
+    only_last = slice(-1, None) if options.stop_gradient else slice(None)
+    (dposes, _, total), _ = jax.lax.scan(
+        iteration,
+        (gradient.astype(wide), jnp.zeros_like(s[0]), zeros),
+        (s[1:][only_last], V[:-1][only_last]),
+        reverse=True,
+    )
+    if options.stop_gradient and options.num_iterations > 1:
+        return total
+    (ds,) = jax.vjp(squash, s[0])[1](dposes)
+    return through_sum(total, ds, _transform(ds, w), _uniform_coupling(options, u, w))

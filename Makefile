@@ -1,0 +1,54 @@
+# What people do with this checkout, each in one command. `make` alone lists them.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Any Python 3.12 will do: make PYTHON=/path/to/python3.12 demo
+PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c '' 2>/dev/null \
+	&& echo python3.12 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEMO := runs/demo
+
+.PHONY: help setup demo test lint clean
+
+help: ## Lists the commands
+	@echo "capsjax: capsule networks in JAX and Flax"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' \
+		| awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Installs everything into .venv (about a minute)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' \
+		|| { echo "error: capsjax needs Python 3.12, and $(PYTHON) is" \
+		"$$($(PYTHON) --version 2>&1); name one with: make PYTHON=python3.12" \
+		"$(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Setting up $(VENV): about a minute and 1.5 GB, once."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar off \
+		--constraint constraints.txt --editable '.[test,lint]' \
+		| awk '/^(Collecting|Installing|Successfully)/ {print "  " $$1, $$2; fflush()}'
+	@touch $@
+
+demo: $(READY) ## Trains CapsNet on scikit-learn's digits and draws plots (2 minutes)
+	@echo "Training CapsNet on 1,257 handwritten digits; the run goes to $(DEMO)."
+	@rm -rf $(DEMO)
+	@$(BIN)/python -m experiments.train \
+		--config=experiments/configs/digits.py --workdir=$(DEMO)
+	@echo "Look at the figures in $(DEMO)/plots."
+
+test: $(READY) ## Runs all tests
+	@echo "Running the tests on 2 processes."
+	@$(BIN)/python -m pytest -n 2
+
+lint: $(READY) ## Checks format, style and types
+	@echo "Checking format, style and types."
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean: ## Removes .venv and caches; keeps runs
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,37 @@
+"""Appends finished runs to the committed results and renews their table.
+
+python -m experiments.record --workdirs=runs/a,runs/b
+
+writes ``results/training.csv``, a row for each run with its provenance, and from all
+its rows ``results/training.md``.
+"""
+
+import pathlib
+
+from absl import flags
+
+from capsjax import results
+from capsjax.run_folder import RunFolder
+from experiments import launch
+
+_WORKDIRS = flags.DEFINE_list(
+    "workdirs", None, "Folders of finished runs, with commas between.", required=True
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "results/training.csv", "The CSV file; the table goes beside it."
+)
+
+
+def main() -> None:
+    """Appends the rows and writes the table."""
+    path = pathlib.Path(_OUTPUT.value)
+    rows = [results.training_row(RunFolder(workdir)) for workdir in _WORKDIRS.value]
+    new = results.append(path, rows, results.TRAINING_COLUMNS)
+    table = path.with_suffix(".md")
+    rows = results.read(path, results.TRAINING_COLUMNS)
+    table.write_text(results.training_table(rows))
+    print(f"{new} new rows in {path}; table in {table}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

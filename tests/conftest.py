@@ -1,0 +1,36 @@
+"""Strictness for all tests, and what several of them need."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.configs import digits
+
+# A dtype or a rank that JAX would adjust silently is an error here.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def tfds_data_dir() -> str:
+    """A folder of prepared TFDS data sets, or the test is skipped."""
+    beside = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tfds"
+    path = pathlib.Path(os.environ.get("CAPSJAX_TEST_DATA_DIR", beside))
+    if not (path / "mnist").is_dir():
+        pytest.skip(
+            "no prepared MNIST; name the folder in CAPSJAX_TEST_DATA_DIR to run this"
+        )
+    return str(path)
+
+
+@pytest.fixture
+def tiny_config() -> ConfigDict:
+    """A CapsNet on the digits that trains a step in milliseconds."""
+    config = digits.get_config("quick")
+    config.batch_size = 16
+    config.max_steps = 6
+    config.log_every_steps = 2
+    return config

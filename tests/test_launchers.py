@@ -1,0 +1,130 @@
+"""The launchers as a user meets them: in a process of their own."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = "--config=experiments/configs/digits.py:quick"
+MNIST = "--config=experiments/configs/mnist.py:paper,quick"
+
+
+def run(launcher: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{launcher}", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def assert_one_line(process: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The process failed with one line on standard error that has all the words."""
+    assert process.returncode == 1, process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert process.stderr.startswith("error: ")
+    for word in words:
+        assert word in process.stderr
+
+
+def test_train_evaluate_and_record(tmp_path):
+    """The whole path once, warnings as errors for our own part of it."""
+    workdir = f"--workdir={tmp_path / 'run'}"
+    trained = run("train", DIGITS, workdir, "--config.max_steps=5")
+    assert trained.returncode == 0, trained.stderr
+    assert "test accuracy" in trained.stdout
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+
+    evaluated = run("evaluate", workdir)
+    assert evaluated.returncode == 0, evaluated.stderr
+    found = json.loads(evaluated.stdout)
+    assert found["step"] == 5
+    assert found["accuracy"] == result["test_accuracy"]
+
+    again = run("train", DIGITS, workdir, "--config.max_steps=5")
+    assert_one_line(again, "is not empty", "--resume")
+    changed = run("train", DIGITS, workdir, "--resume", "--config.seed=3")
+    assert_one_line(changed, "seed was 0 and is now 3")
+
+    output = tmp_path / "results" / "training.csv"
+    recorded = run("record", f"--workdirs={tmp_path / 'run'}", f"--output={output}")
+    assert recorded.returncode == 0, recorded.stderr
+    assert "--workdir=DIR" in output.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([DIGITS, "--config.model.routing_iteration=1"], ["model.routing_iterations"]),
+        ([DIGITS, "--config.batch_size=many"], ["batch_size", "many"]),
+        ([DIGITS, "--config.batch_size=0"], ["batch_size is 0", "at least 1"]),
+        ([DIGITS, "--config.batch_size=4000"], ["4000", "1617"]),
+        ([DIGITS, "--config.data.name=minst"], ["minst", "mnist"]),
+        ([DIGITS, "--config.model.name=resnet"], ["resnet", "capsnet"]),
+        ([DIGITS, "--config.optimizer.name=lion"], ["lion", "adam"]),
+        ([DIGITS, "--config.model.routing_iterations=0"], ["num_iterations", "0"]),
+        ([DIGITS, "--config.model.routing_implementation=cuda"], ["cuda", "xla"]),
+        ([DIGITS, "--config.model.conv1_kernel=9"], ["8x8", "too small"]),
+        ([DIGITS, "--unknown=1"], ["unknown", "--help"]),
+        (["--config=experiments/configs/mnist.py:papers"], ["papers", "authors_code"]),
+        (["--config=experiments/configs/absent.py"], ["absent.py"]),
+        ([MNIST, "--data_dir=/nonexistent"], ["/nonexistent", "prepare_data"]),
+        ([DIGITS, "--config.data.name=npz", "--config.data.path=/no.npz"], ["/no.npz"]),
+        ([], ["config"]),
+    ],
+)
+def test_bad_flags_are_one_clear_line(tmp_path, flags, words):
+    process = run("train", f"--workdir={tmp_path / 'run'}", *flags)
+    assert_one_line(process, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_images_are_one_clear_line(tmp_path):
+    """Labels that do not fit the images; the run folder is not made."""
+    path = tmp_path / "mine.npz"
+    np.savez(path, images=np.zeros((40, 8, 8), np.uint8), labels=np.arange(39))
+    process = run(
+        "train",
+        DIGITS,
+        "--config.data.name=npz",
+        f"--config.data.path={path}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert_one_line(process, "40", "39")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_without_a_run_is_one_clear_line(tmp_path):
+    assert_one_line(run("evaluate", f"--workdir={tmp_path}"), "config.json")
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    ["train", "evaluate", "prepare_data", "record", "benchmark_training"],
+)
+def test_help_explains(launcher):
+    process = run(launcher, "--help")
+    assert process.returncode in (0, 1)  # absl's --help exits with 1.
+    assert f"python -m experiments.{launcher}" in process.stdout
+
+
+def test_benchmark_gives_rows_and_the_ratio(tmp_path):
+    output = tmp_path / "benchmark.csv"
+    process = run(
+        "benchmark_training",
+        "--config=experiments/configs/mnist.py:authors_code,quick",
+        "--config.batch_size=4",
+        "--repeats=2",
+        f"--output={output}",
+    )
+    assert process.returncode == 0, process.stderr
+    assert "times its convolutions" in process.stdout
+    header, *rows = output.read_text().splitlines()
+    assert "median_s" in header
+    assert len(rows) == 2
