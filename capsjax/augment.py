@@ -21,12 +21,12 @@ def for_training(
     """Training images as the model sees them: preprocessed and augmented.
 
     Args:
-      images: 0 .. 255.
-      key: of this step.
-      config: the run's; ``preprocess`` and ``augment`` are read.
+        images: 0 .. 255.
+        key: of this step.
+        config: the run's; ``preprocess`` and ``augment`` are read.
 
     Returns:
-      float32 in [0, 1], unless brightness, contrast or standardisation say otherwise.
+        float32 in [0, 1], unless brightness, contrast or standardisation say otherwise.
     """
     augment, crop = config.augment, config.preprocess.crop
 
@@ -68,7 +68,7 @@ def output_shape(
     """Shape (H, W, C) of the images that the model sees.
 
     Raises:
-      UserError: the crop is larger than the images.
+        UserError: the crop is larger than the images.
     """
     H, W, C = image_shape
     crop = config.preprocess.crop

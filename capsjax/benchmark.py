@@ -50,9 +50,9 @@ class Timing:
     """Seconds that a function took, and what it needs.
 
     Attributes:
-      seconds: of each call after the first.
-      compile_s: seconds of tracing and compiling.
-      peak_mb: memory of arguments, results and temporaries by XLA's account, in MB.
+        seconds: of each call after the first.
+        compile_s: seconds of tracing and compiling.
+        peak_mb: memory of arguments, results and temporaries by XLA's account, in MB.
     """
 
     seconds: Sequence[float]
@@ -77,7 +77,7 @@ class _Loop:
         started = time.perf_counter()
         self._call = function.lower(state, batch).compile()
         self.compile_s = time.perf_counter() - started
-        memory = self._call.memory_analysis()
+        memory: Any = self._call.memory_analysis()
         self.peak_mb = (
             memory.argument_size_in_bytes
             + memory.output_size_in_bytes
@@ -105,18 +105,19 @@ def train_step_and_convolutions(
     """Times a CapsNet's train step and its two convolutions alone, in turn.
 
     Args:
-      config: the run's; the model is a CapsNet.
-      image_shape: (H, W, C) of the (random) images.
-      num_classes: number of classes.
-      repeats: timed calls of each.
-      on_call: called after each call.
+        config: the run's; the model is a CapsNet.
+        image_shape: (H, W, C) of the (random) images.
+        num_classes: number of classes.
+        repeats: timed calls of each.
+        on_call: called after each call.
 
     Returns:
-      ``"step"``: the whole train step. ``"convolutions"``: conv1, ReLU and the primary
-      capsules' convolution, forward and backward, with the optimizer's update.
+        ``"step"``: the whole train step. ``"convolutions"``: conv1, ReLU and the
+        primary capsules' convolution, forward and backward, with the optimizer's
+        update.
 
     Raises:
-      UserError: the model is no CapsNet.
+        UserError: the model is no CapsNet.
     """
     if config.model.name != "capsnet":
         raise UserError(
@@ -151,9 +152,9 @@ def rows(
     """Rows of `COLUMNS`, one for each timing.
 
     Args:
-      config: that was timed.
-      timings: from `train_step_and_convolutions`.
-      env: from `capsjax.provenance.environment`.
+        config: that was timed.
+        timings: from `train_step_and_convolutions`.
+        env: from `capsjax.provenance.environment`.
     """
     known = {
         **env,

@@ -24,9 +24,9 @@ class Record:
     """What a checkpoint keeps besides the state.
 
     Attributes:
-      seconds: spent in training so far, over all resumes.
-      best_accuracy: on the validation images, of the best checkpoint so far; or None.
-      best_step: of that checkpoint; or None.
+        seconds: spent in training so far, over all resumes.
+        best_accuracy: on the validation images, of the best checkpoint so far; or None.
+        best_step: of that checkpoint; or None.
     """
 
     seconds: float = 0.0
@@ -81,12 +81,12 @@ class Checkpoints:
         """The newest state and its record.
 
         Args:
-          template: a state with the structure, shapes and dtypes to expect.
-          which: the last state or the best by validation.
+            template: a state with the structure, shapes and dtypes to expect.
+            which: the last state or the best by validation.
 
         Raises:
-          UserError: there is no checkpoint; it is damaged; or it belongs to another
-            model.
+            UserError: there is no checkpoint; it is damaged; or it belongs to another
+                model.
         """
         step = self.latest_step(which)
         where = self._folder.checkpoints / which

@@ -136,7 +136,7 @@ def use_authors_code(config: ConfigDict) -> None:
     both: the paper does not say otherwise.
 
     References:
-      Sarasra/models, research/capsules (TensorFlow).
+        Sarasra/models, research/capsules (TensorFlow).
     """
     config.loss.class_reduction = "half_mean"
     config.model.route_primary = True
@@ -148,7 +148,7 @@ def check(config: ConfigDict) -> None:
     """Refuses values that no run can have.
 
     Raises:
-      UserError: names the first such field, its value and what it may be.
+        UserError: names the first such field, its value and what it may be.
     """
     at_least = {
         "seed": 0,

@@ -19,10 +19,10 @@ class Conv(nnx.Module):
     """2-D convolution with a square kernel, one stride and a bias.
 
     Attributes:
-      kernel: [K, K, C_in, C_out] float32.
-      bias: [C_out] float32, or None.
-      stride: in pixels, along both axes.
-      padding: ``"VALID"`` or ``"SAME"``.
+        kernel: [K, K, C_in, C_out] float32.
+        bias: [C_out] float32, or None.
+        stride: in pixels, along both axes.
+        padding: ``"VALID"`` or ``"SAME"``.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ def convolve(
     """Convolves images with a kernel (a cross-correlation, as usual in the field).
 
     Args:
-      x: images or features, channels last.
-      kernel: square kernel, dtype of ``x``.
-      stride: in pixels, along both axes.
-      padding: ``"VALID"``, or ``"SAME"``: zeros so that the size is H / stride,
-        rounded up.
+        x: images or features, channels last.
+        kernel: square kernel, dtype of ``x``.
+        stride: in pixels, along both axes.
+        padding: ``"VALID"``, or ``"SAME"``: zeros so that the size is H / stride,
+            rounded up.
 
     Returns:
-      Features of the dtype of ``x``. Reverse-mode gradients only where stride > 1.
+        Features of the dtype of ``x``. Reverse-mode gradients only where stride > 1.
     """
     pads = jax.lax.padtype_to_pads(
         x.shape[1:3], kernel.shape[:2], (stride, stride), padding

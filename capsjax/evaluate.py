@@ -25,9 +25,9 @@ class Evaluation:
     """What a model makes of a set of images.
 
     Attributes:
-      metrics: means over the examples: the losses, ``"accuracy"`` and
-        ``"error_percent"``.
-      predictions: int32 [N], classes.
+        metrics: means over the examples: the losses, ``"accuracy"`` and
+            ``"error_percent"``.
+        predictions: int32 [N], classes.
     """
 
     metrics: dict[str, float]
@@ -62,11 +62,11 @@ def evaluate(
     """Evaluates all images of a set.
 
     Args:
-      eval_step: from `make_eval_step`.
-      params: the model's.
-      image_set: at least one image.
-      batch_size: of every batch; the last is padded, and its padding masked out.
-      on_batch: called after each batch with the number of examples in it.
+        eval_step: from `make_eval_step`.
+        params: the model's.
+        image_set: at least one image.
+        batch_size: of every batch; the last is padded, and its padding masked out.
+        on_batch: called after each batch with the number of examples in it.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for batch in eval_batches(image_set, batch_size):

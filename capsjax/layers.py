@@ -59,15 +59,15 @@ class PrimaryCapsules(nnx.Module):
     num_types`` of them, ordered by position (row, column) and then by type.
 
     Attributes:
-      conv: the convolution, without its bias.
-      bias: [num_types, P] float32.
-      coupling: what the convolution's output is multiplied with before the squash.
+        conv: the convolution, without its bias.
+        bias: [num_types, P] float32.
+        coupling: what the convolution's output is multiplied with before the squash.
 
     References:
-      Sabour, Frosst and Hinton 2017, section 4. ``route`` is what the authors'
-      released code does: the convolution's output is "routed" once to the
-      ``num_types`` types with uniform coupling coefficients, and so divided by their
-      number (by one more if leaky) before the bias is added.
+        Sabour, Frosst and Hinton 2017, section 4. ``route`` is what the authors'
+        released code does: the convolution's output is "routed" once to the
+        ``num_types`` types with uniform coupling coefficients, and so divided by their
+        number (by one more if leaky) before the bias is added.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class RoutedCapsules(nnx.Module):
     """Capsules that take their inputs by routing-by-agreement (digit capsules).
 
     Attributes:
-      weights: transformation matrices [I, J, Q, P] float32.
-      bias: [J, Q] float32, or None.
+        weights: transformation matrices [I, J, Q, P] float32.
+        bias: [J, Q] float32, or None.
 
     References:
-      Sabour, Frosst and Hinton 2017, sections 2 and 4.
+        Sabour, Frosst and Hinton 2017, sections 2 and 4.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class MaskedDecoder(nnx.Module):
     is a sigmoid: images must lie in [0, 1].
 
     References:
-      Sabour, Frosst and Hinton 2017, section 4.1 and figure 2.
+        Sabour, Frosst and Hinton 2017, section 4.1 and figure 2.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ def primary_grid(
     """Rows and columns of the primary capsules' grid.
 
     Raises:
-      ValueError: the image is too small for the kernels.
+        ValueError: the image is too small for the kernels.
     """
     sizes = []
     for size in image_shape[:2]:

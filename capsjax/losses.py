@@ -30,16 +30,16 @@ def margin_loss(
     ``L_j = T_j max(0, m+ - |v_j|)^2 + lambda (1 - T_j) max(0, |v_j| - m-)^2``
 
     Args:
-      lengths: of the class capsules, in [0, 1).
-      labels: classes present.
-      positive_margin: m+, a present class's capsule should be at least that long.
-      negative_margin: m-, an absent class's capsule should be at most that long.
-      absent_weight: lambda, weight of the absent classes.
-      class_reduction: ``"sum"`` of the L_j as in the paper; ``"half_mean"``, half of
-        their mean, as in the authors' released code.
+        lengths: of the class capsules, in [0, 1).
+        labels: classes present.
+        positive_margin: m+, a present class's capsule should be at least that long.
+        negative_margin: m-, an absent class's capsule should be at most that long.
+        absent_weight: lambda, weight of the absent classes.
+        class_reduction: ``"sum"`` of the L_j as in the paper; ``"half_mean"``, half of
+            their mean, as in the authors' released code.
 
     References:
-      Sabour, Frosst and Hinton 2017, section 3, equation 4.
+        Sabour, Frosst and Hinton 2017, section 3, equation 4.
     """
     present = jax.nn.one_hot(labels, lengths.shape[1], dtype=lengths.dtype)
     losses = present * jnp.square(jax.nn.relu(positive_margin - lengths))
@@ -59,7 +59,7 @@ def reconstruction_loss(
     """Sum of squared differences over all pixels and channels of an image.
 
     References:
-      Sabour, Frosst and Hinton 2017, section 4.1.
+        Sabour, Frosst and Hinton 2017, section 4.1.
     """
     return jnp.sum(jnp.square(reconstructions - images), axis=(1, 2, 3))
 
@@ -73,14 +73,14 @@ def per_example(
     """The loss that ``config`` (a run's ``config.loss``) describes, and its parts.
 
     Args:
-      output: the model's.
-      images: what the model saw, in [0, 1] where it reconstructs them.
-      labels: classes.
-      config: ``name``, ``"margin"`` or ``"cross_entropy"``, and its settings.
+        output: the model's.
+        images: what the model saw, in [0, 1] where it reconstructs them.
+        labels: classes.
+        config: ``name``, ``"margin"`` or ``"cross_entropy"``, and its settings.
 
     Returns:
-      ``"loss"``, and for a CapsNet ``"margin_loss"`` and, with a decoder,
-      ``"reconstruction_loss"`` (not weighted).
+        ``"loss"``, and for a CapsNet ``"margin_loss"`` and, with a decoder,
+        ``"reconstruction_loss"`` (not weighted).
     """
     if config.name == "cross_entropy":
         losses = optax.softmax_cross_entropy_with_integer_labels(output.scores, labels)
@@ -107,7 +107,7 @@ def check(config: ConfigDict) -> None:
     """Refuses an unknown loss or reduction.
 
     Raises:
-      UserError: with the known names.
+        UserError: with the known names.
     """
     if config.name not in ("margin", "cross_entropy"):
         raise UserError(

@@ -5,7 +5,7 @@ capsule the decoder reads (training); without them it reads the predicted class'
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -31,10 +31,10 @@ class ModelOutput:
     """What a model says of a batch.
 
     Attributes:
-      scores: [B, J]; the largest is the prediction. Lengths of the class capsules in
-        [0, 1) for a CapsNet, logits for a CNN.
-      poses: [B, J, Q] of the class capsules, or None.
-      reconstructions: [B, H, W, C] in [0, 1], or None.
+        scores: [B, J]; the largest is the prediction. Lengths of the class capsules in
+            [0, 1) for a CapsNet, logits for a CNN.
+        poses: [B, J, Q] of the class capsules, or None.
+        reconstructions: [B, H, W, C] in [0, 1], or None.
     """
 
     scores: Array
@@ -49,7 +49,7 @@ class CapsNet(nnx.Module):
     with 10 classes (with ``routing_bias``, as released by the authors, 8,215,728).
 
     References:
-      Sabour, Frosst and Hinton 2017, section 4, figures 1 and 2.
+        Sabour, Frosst and Hinton 2017, section 4, figures 1 and 2.
     """
 
     def __init__(
@@ -78,29 +78,29 @@ class CapsNet(nnx.Module):
         """Builds the network.
 
         Args:
-          image_shape: (H, W, C) in pixels and channels.
-          num_classes: J.
-          conv1_channels: of the first convolution.
-          conv1_kernel: its size in pixels; stride 1.
-          primary_types: types of primary capsules at each position.
-          primary_dim: P, their dimensions.
-          primary_kernel: size of the primary capsules' kernel in pixels.
-          primary_stride: its stride.
-          padding: of both convolutions, ``"VALID"`` or ``"SAME"``.
-          class_dim: Q, dimensions of the class capsules.
-          decoder_units: units of the decoder's hidden layers; empty for no decoder.
-          routing_iterations: r.
-          routing_implementation: a name from `kernels.routing.IMPLEMENTATIONS`, or
-            None for the best.
-          routing_bias: whether class capsules have a bias (as the released code does).
-          route_primary: see `PrimaryCapsules`.
-          leaky: lets capsules be routed to "none of the above".
-          stop_gradient: see `kernels.routing.route`.
-          initializers: a name from `capsjax.layers.INITIALIZERS`.
-          rngs: its ``params`` stream starts the parameters.
+            image_shape: (H, W, C) in pixels and channels.
+            num_classes: J.
+            conv1_channels: of the first convolution.
+            conv1_kernel: its size in pixels; stride 1.
+            primary_types: types of primary capsules at each position.
+            primary_dim: P, their dimensions.
+            primary_kernel: size of the primary capsules' kernel in pixels.
+            primary_stride: its stride.
+            padding: of both convolutions, ``"VALID"`` or ``"SAME"``.
+            class_dim: Q, dimensions of the class capsules.
+            decoder_units: units of the decoder's hidden layers; empty for no decoder.
+            routing_iterations: r.
+            routing_implementation: a name from `kernels.routing.IMPLEMENTATIONS`, or
+                None for the best.
+            routing_bias: whether class capsules have a bias, as in the released code.
+            route_primary: see `PrimaryCapsules`.
+            leaky: lets capsules be routed to "none of the above".
+            stop_gradient: see `kernels.routing.route`.
+            initializers: a name from `capsjax.layers.INITIALIZERS`.
+            rngs: its ``params`` stream starts the parameters.
 
         Raises:
-          ValueError: the image is too small for the kernels, or unknown initializers.
+            ValueError: the image is too small for the kernels, or unknown initializers.
         """
         if initializers not in INITIALIZERS:
             raise ValueError(
@@ -195,7 +195,7 @@ class BaselineCNN(nnx.Module):
     units. The convolutions' padding and the dropout rate are not in the paper.
 
     References:
-      Sabour, Frosst and Hinton 2017, section 5.
+        Sabour, Frosst and Hinton 2017, section 5.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class BaselineCNN(nnx.Module):
         return ModelOutput(self.logits(x))
 
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {
+MODELS: dict[str, type[CapsNet] | type[BaselineCNN]] = {
     "capsnet": CapsNet,
     "baseline_cnn": BaselineCNN,
 }
@@ -266,13 +266,13 @@ def build(
     """Builds the model that ``config`` (a run's ``config.model``) describes.
 
     Args:
-      config: ``name`` and that model's keyword arguments, one field each.
-      image_shape: (H, W, C) as the model sees images.
-      num_classes: of the data set.
-      rngs: starts the parameters.
+        config: ``name`` and that model's keyword arguments, one field each.
+        image_shape: (H, W, C) as the model sees images.
+        num_classes: of the data set.
+        rngs: starts the parameters.
 
     Raises:
-      UserError: unknown name, or settings that do not fit together.
+        UserError: unknown name, or settings that do not fit together.
     """
     options = config.to_dict()
     name = options.pop("name")
@@ -281,8 +281,12 @@ def build(
             f"unknown model {name!r} in config.model.name; "
             f"choose one of {', '.join(MODELS)}"
         )
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
-        return MODELS[name](image_shape, num_classes, **options, rngs=rngs)
+        model = MODELS[name](image_shape, num_classes, **options, rngs=rngs)
+        # What only shows when the model is called should show before training starts.
+        jax.eval_shape(lambda images: model(images), images)
+        return model
     except (TypeError, ValueError) as error:
         raise UserError(f"config.model does not fit: {error}") from error
 

@@ -32,7 +32,7 @@ def build(config: ConfigDict) -> optax.GradientTransformation:
     """The optimizer that ``config`` (a run's ``config.optimizer``) describes.
 
     Raises:
-      UserError: unknown name.
+        UserError: unknown name.
     """
     if config.name not in OPTIMIZERS:
         raise UserError(

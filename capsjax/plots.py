@@ -33,11 +33,11 @@ def write_all(
     """Writes all figures of a run that has ended into its ``plots`` folder.
 
     Args:
-      folder: the run's; its metrics are read.
-      data: the run's; the test images are shown.
-      predictions: int [N], of the test images.
-      reconstruct: see `capsjax.evaluate.make_reconstruct`.
-      params: of the model.
+        folder: the run's; its metrics are read.
+        data: the run's; the test images are shown.
+        predictions: int [N], of the test images.
+        reconstruct: see `capsjax.evaluate.make_reconstruct`.
+        params: of the model.
     """
     folder.plots.mkdir(exist_ok=True)
     save(learning_curves(read_metrics(folder.metrics)), folder.plots / "curves.png")
@@ -156,11 +156,11 @@ def gallery(
     """Pictures side by side, ``label -> prediction`` above each column.
 
     Args:
-      title: of the figure.
-      rows: name and images [N, H, W, C] of each row; the same N everywhere.
-      labels: int [N].
-      predictions: int [N].
-      class_names: of the classes.
+        title: of the figure.
+        rows: name and images [N, H, W, C] of each row; the same N everywhere.
+        labels: int [N].
+        predictions: int [N].
+        class_names: of the classes.
     """
     count = len(labels)
     columns = min(_COLUMNS, max(count, 1))

@@ -29,12 +29,12 @@ class Progress:
         """Starts the display.
 
         Args:
-          what: the name of the work.
-          total: how much there is to do.
-          unit: what is counted, for the speed.
-          done: how much was done before, in an earlier run.
-          scale: units for each count of ``total`` (images in a step).
-          stream: where to show it; standard error by default.
+            what: the name of the work.
+            total: how much there is to do.
+            unit: what is counted, for the speed.
+            done: how much was done before, in an earlier run.
+            scale: units for each count of ``total`` (images in a step).
+            stream: where to show it; standard error by default.
         """
         stream = stream or sys.stderr
         self._what, self._total, self._unit = what, total, unit

@@ -52,8 +52,8 @@ def fingerprint(params: Any) -> dict[str, Any]:
     """Numbers by which two runs' parameters can be compared from outside.
 
     Returns:
-      ``params_l2``, the Euclidean norm over all parameters, summed in float64; and
-      ``params_sha256``, of the names, shapes, dtypes and bytes in order of the names.
+        ``params_l2``, the Euclidean norm over all parameters, summed in float64; and
+        ``params_sha256``, of the names, shapes, dtypes and bytes in order of the names.
     """
     digest = hashlib.sha256()
     square = 0.0

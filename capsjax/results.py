@@ -44,7 +44,7 @@ def training_row(folder: RunFolder) -> dict[str, str]:
     """The row of a run that has ended: its provenance, settings and result.
 
     Raises:
-      UserError: the folder holds no run, or one that has not ended.
+        UserError: the folder holds no run, or one that has not ended.
     """
     config, env = folder.load_config(), folder.load_env()
     result = folder.load_result()
@@ -69,10 +69,10 @@ def append(
     """Appends rows to a CSV file, leaving out those that it has.
 
     Returns:
-      How many were new.
+        How many were new.
 
     Raises:
-      UserError: the file has other columns.
+        UserError: the file has other columns.
     """
     old = read(path, columns)
     new = [row for row in rows if row not in old]
@@ -91,7 +91,7 @@ def read(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a CSV file; none where there is no file.
 
     Raises:
-      UserError: the file has other columns.
+        UserError: the file has other columns.
     """
     if not path.exists():
         return []

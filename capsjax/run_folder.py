@@ -42,8 +42,8 @@ class RunFolder:
         """Makes the folder ready for a run, or for its continuation.
 
         Raises:
-          UserError: the folder holds something and ``resume`` is off; or what it
-            holds is no run, or a run with another config; or it cannot be written.
+            UserError: the folder holds something and ``resume`` is off; or what it
+                holds is no run, or a run with another config; or it cannot be written.
         """
         try:
             occupied = self.path.exists() and any(self.path.iterdir())
@@ -65,7 +65,7 @@ class RunFolder:
         """The config of the run in this folder.
 
         Raises:
-          UserError: there is no run in it.
+            UserError: there is no run in it.
         """
         return ConfigDict(_tuples(self._read(self.config)))
 
@@ -81,7 +81,7 @@ class RunFolder:
         """The result of the run in this folder.
 
         Raises:
-          UserError: it has not ended.
+            UserError: it has not ended.
         """
         return self._read(self.result)
 
@@ -89,7 +89,7 @@ class RunFolder:
         """Where the run in this folder was started.
 
         Raises:
-          UserError: there is no run in it.
+            UserError: there is no run in it.
         """
         return self._read(self.env)
 

@@ -29,16 +29,16 @@ def train(
     alone, so a resumed run ends as an uninterrupted one.
 
     Args:
-      config: the run's; see `capsjax.config.base`.
-      data: what to train, validate and test on.
-      folder: new or empty, unless ``resume``.
-      resume: continues from the last checkpoint in the folder, if there is one.
+        config: the run's; see `capsjax.config.base`.
+        data: what to train, validate and test on.
+        folder: new or empty, unless ``resume``.
+        resume: continues from the last checkpoint in the folder, if there is one.
 
     Returns:
-      What ``result.json`` holds.
+        What ``result.json`` holds.
 
     Raises:
-      UserError: settings or a folder that do not fit, or a loss that is not finite.
+        UserError: settings or a folder that do not fit, or a loss that is not finite.
     """
     config_lib.check(config)
     batches = TrainBatches(data.train, config.batch_size, config.seed)
@@ -103,7 +103,8 @@ def train(
                     ).metrics
                     writer.write(taken, "validation", found)
                     progress.show(validation=f"{found['accuracy']:.4f}")
-                    if found["accuracy"] > (record.best_accuracy or -1.0):
+                    best = record.best_accuracy
+                    if best is None or found["accuracy"] > best:
                         record.best_accuracy = found["accuracy"]
                         record.best_step = taken
                         checkpoints.save("best", state, record)

@@ -56,10 +56,10 @@ class TrainLog:
         """Writes and shows the means of the collected metrics.
 
         Args:
-          last_good: where the state before these steps is safe, for the error.
+            last_good: where the state before these steps is safe, for the error.
 
         Raises:
-          UserError: a loss or a gradient is not finite; names the first such step.
+            UserError: a loss or a gradient is not finite; names the first such step.
         """
         if not self._pending:
             return

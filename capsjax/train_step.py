@@ -1,6 +1,6 @@
 """One step of training: the state it carries and the function that advances it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -22,9 +22,9 @@ class TrainState:
     """All that training changes.
 
     Attributes:
-      step: steps taken so far.
-      params: the model's parameters, an `nnx.State`.
-      opt_state: the optimizer's.
+        step: steps taken so far.
+        params: the model's parameters, an `nnx.State`.
+        opt_state: the optimizer's.
     """
 
     step: Int[Array, ""]
@@ -38,12 +38,12 @@ def create(
     """A model's structure and the state in which its training starts.
 
     Args:
-      config: the run's.
-      image_shape: (H, W, C) of the data set's images, before preprocessing.
-      num_classes: of the data set.
+        config: the run's.
+        image_shape: (H, W, C) of the data set's images, before preprocessing.
+        num_classes: of the data set.
 
     Raises:
-      UserError: settings that are unknown or do not fit together.
+        UserError: settings that are unknown or do not fit together.
     """
     losses.check(config.loss)
     tx = optim.build(config.optimizer)
@@ -57,9 +57,7 @@ def create(
     return graphdef, TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
-def make_train_step(
-    graphdef: nnx.GraphDef, config: ConfigDict
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def make_train_step(graphdef: nnx.GraphDef, config: ConfigDict) -> jax.stages.Wrapped:
     """The jitted function from a state and a batch to the next state and metrics.
 
     The state is donated: the one passed in must not be used again. All randomness is

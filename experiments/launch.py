@@ -1,6 +1,7 @@
 """What all launchers share: flags in, one clear line and an exit status out."""
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 from capsjax import data
 from capsjax.errors import UserError
 
+_CONFIG_FLAG = re.compile(r"--?config(?:=(.*))?")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
 
 
@@ -75,28 +77,38 @@ def load_data(config: ConfigDict, data_dir: str | None) -> data.Dataset:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    config_file = _config_file(argv)
+    if config_file is not None and not os.path.isfile(config_file.split(":")[0]):
+        _fail(f"there is no config file {config_file.split(':')[0]}")
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         _fail(f"{error}; --help lists the flags")
     except UserError as error:
         _fail(str(error))
-    except OSError as error:  # A config file that cannot be read.
-        _fail(str(error).strip().splitlines()[-1])
     except (AttributeError, KeyError):
-        unknown = _unknown_field(argv)
+        unknown = None if config_file is None else _unknown_field(argv, config_file)
         if unknown is None:
             raise
         _fail(unknown)
 
 
-def _unknown_field(argv: list[str]) -> str | None:
+def _config_file(argv: list[str]) -> str | None:
+    for arg, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := _CONFIG_FLAG.fullmatch(arg):
+            return following if match[1] is None else match[1]
+    return None
+
+
+def _unknown_field(argv: list[str], config_file: str) -> str | None:
     """Says which override names a field that the config does not have."""
-    paths = [arg.split("=", 1)[1] for arg in argv if re.match(r"--?config=", arg)]
-    if not paths:
-        return None
-    config = config_flags.ConfigFileFlagParser(name="config").parse(paths[-1])
-    known = list(_fields(config))
+    alone = flags.FlagValues()
+    command = [argv[0], f"--config={config_file}"]
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=alone, sys_argv=command
+    )
+    alone(command)
+    known = list(_fields(holder.value))
     for arg in argv:
         match = _OVERRIDE.match(arg)
         if match and match[1] not in known:
@@ -104,7 +116,7 @@ def _unknown_field(argv: list[str]) -> str | None:
             hint = (
                 f"did you mean {' or '.join(close)}?"
                 if close
-                else (f"it has {', '.join(known)}")
+                else f"it has {', '.join(known)}"
             )
             return f"the config has no field {match[1]!r}; {hint}"
     return None

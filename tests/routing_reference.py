@@ -17,12 +17,12 @@ def route(u, W, bias=None, *, num_iterations=3, leaky=False, frozen_coupling=Non
     """Poses [B, J, Q] and the last coupling coefficients [B, I, J], in float64.
 
     Args:
-      u: inputs [B, I, P].
-      W: weights [I, J, Q, P].
-      bias: [J, Q] or None.
-      num_iterations: r.
-      leaky: one more, constant logit.
-      frozen_coupling: [B, I, J]; if given, the coupling coefficients, not computed.
+        u: inputs [B, I, P].
+        W: weights [I, J, Q, P].
+        bias: [J, Q] or None.
+        num_iterations: r.
+        leaky: one more, constant logit.
+        frozen_coupling: [B, I, J]; if given, the coupling coefficients, not computed.
     """
     u, W = np.asarray(u, np.float64), np.asarray(W, np.float64)
     I, J, Q, _ = W.shape
@@ -44,7 +44,7 @@ def route(u, W, bias=None, *, num_iterations=3, leaky=False, frozen_coupling=Non
 
 
 def directional_derivative(function, arguments, directions, step=1e-6) -> float:
-    """d/dt of ``function(arguments + t * directions)`` at t = 0, central differences."""
+    """d/dt of ``function(arguments + t * directions)`` at 0, by central differences."""
     ahead = function(
         *[a + step * d for a, d in zip(arguments, directions, strict=True)]
     )

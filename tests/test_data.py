@@ -195,7 +195,7 @@ def test_arguments_out_of_range():
     with pytest.raises(UserError, match=r"digits takes no path \(got x.npz\)"):
         data.load("digits", path="x.npz")
     for name in ("folder", "npz"):
-        with pytest.raises(UserError, match="no path is given; set it to your"):
+        with pytest.raises(UserError, match="no path is given; set config"):
             data.load(name)
 
 

@@ -43,7 +43,7 @@ def test_accuracy_and_losses_are_plain_means(tiny_config, model, images):
     assert found.metrics["error_percent"] == pytest.approx(100 * (1 - hits))
     whole = step(params, {"image": images.images, "label": images.labels})
     assert found.metrics["loss"] == pytest.approx(
-        np.mean(whole["loss"], dtype=np.float64), rel=1e-5
+        np.mean(np.asarray(whole["loss"]), dtype=np.float64), rel=1e-5
     )
 
 

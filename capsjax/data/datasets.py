@@ -39,7 +39,7 @@ class Source:
             UserError: there is none.
         """
         if not self.path:
-            raise UserError(f"no path is given; set it to {what}")
+            raise UserError(f"no path is given; set config.data.path to {what}")
         return Path(self.path).expanduser()
 
 

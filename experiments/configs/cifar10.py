@@ -13,7 +13,7 @@ public re-implementations reach 27 to 35 %. The released code takes 600,000 step
 is for GPUs. ``cifar10.py:quick`` is a much smaller network for trying things out.
 
 References:
-  Sabour, Frosst and Hinton 2017, section 7.
+    Sabour, Frosst and Hinton 2017, section 7.
 """
 
 from ml_collections import ConfigDict

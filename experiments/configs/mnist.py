@@ -22,7 +22,7 @@ short run for a CPU; README.md says what it takes and gives. Set
 minute.
 
 References:
-  Sabour, Frosst and Hinton 2017, "Dynamic Routing Between Capsules", section 5.
+    Sabour, Frosst and Hinton 2017, "Dynamic Routing Between Capsules", section 5.
 """
 
 from ml_collections import ConfigDict

@@ -9,15 +9,15 @@ def parse(words: str, presets: Sequence[str]) -> tuple[str, bool]:
     """Splits ``"authors_code,quick"`` into the preset and whether to be quick.
 
     Args:
-      words: what follows the colon in ``--config=FILE:WORDS``; may be empty.
-      presets: the config's; the first one is the default. Empty for a config that
-        has none.
+        words: what follows the colon in ``--config=FILE:WORDS``; may be empty.
+        presets: the config's; the first one is the default. Empty for a config that
+            has none.
 
     Returns:
-      The preset ("" without presets) and whether ``quick`` was among the words.
+        The preset ("" without presets) and whether ``quick`` was among the words.
 
     Raises:
-      UserError: an unknown word, or more than one preset.
+        UserError: an unknown word, or more than one preset.
     """
     given = [word for word in words.split(",") if word]
     chosen = [word for word in given if word != "quick"]

@@ -56,29 +56,29 @@ def route(
             logits += votes . poses          (not after the last iteration)
 
     Args:
-      inputs: poses u of the input capsules; B examples, I capsules of P dimensions.
-      weights: transformation matrices W, one for each pair of an input and one of J
-        output capsules of Q dimensions; the dtype of ``inputs``.
-      bias: added to each output capsule's total input, or None; same dtype.
-      num_iterations: routing iterations r, at least 1.
-      leaky: adds one more logit, constant 0, to each softmax and drops its share, so
-        that an input capsule may be routed to "none of the above".
-      stop_gradient: treats the last iteration's coupling coefficients as constants
-        when differentiating. By default the gradient flows through all iterations, as
-        in the code that the paper's authors released.
-      implementation: a name from `IMPLEMENTATIONS`, or None for the best one that
-        supports the input.
+        inputs: poses u of the input capsules; B examples, I capsules of P dimensions.
+        weights: transformation matrices W, one for each pair of an input and one of J
+            output capsules of Q dimensions; the dtype of ``inputs``.
+        bias: added to each output capsule's total input, or None; same dtype.
+        num_iterations: routing iterations r, at least 1.
+        leaky: adds one more logit, constant 0, to each softmax and drops its share, so
+            that an input capsule may be routed to "none of the above".
+        stop_gradient: treats the last iteration's coupling coefficients as constants
+            when differentiating. By default the gradient flows through all iterations,
+            as in the code that the paper's authors released.
+        implementation: a name from `IMPLEMENTATIONS`, or None for the best one that
+            supports the input.
 
     Returns:
-      Poses of the output capsules, in the dtype of ``inputs``; half precision is
-      accumulated in float32.
+        Poses of the output capsules, in the dtype of ``inputs``; half precision is
+        accumulated in float32.
 
     Raises:
-      ValueError: wrong ranks, sizes or dtypes that do not agree, ``num_iterations``
-        below 1, or an unknown implementation.
+        ValueError: wrong ranks, sizes or dtypes that do not agree, ``num_iterations``
+            below 1, or an unknown implementation.
 
     References:
-      Sabour, Frosst and Hinton 2017, section 2, Procedure 1.
+        Sabour, Frosst and Hinton 2017, section 2, Procedure 1.
     """
     _check(inputs, weights, bias, num_iterations)
     if implementation is None:

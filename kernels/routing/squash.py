@@ -15,10 +15,10 @@ def norm(s: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
     all values exact.
 
     Args:
-      s: vectors, any floating dtype.
+        s: vectors, any floating dtype.
 
     Returns:
-      Their lengths, in the dtype of ``s``; half precision is summed in float32.
+        Their lengths, in the dtype of ``s``; half precision is summed in float32.
     """
     wide = s.astype(accumulation_dtype(s.dtype))
     square = jnp.sum(jnp.square(wide), axis=-1)
@@ -35,13 +35,13 @@ def squash(s: Float[Array, "*n Q"]) -> Float[Array, "*n Q"]:
     both exact.
 
     Args:
-      s: capsules' total inputs, the capsule dimension last; any floating dtype.
+        s: capsules' total inputs, the capsule dimension last; any floating dtype.
 
     Returns:
-      Poses of the shape and dtype of ``s``; half precision is computed in float32.
+        Poses of the shape and dtype of ``s``; half precision is computed in float32.
 
     References:
-      Sabour, Frosst and Hinton 2017, section 2, equation 1.
+        Sabour, Frosst and Hinton 2017, section 2, equation 1.
     """
     wide = s.astype(accumulation_dtype(s.dtype))
     length = jnp.expand_dims(norm(wide), -1)

@@ -181,14 +181,14 @@ def _backward(
     ``dlogits``) to V^t and so to the poses of every iteration before it.
 
     Args:
-      options: of the op.
-      u: inputs [b, P, I].
-      s: total inputs [r, b, J, Q].
-      gradient: with respect to the poses of the last iteration [b, J, Q].
-      w: weights [J, Q, P, I].
+        options: of the op.
+        u: inputs [b, P, I].
+        s: total inputs [r, b, J, Q].
+        gradient: with respect to the poses of the last iteration [b, J, Q].
+        w: weights [J, Q, P, I].
 
     Returns:
-      The gradients in the accumulation dtype.
+        The gradients in the accumulation dtype.
     """
     wide = s.dtype
     V = jnp.cumsum(squash(s), axis=0)  # V[t - 1] is the sum before iteration t.

@@ -1,0 +1,298 @@
+"""Augmentation and preprocessing against NumPy's own moves of the same images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from capsjax import augment
+from capsjax import config as config_lib
+from capsjax.errors import UserError
+from experiments.configs import cifar10
+
+KEY = jax.random.key(0)
+
+
+def config_of(*, crop=0, standardize=False, **augmentation):
+    """A config that augments nothing but what is asked for."""
+    config = config_lib.base()
+    config.preprocess.crop = crop
+    config.preprocess.standardize = standardize
+    config.augment.shift = 0
+    config.augment.update(augmentation)
+    return config
+
+
+EVERYTHING = {
+    "crop": 6,
+    "standardize": True,
+    "shift": 1,
+    "flip": True,
+    "brightness": 0.2,
+    "contrast": (0.5, 1.5),
+}
+
+
+def random_bytes(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def copies(image, n):
+    """The same image n times, uint8 [n, H, W, C]."""
+    return jnp.asarray(np.repeat(image[None], n, axis=0))
+
+
+def trainer(config):
+    return jax.jit(lambda images, key: augment.for_training(images, key, config))
+
+
+def train(images, config):
+    return np.asarray(trainer(config)(jnp.asarray(images), KEY))
+
+
+def evaluate(images, config):
+    call = jax.jit(lambda images: augment.for_evaluation(images, config))
+    return np.asarray(call(jnp.asarray(images)))
+
+
+def unit(images):
+    return np.asarray(images, np.float32) / np.float32(255)
+
+
+def as_bytes(images):
+    """Back to 0 .. 255; fails for values in between."""
+    scaled = np.asarray(images) * 255
+    np.testing.assert_allclose(scaled, np.round(scaled), atol=1e-4)
+    return np.round(scaled).astype(np.uint8)
+
+
+def count(images, candidates):
+    """How many of the images equal each of the candidates; all must equal one."""
+    places = {candidate.tobytes(): i for i, candidate in enumerate(candidates)}
+    assert len(places) == len(candidates)
+    return np.bincount([places[x.tobytes()] for x in images], minlength=len(places))
+
+
+# To the unit range.
+
+
+def test_bytes_become_numbers_from_zero_to_one():
+    x = jax.jit(augment.to_unit_range)(jnp.arange(256, dtype=jnp.uint8))
+    assert x.dtype == jnp.float32
+    assert x[0] == 0.0
+    assert x[255] == 1.0
+    np.testing.assert_allclose(x, np.arange(256) / 255, rtol=1e-6)
+
+
+def test_evaluation_images_are_never_augmented():
+    images = random_bytes(5, 9, 10, 2)
+    config = config_of(shift=2, flip=True, brightness=0.5, contrast=(0.2, 1.8))
+    found = evaluate(images, config)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(as_bytes(found), images)
+    # Unlike the same images in training.
+    assert np.abs(train(images, config) - found).max() > 0.1
+
+
+def test_training_without_augmentation_is_evaluation():
+    images = random_bytes(5, 9, 10, 2)
+    for options in ({}, {"standardize": True}):
+        config = config_of(**options)
+        np.testing.assert_allclose(
+            train(images, config), evaluate(images, config), atol=1e-6
+        )
+
+
+# Keys.
+
+
+@pytest.mark.parametrize("name", ["crop", "shift", "flip", "brightness", "contrast"])
+def test_each_example_has_its_own_randomness(name):
+    config = config_of(**{name: EVERYTHING[name]})
+    images = copies(random_bytes(9, 10, 2), 16)
+    call = trainer(config)
+    found = call(images, KEY)
+    np.testing.assert_array_equal(call(images, KEY), found)
+    assert np.any(call(images, jax.random.key(1)) != found)
+    assert np.any(found != found[:1])
+
+
+def test_an_examples_randomness_does_not_depend_on_the_batchs_size():
+    config = config_of(**EVERYTHING)
+    images = random_bytes(8, 9, 10, 2)
+    np.testing.assert_allclose(
+        train(images[:4], config), train(images, config)[:4], atol=1e-5
+    )
+
+
+# Shifts.
+
+
+def shifted(image, down, right):
+    """The image moved over a ground of zeros; negative: up and left."""
+    H, W, _ = image.shape
+    ground = np.zeros((3 * H, 3 * W, image.shape[2]), image.dtype)
+    ground[H + down : 2 * H + down, W + right : 2 * W + right] = image
+    return ground[H : 2 * H, W : 2 * W]
+
+
+def test_all_25_shifts_are_equally_likely():
+    n = 5000
+    image = random_bytes(6, 7, 2)
+    candidates = [
+        shifted(image, down, right) for down in range(-2, 3) for right in range(-2, 3)
+    ]
+    found = train(copies(image, n), config_of(shift=2))
+    counts = count(as_bytes(found), candidates)
+    # Chi-squared with 24 degrees of freedom: above 51 once in a thousand.
+    expected = n / 25
+    assert ((counts - expected) ** 2 / expected).sum() < 51
+
+
+def test_a_shift_larger_than_the_image_leaves_zeros():
+    image = random_bytes(2, 3, 1) | 1
+    found = train(copies(image, 200), config_of(shift=5))
+    lit = (found > 0).sum(axis=(1, 2, 3))
+    assert lit.min() == 0
+    assert lit.max() == 6
+
+
+# Crops.
+
+
+def test_crops_come_from_anywhere_in_the_image():
+    image = random_bytes(9, 11, 2)
+    found = train(copies(image, 1000), config_of(crop=7))
+    assert found.shape == (1000, 7, 7, 2)
+    candidates = [
+        image[row : row + 7, column : column + 7]
+        for row in range(3)
+        for column in range(5)
+    ]
+    assert count(as_bytes(found), candidates).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "row", "column"),
+    [((32, 32), 24, 4, 4), ((9, 12), 7, 1, 2), ((8, 8), 8, 0, 0), ((8, 9), 3, 2, 3)],
+)
+def test_evaluation_takes_the_central_patch(size, side, row, column):
+    images = random_bytes(2, *size, 3)
+    np.testing.assert_array_equal(
+        as_bytes(evaluate(images, config_of(crop=side))),
+        images[:, row : row + side, column : column + side],
+    )
+
+
+def test_output_shape():
+    assert augment.output_shape((9, 12, 3), config_of()) == (9, 12, 3)
+    assert augment.output_shape((9, 12, 3), config_of(crop=7)) == (7, 7, 3)
+    assert augment.output_shape((9, 12, 3), config_of(crop=9)) == (9, 9, 3)
+
+
+@pytest.mark.parametrize("shape", [(23, 32, 3), (32, 23, 3)])
+def test_a_crop_larger_than_the_images_is_refused(shape):
+    message = f"config.preprocess.crop is 24, .*{shape[0]}x{shape[1]} pixels"
+    with pytest.raises(UserError, match=message):
+        augment.output_shape(shape, config_of(crop=24))
+
+
+# Colours and mirrors.
+
+
+def test_flips_mirror_half_of_the_images_left_to_right():
+    n = 1000
+    image = random_bytes(5, 6, 2)
+    found = train(copies(image, n), config_of(flip=True))
+    _, flips = count(as_bytes(found), [image, image[:, ::-1]])
+    # Four standard deviations.
+    assert abs(flips - n / 2) < 4 * np.sqrt(n / 4)
+
+
+def test_brightness_adds_one_number_to_an_image():
+    most = 63 / 255
+    image = random_bytes(5, 6, 3)
+    found = train(copies(image, 1000), config_of(brightness=most))
+    change = found - unit(image)
+    amounts = change.mean(axis=(1, 2, 3))
+    # The same for all pixels and channels; nothing is clipped.
+    np.testing.assert_allclose(
+        change, np.broadcast_to(amounts[:, None, None, None], change.shape), atol=1e-6
+    )
+    assert np.abs(amounts).max() <= most + 1e-6
+    assert amounts.min() < -0.98 * most
+    assert amounts.max() > 0.98 * most
+    # A uniform distribution's mean and standard deviation.
+    assert abs(amounts.mean()) < 4 * most / np.sqrt(3 * 1000)
+    np.testing.assert_allclose(amounts.std(), most / np.sqrt(3), rtol=0.05)
+
+
+def test_contrast_scales_the_distance_to_each_channels_mean():
+    low, high = 0.2, 1.8
+    image = random_bytes(5, 6, 3)
+    found = train(copies(image, 1000), config_of(contrast=(low, high)))
+    means = np.float64(unit(image)).mean(axis=(0, 1))
+    np.testing.assert_allclose(
+        found.mean(axis=(1, 2)), np.broadcast_to(means, (1000, 3)), atol=1e-6
+    )
+    distance = np.float64(unit(image)) - means
+    factors = np.tensordot(found - means, distance, 3) / (distance**2).sum()
+    expected = factors[:, None, None, None] * distance + means
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert factors.min() >= low - 1e-6
+    assert factors.max() <= high + 1e-6
+    assert factors.min() < low + 0.02
+    assert factors.max() > high - 0.02
+    np.testing.assert_allclose(factors.std(), (high - low) / np.sqrt(12), rtol=0.05)
+
+
+# Standardising.
+
+
+def test_standardized_images_in_float64():
+    images = random_bytes(4, 7, 9, 3)
+    x = images / 255
+    axes = (1, 2, 3)
+    expected = (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
+    found = evaluate(images, config_of(standardize=True))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0, 1, 77, 255])
+def test_a_plain_image_becomes_zeros(value):
+    images = np.full((1, 32, 32, 3), value, np.uint8)
+    found = evaluate(images, config_of(standardize=True))
+    np.testing.assert_allclose(found, np.zeros_like(found), atol=0.01)
+
+
+def test_one_pixel_that_differs_by_one_stands_out():
+    """Its distance to the mean is divided by the image's standard deviation."""
+    images = np.full((1, 8, 8, 1), 100, np.uint8)
+    images[0, 3, 4, 0] = 101
+    n = 64
+    std = np.sqrt(n - 1) / n / 255
+    # The divisor is never less than 1 / (255 sqrt(n)), which is a bit more.
+    divisor = max(std, 1 / (255 * np.sqrt(n)))
+    found = evaluate(images, config_of(standardize=True))
+    np.testing.assert_allclose(
+        found[0, 3, 4, 0], (1 - 1 / n) / 255 / divisor, rtol=1e-3
+    )
+
+
+def test_training_images_are_standardized_last():
+    """After brightness, contrast and shift: mean 0 and standard deviation 1."""
+    found = train(random_bytes(8, 9, 10, 3), config_of(**EVERYTHING))
+    assert found.shape == (8, 6, 6, 3)
+    np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(found.std(axis=(1, 2, 3)), 1, atol=1e-4)
+
+
+def test_cifar10s_patches():
+    config = cifar10.get_config()
+    assert augment.output_shape((32, 32, 3), config) == (24, 24, 3)
+    images = random_bytes(2, 32, 32, 3)
+    assert train(images, config).shape == (2, 24, 24, 3)
+    expected = images[:, 4:28, 4:28] / 255
+    expected -= expected.mean(axis=(1, 2, 3), keepdims=True)
+    expected /= expected.std(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(evaluate(images, config), expected, atol=1e-5)

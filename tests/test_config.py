@@ -1,0 +1,373 @@
+"""The configs: fields, presets, and what is refused."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from capsjax import augment, losses, models, optim, train_step
+from capsjax import config as config_lib
+from capsjax.errors import UserError
+from experiments.configs import cifar10, digits, mnist, variants
+
+FOLDER = Path(variants.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "variants")
+# Shapes of the data sets' images; all have 10 classes.
+IMAGE_SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}
+EVERY_CONFIG = [
+    ("mnist", "paper"),
+    ("mnist", "authors_code"),
+    ("mnist", "baseline"),
+    ("cifar10", ""),
+    ("digits", ""),
+]
+
+
+def module(name):
+    return importlib.import_module(f"experiments.configs.{name}")
+
+
+def flatten(config, prefix=""):
+    """Dotted names of the fields, and their values."""
+    fields: dict[str, Any] = {}
+    for name, value in config.to_dict().items():
+        if isinstance(value, dict):
+            fields |= flatten(ConfigDict(value), f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def differences(a, b):
+    """The fields of which the values differ, with both values."""
+    a, b = flatten(a), flatten(b)
+    assert a.keys() == b.keys()
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+
+
+# Fields.
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", 0),
+        ("batch_size", 128),
+        ("num_epochs", 10),
+        ("max_steps", 0),
+        ("data.name", "mnist"),
+        ("augment.shift", 2),
+        ("model.name", "capsnet"),
+        ("model.conv1_channels", 256),
+        ("model.conv1_kernel", 9),
+        ("model.primary_types", 32),
+        ("model.primary_dim", 8),
+        ("model.primary_kernel", 9),
+        ("model.primary_stride", 2),
+        ("model.class_dim", 16),
+        ("model.decoder_units", (512, 1024)),
+        ("model.routing_iterations", 3),
+        ("model.routing_implementation", None),
+        ("loss.positive_margin", 0.9),
+        ("loss.negative_margin", 0.1),
+        ("loss.absent_weight", 0.5),
+        ("loss.reconstruction_weight", 0.0005),
+        ("optimizer.name", "adam"),
+        ("optimizer.learning_rate", 1e-3),
+        ("optimizer.decay_rate", 0.96),
+        ("optimizer.decay_steps", 2000),
+        ("optimizer.min_learning_rate", 1e-6),
+    ],
+)
+def test_the_base_is_the_papers_network(field, value):
+    assert flatten(config_lib.base())[field] == value
+
+
+@pytest.mark.parametrize(
+    ("function", "config"),
+    [
+        (models.CapsNet.__init__, config_lib.capsnet()),
+        (models.BaselineCNN.__init__, config_lib.baseline_cnn()),
+        (losses.margin_loss, config_lib.margin_loss()),
+    ],
+)
+def test_configs_hold_every_option_with_its_default(function, config):
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    fields = config.to_dict()
+    # What is no option of these functions.
+    del fields["name"]
+    fields.pop("reconstruction_weight", None)
+    assert fields == defaults
+
+
+# Presets.
+
+
+def test_the_presets_differ_where_the_paper_and_its_code_do_and_nowhere_else():
+    paper, released = mnist.get_config("paper"), mnist.get_config("authors_code")
+    expected = {
+        "loss.class_reduction": ("sum", "half_mean"),
+        "model.route_primary": (False, True),
+        "model.routing_bias": (False, True),
+        "model.initializers": ("standard", "authors_code"),
+    }
+    assert differences(paper, released) == expected
+    base, changed = config_lib.base(), config_lib.base()
+    config_lib.use_authors_code(changed)
+    assert differences(base, changed) == expected
+
+
+def test_the_paper_is_the_base_trained_as_long_as_the_released_code():
+    assert set(differences(config_lib.base(), mnist.get_config())) == {
+        "num_epochs",
+        "max_steps",
+        "checkpoint_every_steps",
+    }
+    assert mnist.get_config().max_steps == 300_000
+    # 60,000 images less those of the validation; the last part of a batch is left out.
+    steps_per_epoch = (60_000 - 5_000) // 128
+    assert mnist.get_config().num_epochs * steps_per_epoch >= 300_000
+
+
+def test_the_baseline_changes_the_model_and_the_loss_only():
+    paper, baseline = flatten(mnist.get_config()), flatten(mnist.get_config("baseline"))
+    for fields in (paper, baseline):
+        for name in list(fields):
+            if name.startswith(("model.", "loss.")):
+                del fields[name]
+    assert paper == baseline
+
+
+def test_cifar10_is_the_released_codes():
+    fields = flatten(cifar10.get_config())
+    expected = {
+        "max_steps": 600_000,
+        "preprocess.crop": 24,
+        "preprocess.standardize": True,
+        "augment.shift": 0,
+        "augment.flip": True,
+        "augment.brightness": 63 / 255,
+        "augment.contrast": (0.2, 1.8),
+        "model.padding": "SAME",
+        "model.primary_types": 64,
+        "model.leaky": True,
+        "model.route_primary": True,
+        "model.routing_bias": True,
+        "model.initializers": "authors_code",
+        "model.decoder_units": (),
+        "loss.class_reduction": "half_mean",
+    }
+    assert {name: fields[name] for name in expected} == expected
+
+
+def test_every_file_of_configs_is_in_the_tests():
+    assert {name for name, _ in EVERY_CONFIG} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_says_its_command_and_what_to_expect(name):
+    text = inspect.getdoc(module(name)) or ""
+    command = f"python -m experiments.train --config=experiments/configs/{name}.py"
+    assert command in text
+    assert "--workdir=DIR" in text
+    assert re.search(r"\d ?% (test )?(error|accuracy)", " ".join(text.split()))
+    assert "quick" in text
+
+
+# The quick variants, and that each config's parts fit together.
+
+
+@pytest.mark.parametrize(("name", "preset"), EVERY_CONFIG)
+def test_quick_variants_are_much_smaller_and_differ_in_nothing_else(name, preset):
+    config = module(name).get_config(preset)
+    quick = module(name).get_config(f"{preset},quick")
+    names = {field.split(".")[-1] for field in differences(config, quick)}
+    assert names <= {
+        "max_steps",
+        "num_epochs",
+        "decay_steps",
+        "conv1_channels",
+        "primary_types",
+        "decoder_units",
+        "conv_channels",
+        "dense_units",
+    }
+    size, quick_size = (
+        models.num_parameters(
+            nnx.eval_shape(
+                lambda c=c: models.build(
+                    c.model,
+                    augment.output_shape(IMAGE_SHAPES[name], c),
+                    10,
+                    nnx.Rngs(0),
+                )
+            )
+        )
+        for c in (config, quick)
+    )
+    assert quick_size < size / 4
+    assert quick.num_epochs <= 2 or 0 < quick.max_steps <= 100
+
+
+@pytest.mark.parametrize(("name", "preset"), EVERY_CONFIG)
+@pytest.mark.parametrize("quick", ["", ",quick"])
+def test_a_step_of_every_config_fits_together(name, preset, quick):
+    """Shapes and dtypes of a whole step; nothing is computed."""
+    config = module(name).get_config(preset + quick)
+    config_lib.check(config)
+    shape = IMAGE_SHAPES[name]
+
+    def start_and_step(batch):
+        graphdef, state = train_step.create(config, shape, 10)
+        after, metrics = train_step.make_train_step(graphdef, config)(state, batch)
+        return jax.tree.leaves(state), jax.tree.leaves(after), metrics
+
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+    }
+    before, after, metrics = jax.eval_shape(start_and_step, batch)
+    for a, b in zip(before, after, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    expected = {"loss", "accuracy", "gradient_norm"}
+    if preset != "baseline":
+        expected |= {"margin_loss"}
+        expected |= {"reconstruction_loss"} if config.model.decoder_units else set()
+    assert set(metrics) == expected
+    assert all(x.shape == () and x.dtype == jnp.float32 for x in metrics.values())
+
+
+def test_the_default_preset_is_the_first_and_words_come_in_any_order():
+    assert not differences(mnist.get_config(), mnist.get_config("paper"))
+    assert not differences(mnist.get_config("quick"), mnist.get_config("paper,quick"))
+    assert not differences(
+        mnist.get_config("authors_code,quick"), mnist.get_config("quick,authors_code")
+    )
+
+
+@pytest.mark.parametrize("words", ["papers", "paper,baseline", "authors_code,fast"])
+def test_unknown_presets_are_refused_with_the_known_ones(words):
+    with pytest.raises(
+        UserError, match=f"{words!r}.*paper or authors_code or baseline or quick"
+    ):
+        mnist.get_config(words)
+
+
+@pytest.mark.parametrize("config", [cifar10, digits])
+def test_configs_without_presets_know_quick_only(config):
+    with pytest.raises(UserError, match=r"'paper'; choose quick$"):
+        config.get_config("paper")
+
+
+# What no run can have.
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", -1),
+        ("batch_size", 0),
+        ("num_epochs", 0),
+        ("max_steps", -1),
+        ("log_every_steps", 0),
+        ("checkpoint_every_steps", -5),
+        ("data.validation_examples", -1),
+        ("data.image_size", -1),
+        ("preprocess.crop", -24),
+        ("augment.shift", -1),
+        ("augment.brightness", -0.1),
+        ("augment.brightness", float("nan")),
+        ("augment.contrast", (1.8, 0.2)),
+        ("augment.contrast", (-0.1, 1.0)),
+        ("augment.contrast", (0.2,)),
+        ("optimizer.decay_steps", 0),
+        ("optimizer.decay_rate", -0.96),
+        ("optimizer.decay_rate", 0.0),
+        ("optimizer.learning_rate", -1e-3),
+        ("optimizer.learning_rate", float("nan")),
+        ("optimizer.min_learning_rate", -1e-6),
+    ],
+)
+def test_values_that_no_run_can_have(field, value):
+    config = config_lib.base()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=re.escape(f"config.{field} is {value}")):
+        config_lib.check(config)
+
+
+def test_the_least_values_are_accepted():
+    config = config_lib.base()
+    config.update_from_flattened_dict(
+        {
+            "batch_size": 1,
+            "num_epochs": 1,
+            "log_every_steps": 1,
+            "data.validation_examples": 0,
+            "augment.shift": 0,
+            "augment.contrast": (0.0, 0.0),
+            "optimizer.decay_steps": 1,
+        }
+    )
+    config_lib.check(config)
+
+
+def test_standardized_images_and_a_decoder_do_not_go_together():
+    """The decoder's sigmoid gives [0, 1]; standardised images leave it."""
+    config = config_lib.base()
+    config.preprocess.standardize = True
+    with pytest.raises(UserError, match=r"standardize.*decoder_units"):
+        config_lib.check(config)
+    config.model.decoder_units = ()
+    config_lib.check(config)
+    config = mnist.get_config("baseline")
+    config.preprocess.standardize = True
+    config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"augment.brightness": 0.2}, {"augment.contrast": (0.5, 1.5)}],
+    ids=["brightness", "contrast"],
+)
+def test_colours_that_leave_the_unit_range_and_a_decoder_do_not_go_together(options):
+    config = config_lib.base()
+    config.update_from_flattened_dict(options)
+    with pytest.raises(UserError, match=rf"{next(iter(options))}.*decoder_units"):
+        config_lib.check(config)
+    config.model.decoder_units = ()
+    config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (config_lib.capsnet(), config_lib.cross_entropy()),
+        (config_lib.baseline_cnn(), config_lib.margin_loss()),
+    ],
+    ids=["softmax_over_lengths", "margins_of_logits"],
+)
+def test_a_loss_that_is_not_the_models_is_refused(model, loss):
+    config = config_lib.base()
+    config.model, config.loss = model, loss
+    with pytest.raises(UserError, match=r"config\.loss\.name.*config\.model\.name"):
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize(("name", "preset"), EVERY_CONFIG)
+def test_what_the_shipped_configs_name_exists(name, preset):
+    config = module(name).get_config(preset)
+    losses.check(config.loss)
+    optim.build(config.optimizer)
+    assert config.model.name in models.MODELS
+    assert config.data.name in IMAGE_SHAPES

@@ -1,0 +1,222 @@
+"""The losses against numbers worked out by hand and in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from capsjax import config as config_lib
+from capsjax import losses
+from capsjax.errors import UserError
+from capsjax.models import ModelOutput
+from experiments.configs import cifar10, digits, mnist
+
+
+def float32(x):
+    return jnp.asarray(x, jnp.float32)
+
+
+def labels_of(*labels):
+    return jnp.array(labels, jnp.int32)
+
+
+def random_output(reconstructions=True, B=4):
+    rng = np.random.default_rng(0)
+    output = ModelOutput(
+        float32(rng.uniform(size=(B, 10))),
+        float32(rng.normal(size=(B, 10, 16))),
+        float32(rng.uniform(size=(B, 28, 28, 1))) if reconstructions else None,
+    )
+    images = float32(rng.uniform(size=(B, 28, 28, 1)))
+    return output, images, jnp.asarray(rng.integers(0, 10, B), jnp.int32)
+
+
+# The margin loss.
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (0, 0.5 * 0.2**2),
+        (1, 0.6**2 + 0.5 * 0.85**2),
+        (2, 0.85**2 + 0.5 * 0.85**2 + 0.5 * 0.2**2),
+    ],
+)
+def test_margin_loss_by_hand(label, expected):
+    """Lengths 0.95, 0.3 and 0.05; the first is long enough, the last short enough."""
+    loss = losses.margin_loss(float32([[0.95, 0.3, 0.05]]), labels_of(label))
+    assert loss.shape == (1,)
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+def test_margin_loss_with_other_margins_by_hand():
+    loss = losses.margin_loss(
+        float32([[0.5, 0.5]]),
+        labels_of(1),
+        positive_margin=0.75,
+        negative_margin=0.25,
+        absent_weight=2.0,
+    )
+    np.testing.assert_allclose(loss, [0.25**2 + 2 * 0.25**2], rtol=1e-6)
+
+
+def test_lengths_that_keep_the_margins_cost_nothing():
+    """Exactly: lengths that went through a softmax could not be so far apart."""
+    lengths = np.full((2, 10), 0.1)
+    lengths[0, 3], lengths[1, 7] = 0.9, 0.999
+    call = jax.vjp(lambda x: losses.margin_loss(x, labels_of(3, 7)), float32(lengths))
+    assert not np.any(call[0])
+    (gradient,) = call[1](jnp.ones(2))
+    assert not np.any(gradient)
+
+
+def test_margin_losss_gradient_by_hand():
+    gradient = jax.grad(lambda x: losses.margin_loss(x, labels_of(1)).sum())(
+        float32([[0.95, 0.3, 0.05]])
+    )
+    np.testing.assert_allclose(gradient, [[0.85, -2 * 0.6, 0]], rtol=1e-6)
+
+
+def test_half_mean_is_a_twentieth_of_the_sum_for_ten_classes():
+    output, _, labels = random_output()
+    total, half_mean = (
+        losses.margin_loss(output.scores, labels, class_reduction=reduction)
+        for reduction in ("sum", "half_mean")
+    )
+    np.testing.assert_allclose(half_mean, total / 20, rtol=1e-6)
+    # Half of the mean, so a sixth for three classes.
+    lengths = float32([[0.95, 0.3, 0.05]])
+    np.testing.assert_allclose(
+        losses.margin_loss(lengths, labels_of(1), class_reduction="half_mean"),
+        [(0.6**2 + 0.5 * 0.85**2) / 6],
+        rtol=1e-6,
+    )
+
+
+# The reconstruction loss.
+
+
+def test_reconstruction_loss_is_summed_over_pixels_and_channels():
+    rng = np.random.default_rng(1)
+    a, b = rng.uniform(size=(2, 3, 5, 4, 2))
+    found = losses.reconstruction_loss(float32(a), float32(b))
+    np.testing.assert_allclose(found, ((a - b) ** 2).sum(axis=(1, 2, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["paper", "authors_code"])
+def test_its_weight_is_that_of_sums_not_means(preset):
+    """0.0005 times the sum over 784 pixels is 0.392 times the mean."""
+    output, images, labels = random_output()
+    config = mnist.get_config(preset).loss
+    parts = losses.per_example(output, images, labels, config)
+    mse = np.square(output.reconstructions - images).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(
+        parts["loss"] - parts["margin_loss"], 0.392 * mse, rtol=1e-5
+    )
+
+
+def test_the_released_code_weighs_reconstruction_twenty_times_as_much():
+    output, images, labels = random_output()
+    paper, released = (
+        losses.per_example(output, images, labels, mnist.get_config(preset).loss)
+        for preset in ("paper", "authors_code")
+    )
+    sse = released["reconstruction_loss"]
+    np.testing.assert_allclose(
+        20 * released["loss"], paper["margin_loss"] + 0.01 * sse, rtol=1e-5
+    )
+
+
+# What training and evaluation use.
+
+
+def test_the_parts_for_each_example():
+    output, images, labels = random_output()
+    config = config_lib.margin_loss()
+    config.reconstruction_weight = 0.25
+    config.positive_margin = 0.8
+    config.negative_margin = 0.3
+    config.absent_weight = 0.7
+    parts = losses.per_example(output, images, labels, config)
+    assert set(parts) == {"loss", "margin_loss", "reconstruction_loss"}
+    v = np.float64(output.scores)
+    present = np.arange(10) == np.asarray(labels)[:, None]
+    margin = np.where(
+        present, np.maximum(0, 0.8 - v) ** 2, 0.7 * np.maximum(0, v - 0.3) ** 2
+    ).sum(axis=1)
+    error = np.float64(output.reconstructions) - np.float64(images)
+    sse = (error**2).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(parts["margin_loss"], margin, rtol=1e-5)
+    np.testing.assert_allclose(parts["reconstruction_loss"], sse, rtol=1e-5)
+    np.testing.assert_allclose(parts["loss"], margin + 0.25 * sse, rtol=1e-5)
+
+
+def test_an_examples_losses_do_not_depend_on_its_batch_mates():
+    output, images, labels = random_output()
+    config = config_lib.margin_loss()
+    together = losses.per_example(output, images, labels, config)
+    first = jax.tree.map(lambda x: x[:1], output)
+    parts = losses.per_example(first, images[:1], labels[:1], config)
+    for name, alone in parts.items():
+        assert together[name].shape == (4,)
+        np.testing.assert_allclose(together[name][:1], alone, rtol=1e-6)
+
+
+def test_without_reconstructions_the_loss_is_the_margin_loss():
+    output, images, labels = random_output(reconstructions=False)
+    parts = losses.per_example(output, images, labels, config_lib.margin_loss())
+    assert set(parts) == {"loss", "margin_loss"}
+    np.testing.assert_array_equal(parts["loss"], parts["margin_loss"])
+    np.testing.assert_array_equal(
+        parts["loss"], losses.margin_loss(output.scores, labels)
+    )
+
+
+def test_cross_entropy_in_float64():
+    logits = np.random.default_rng(2).normal(size=(5, 4)) * 5
+    logits[0] = [100, -100, 0, 99]
+    labels = np.array([0, 1, 2, 3, 0])
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    expected = np.log(np.exp(shifted).sum(axis=1)) - shifted[range(5), labels]
+    parts = losses.per_example(
+        ModelOutput(float32(logits)),
+        jnp.zeros((5, 2, 2, 1)),
+        labels_of(*labels),
+        config_lib.cross_entropy(),
+    )
+    assert set(parts) == {"loss"}
+    np.testing.assert_allclose(parts["loss"], expected, rtol=1e-5, atol=1e-5)
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        mnist.get_config("paper"),
+        mnist.get_config("authors_code"),
+        mnist.get_config("baseline"),
+        cifar10.get_config(),
+        digits.get_config(),
+    ],
+)
+def test_shipped_losses_pass_the_check(config):
+    losses.check(config.loss)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "hinge"}, "'hinge' in config.loss.name; choose margin or cross_"),
+        (
+            {"name": "margin", "class_reduction": "mean"},
+            "config.loss.class_reduction 'mean'; choose one of sum, half_mean",
+        ),
+    ],
+)
+def test_unknown_losses_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        losses.check(ConfigDict(options))
