@@ -246,6 +246,40 @@ def test_contrast_scales_the_distance_to_each_channels_mean():
     np.testing.assert_allclose(factors.std(), (high - low) / np.sqrt(12), rtol=0.05)
 
 
+# Together.
+
+
+def test_crops_and_shifts_are_drawn_apart():
+    """All 3 x 3 crops with all 3 x 3 shifts."""
+    image = random_bytes(8, 8, 2)
+    found = train(copies(image, 2000), config_of(crop=6, shift=1))
+    candidates = [
+        shifted(image[row : row + 6, column : column + 6], down, right)
+        for row in range(3)
+        for column in range(3)
+        for down in (-1, 0, 1)
+        for right in (-1, 0, 1)
+    ]
+    assert count(as_bytes(found), candidates).min() > 0
+
+
+def test_flips_and_colours_are_drawn_apart():
+    image = random_bytes(5, 6, 1)
+    found = train(
+        copies(image, 1000),
+        config_of(flip=True, brightness=0.2, contrast=(0.5, 1.5)),
+    )
+    distance = image / 255 - np.mean(image / 255)
+    along, mirrored = (
+        np.tensordot(found, d, 3) / (distance**2).sum()
+        for d in (distance, distance[:, ::-1])
+    )
+    amounts = found.mean(axis=(1, 2, 3))
+    correlations = np.corrcoef([along < mirrored, amounts, np.maximum(along, mirrored)])
+    # Four standard deviations.
+    assert np.abs(correlations - np.eye(3)).max() < 4 / np.sqrt(1000)
+
+
 # Standardising.
 
 

@@ -316,6 +316,7 @@ def test_the_least_values_are_accepted():
             "data.validation_examples": 0,
             "augment.shift": 0,
             "augment.contrast": (0.0, 0.0),
+            "model.decoder_units": (),
             "optimizer.decay_steps": 1,
         }
     )

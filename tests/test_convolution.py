@@ -91,7 +91,7 @@ def test_value_and_gradients_equal_loops(size, stride, padding):
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
 def test_equals_the_librarys_convolution_without_jit_and_under_vmap(stride, padding):
     x, kernel, _ = as_float32(arguments(SIZES["odd"], stride, padding))
     expected = jax.lax.conv_general_dilated(

@@ -13,6 +13,8 @@ from capsjax import config as config_lib
 from capsjax import losses, models
 from capsjax.errors import UserError
 from experiments.configs import cifar10, mnist
+from tests import routing_reference
+from tests.test_convolution import correlate
 
 SHAPE, NUM_CLASSES = (13, 17, 2), 3
 
@@ -157,6 +159,69 @@ def test_a_capsnets_scores_are_the_lengths_of_its_class_capsules(capsnet):
     lengths = np.linalg.norm(np.asarray(output.poses, np.float64), axis=2)
     np.testing.assert_allclose(output.scores, lengths, rtol=1e-6)
     assert lengths.max() < 1
+
+
+def float64(param):
+    return np.asarray(param[...], np.float64)
+
+
+@pytest.mark.parametrize(
+    ("padding", "route_primary", "leaky", "divisor", "routing_iterations"),
+    [
+        ("VALID", False, False, 1, 3),
+        ("SAME", True, False, 2, 1),
+        ("VALID", True, True, 3, 3),
+    ],
+)
+def test_a_capsnet_in_float64(
+    padding, route_primary, leaky, divisor, routing_iterations
+):
+    model = build(
+        "capsnet",
+        padding=padding,
+        route_primary=route_primary,
+        leaky=leaky,
+        routing_iterations=routing_iterations,
+        initializers="authors_code",
+        decoder_units=(),
+    )
+    capsules = model.class_capsules
+    # Large enough for the iterations to matter.
+    capsules.weights[...] = capsules.weights[...] * 10
+    images = random_images(2)
+    x, _, _ = correlate(np.float64(images), float64(model.conv1.kernel), 1, padding)
+    x = np.maximum(x + float64(model.conv1.bias), 0)
+    primary = model.primary_capsules
+    x, _, _ = correlate(x, float64(primary.conv.kernel), 2, padding)
+    s = [
+        x[:, row, column, 4 * kind : 4 * kind + 4] / divisor
+        + float64(primary.bias)[kind]
+        for row in range(x.shape[1])
+        for column in range(x.shape[2])
+        for kind in range(2)
+    ]
+    u = routing_reference.squash(np.stack(s, axis=1))
+    expected, _ = routing_reference.route(
+        u,
+        float64(capsules.weights),
+        float64(capsules.bias),
+        num_iterations=routing_iterations,
+        leaky=leaky,
+    )
+    np.testing.assert_allclose(run(model, images).poses, expected, atol=1e-5)
+
+
+def test_the_baseline_in_float64(baseline):
+    images = random_images()
+    x = np.asarray(images, np.float64)
+    for conv in baseline.convs:
+        x, _, _ = correlate(x, float64(conv.kernel), 1, "SAME")
+        x = np.maximum(x + float64(conv.bias), 0)
+    x = x.reshape(4, -1)
+    for dense in baseline.dense:
+        x = np.maximum(x @ float64(dense.kernel) + float64(dense.bias), 0)
+    logits = x @ float64(baseline.logits.kernel) + float64(baseline.logits.bias)
+    np.testing.assert_allclose(run(baseline, images).scores, logits, atol=1e-5)
 
 
 def test_the_baseline_gives_logits_only(baseline):
@@ -348,15 +413,16 @@ def test_settings_that_do_not_fit(config, message):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "message"),
     [
-        ("routing_iterations", 0),
-        ("routing_implementation", "fastest"),
-        ("padding", "same"),
-        ("primary_stride", 0),
+        ("routing_iterations", 0, "num_iterations must be at least 1; got 0"),
+        ("routing_implementation", "fastest", "'fastest'; choose one of .*xla"),
+        ("padding", "same", "padding 'same'"),
+        ("padding", "FULL", "padding 'FULL'"),
+        ("primary_stride", 0, "stride"),
     ],
 )
-def test_values_that_no_capsnet_can_have(field, value):
+def test_values_that_no_capsnet_can_have(field, value, message):
     """At once when the model is built, not as a traceback out of the first step."""
-    with pytest.raises(UserError, match=field):
+    with pytest.raises(UserError, match=rf"config\.model .*{message}"):
         build("capsnet", **{field: value})

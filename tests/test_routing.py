@@ -226,6 +226,21 @@ def test_works_without_jit_and_under_vmap_and_remat(implementation):
     )
 
 
+def test_second_derivatives_agree():
+    """The gradient of xla is its own; the derivative of that is JAX's."""
+    u, W, bias = as_dtype(make_arguments((2, 5, 4, 3, 6)), jnp.float32)
+
+    def curvature(implementation):
+        def total(u):
+            return jnp.sum(jnp.sin(route(u, W, bias, implementation=implementation)))
+
+        return jax.jit(jax.grad(lambda u: jnp.sum(jnp.square(jax.grad(total)(u)))))(u)
+
+    expected = curvature("reference")
+    assert np.abs(expected).max() > 1e-2
+    np.testing.assert_allclose(curvature("xla"), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch", [1, 8, 20, 37])
 def test_xla_gives_the_same_whatever_its_blocks(monkeypatch, batch):
     """More blocks than one, with and without padding of the last."""

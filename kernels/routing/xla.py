@@ -39,7 +39,7 @@ def route(
     leaky: bool,
     stop_gradient: bool,
 ) -> Float[Array, "B J Q"]:
-    """See `kernels.routing.route`. Reverse-mode gradients only, of the first order."""
+    """See `kernels.routing.route`. Reverse-mode gradients only."""
     if bias is None:
         bias = jnp.zeros(weights.shape[1:3], weights.dtype)
     options = _Options(num_iterations, leaky, stop_gradient)
@@ -93,7 +93,7 @@ _route.defvjp(_route_fwd, _route_bwd)
 
 
 def _to_blocks(inputs: Array, weights: Array) -> Float[Array, "n b P I"]:
-    """Pads the batch with zeros, which route to zeros, and splits it into blocks."""
+    """Fills the batch up with zeros, which get no gradient, and splits it."""
     B, I, P = inputs.shape
     on_cpu = jax.default_backend() == "cpu"
     budget = _CPU_BLOCK_BYTES if on_cpu else _ACCELERATOR_BLOCK_BYTES
