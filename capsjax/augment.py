@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from capsjax.errors import UserError
 
 Image = Float[Array, "H W C"]
+Patch = Float[Array, "h w C"]
 
 
 def for_training(
@@ -30,7 +31,7 @@ def for_training(
     """
     augment, crop = config.augment, config.preprocess.crop
 
-    def one(image: Image, key: Array) -> Image:
+    def one(image: Image, key: Array) -> Patch:
         keys = jax.random.split(key, 5)
         if crop:
             image = random_crop(image, keys[0], crop)
@@ -54,7 +55,7 @@ def for_evaluation(
 ) -> Float[Array, "B h w C"]:
     """Evaluation images as the model sees them: preprocessed, never augmented."""
 
-    def one(image: Image) -> Image:
+    def one(image: Image) -> Patch:
         if config.preprocess.crop:
             image = central_crop(image, config.preprocess.crop)
         return standardize(image) if config.preprocess.standardize else image
@@ -94,7 +95,7 @@ def random_shift(image: Image, key: Array, most: int) -> Image:
     return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
 
 
-def random_crop(image: Image, key: Array, side: int) -> Image:
+def random_crop(image: Image, key: Array, side: int) -> Patch:
     """A square patch of ``side`` pixels, from anywhere in the image."""
     H, W, C = image.shape
     limits = jnp.array([H - side + 1, W - side + 1])
@@ -102,7 +103,7 @@ def random_crop(image: Image, key: Array, side: int) -> Image:
     return jax.lax.dynamic_slice(image, (row, column, 0), (side, side, C))
 
 
-def central_crop(image: Image, side: int) -> Image:
+def central_crop(image: Image, side: int) -> Patch:
     """The square patch of ``side`` pixels in the middle of the image."""
     row, column = ((size - side) // 2 for size in image.shape[:2])
     return image[row : row + side, column : column + side]
@@ -132,4 +133,6 @@ def standardize(image: Image) -> Image:
     one, so that a plain image becomes zeros.
     """
     least = 1 / (255 * image.size**0.5)
+    # A plain image is now exactly zero, whatever the rounding of its mean.
+    image = image - image[:1, :1, :1]
     return (image - jnp.mean(image)) / jnp.maximum(jnp.std(image), least)

@@ -170,17 +170,35 @@ def check(config: ConfigDict) -> None:
         value = config
         for part in field.split("."):
             value = value[part]
-        if value < minimum:
+        if not value >= minimum:  # NaN is not.
             raise UserError(f"config.{field} is {value}; it must be at least {minimum}")
-    low, high = config.augment.contrast
-    if not 0 <= low <= high:
+    if not 0 < config.optimizer.decay_rate <= 1:
         raise UserError(
-            f"config.augment.contrast is {(low, high)}; "
+            f"config.optimizer.decay_rate is {config.optimizer.decay_rate}; "
+            "it must be above 0 and at most 1"
+        )
+    contrast = tuple(config.augment.contrast)
+    if len(contrast) != 2 or not 0 <= contrast[0] <= contrast[1]:
+        raise UserError(
+            f"config.augment.contrast is {contrast}; "
             "it must be (smallest, largest) with 0 <= smallest <= largest"
         )
-    if config.preprocess.standardize and config.model.get("decoder_units"):
+    suitable = {"capsnet": "margin", "baseline_cnn": "cross_entropy"}
+    loss = suitable.get(config.model.name, config.loss.name)
+    if config.loss.name != loss:
         raise UserError(
-            "config.preprocess.standardize and a decoder do not go together: the "
-            "decoder's output lies in [0, 1], standardised images do not; set "
-            '--config.model.decoder_units="()" or standardize to False'
+            f"config.loss.name {config.loss.name!r} does not suit config.model.name "
+            f"{config.model.name!r}; set it to {loss!r}"
         )
+    leaves_unit_range = {
+        "preprocess.standardize": config.preprocess.standardize,
+        "augment.brightness": config.augment.brightness > 0,
+        "augment.contrast": contrast != (1.0, 1.0),
+    }
+    for field, is_set in leaves_unit_range.items():
+        if is_set and config.model.get("decoder_units"):
+            raise UserError(
+                f"config.{field} and a decoder do not go together: the decoder's "
+                "output lies in [0, 1], such images do not; set "
+                f'--config.model.decoder_units="()" or leave config.{field} out'
+            )

@@ -96,25 +96,26 @@ def _native(x: Array, kernel: Array, stride: int, pads) -> Array:
 def _by_kernel_rows(x: Array, kernel: Array, stride: int) -> Array:
     """The convolution as matrix products of patches with single kernel rows.
 
-    A matrix of patches for the whole kernel would be K times as large; without the
-    rematerialisation all its K parts would be kept for the gradient.
+    A matrix of patches for the whole kernel would be K times as large. The loop and
+    the rematerialisation keep its K parts from being held all at once, forward and in
+    the gradient.
     """
     B, H, W, _ = x.shape
     K, _, C_in, C_out = kernel.shape
     h, w = (output_size(size, K, stride, "VALID") for size in (H, W))
     span_h, span_w = stride * (h - 1) + 1, stride * (w - 1) + 1
 
-    @functools.partial(jax.checkpoint, static_argnums=2)
-    def add_row(x, kernel_row, i):
-        lines = x[:, i : i + span_h : stride]
+    @jax.checkpoint
+    def add_row(y, row):
+        i, kernel_row = row
+        lines = jax.lax.dynamic_slice_in_dim(x, i, span_h, axis=1)[:, ::stride]
         patches = jnp.concatenate(
             [lines[:, :, j : j + span_w : stride] for j in range(K)], axis=-1
-        )
-        return patches.reshape(-1, K * C_in) @ kernel_row.reshape(K * C_in, C_out)
+        ).reshape(-1, K * C_in)
+        return y + patches @ kernel_row.reshape(K * C_in, C_out), None
 
-    y = add_row(x, kernel[0], 0)
-    for i in range(1, K):
-        y = y + add_row(x, kernel[i], i)
+    y = jnp.zeros((B * h * w, C_out), x.dtype)
+    y, _ = jax.lax.scan(add_row, y, (jnp.arange(K), kernel))
     return y.reshape(B, h, w, C_out)
 
 

@@ -213,8 +213,13 @@ def primary_grid(
     """Rows and columns of the primary capsules' grid.
 
     Raises:
-        ValueError: the image is too small for the kernels.
+        ValueError: the image is too small for the kernels, or padding or stride are
+            none.
     """
+    if padding not in ("VALID", "SAME"):
+        raise ValueError(f"unknown padding {padding!r}; choose VALID or SAME")
+    if primary_stride < 1:
+        raise ValueError(f"primary_stride must be at least 1; got {primary_stride}")
     sizes = []
     for size in image_shape[:2]:
         after = output_size(size, conv1_kernel, 1, padding)

@@ -285,9 +285,9 @@ def build(
     try:
         model = MODELS[name](image_shape, num_classes, **options, rngs=rngs)
         # What only shows when the model is called should show before training starts.
-        jax.eval_shape(lambda images: model(images), images)
+        jax.eval_shape(lambda images: model(images).scores, images)
         return model
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(f"config.model does not fit: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -20,11 +21,9 @@ def schedule(config: ConfigDict) -> optax.Schedule:
     ``max(learning_rate * decay_rate ** (step / decay_steps), min_learning_rate)``,
     continuous in the step.
     """
-    return optax.exponential_decay(
-        config.learning_rate,
-        transition_steps=config.decay_steps,
-        decay_rate=config.decay_rate,
-        end_value=min(config.min_learning_rate, config.learning_rate),
+    least = min(config.min_learning_rate, config.learning_rate)
+    return lambda step: jnp.maximum(
+        config.learning_rate * config.decay_rate ** (step / config.decay_steps), least
     )
 
 
