@@ -27,7 +27,7 @@ def test_the_batch_size_does_not_matter(tiny_config, model, images, batch_size):
     graphdef, params = model
     step = make_eval_step(graphdef, tiny_config)
     expected = evaluate(step, params, images, 25)
-    counted = []
+    counted: list[int] = []
     found = evaluate(step, params, images, batch_size, on_batch=counted.append)
     assert sum(counted) == 50
     np.testing.assert_array_equal(found.predictions, expected.predictions)

@@ -6,18 +6,13 @@ import pytest
 from capsjax import plots
 
 
-def texts(axes) -> list[str]:
-    return [text.get_text() for text in axes.texts]
-
-
 def test_confusion_matrix_counts_labels_in_rows():
     labels = np.array([0, 0, 0, 1, 2])
     predictions = np.array([0, 0, 2, 1, 0])
     figure = plots.confusion_matrix(labels, predictions, ("a", "b", "c"))
     axes = figure.axes[0]
-    np.testing.assert_allclose(
-        axes.images[0].get_array(), [[2 / 3, 0, 1 / 3], [0, 1, 0], [1, 0, 0]]
-    )
+    shares = np.array([[2 / 3, 0, 1 / 3], [0, 1, 0], [1, 0, 0]])
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), shares)
     counts = {text.get_position(): text.get_text() for text in axes.texts}
     # Positions are (x, y): prediction, label.
     assert counts == {(0, 0): "2", (2, 0): "1", (1, 1): "1", (0, 2): "1"}
@@ -32,9 +27,9 @@ def test_learning_curves_show_every_split():
     ]
     loss, error = plots.learning_curves(rows).axes
     assert [line.get_label() for line in loss.lines] == ["train", "validation"]
-    np.testing.assert_allclose(loss.lines[0].get_ydata(), [2, 1])
-    np.testing.assert_allclose(error.lines[0].get_ydata(), [50, 25])
-    np.testing.assert_allclose(error.lines[1].get_xydata(), [[20, 40]])
+    np.testing.assert_allclose(np.asarray(loss.lines[0].get_ydata()), [2, 1])
+    np.testing.assert_allclose(np.asarray(error.lines[0].get_ydata()), [50, 25])
+    np.testing.assert_allclose(np.asarray(error.lines[1].get_xydata()), [[20, 40]])
 
 
 @pytest.mark.parametrize("count", [0, 1, 12, 13, 48])

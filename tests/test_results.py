@@ -9,15 +9,15 @@ from capsjax.config import base
 from capsjax.errors import UserError
 from capsjax.run_folder import RunFolder, write_json
 
+COMMAND = [
+    "python",
+    "-m",
+    "experiments.train",
+    "--config=mnist.py",
+    "--workdir=/home/me/run",
+    "--data_dir=/home/me/data",
+]
 ENV = {
-    "command": [
-        "python",
-        "-m",
-        "experiments.train",
-        "--config=mnist.py",
-        "--workdir=/home/me/run",
-        "--data_dir=/home/me/data",
-    ],
     "commit": "abc",
     "device": "cpu",
     "num_devices": 1,
@@ -46,7 +46,7 @@ def made_run(path, seed=0, error=1.0) -> RunFolder:
     config = base()
     config.seed = seed
     folder.open(config, resume=False)
-    command = [*ENV["command"], f"--config.seed={seed}"]
+    command = [*COMMAND, f"--config.seed={seed}"]
     folder.record_env(ENV | {"command": command}, resumed_at=None)
     write_json(folder.result, RESULT | {"test_error_percent": error})
     return folder
