@@ -39,7 +39,7 @@ class RunFolder:
         self.result = self.path / "result.json"
 
     def open(self, config: ConfigDict, *, resume: bool) -> None:
-        """Makes the folder ready for a run, or for its continuation.
+        """Makes a folder for a new run, or checks the one of a run to continue.
 
         Raises:
             UserError: the folder holds something and ``resume`` is off; or what it
@@ -54,12 +54,17 @@ class RunFolder:
                 )
             if occupied:
                 self._check_same_config(config)
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.config, json.loads(config.to_json_best_effort()))
+            else:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self.record_config(config)
         except OSError as error:
             raise UserError(
                 f"cannot write to the run folder {self.path}: {error.strerror}"
             ) from error
+
+    def record_config(self, config: ConfigDict) -> None:
+        """Writes ``config.json``."""
+        write_json(self.config, json.loads(config.to_json_best_effort()))
 
     def load_config(self) -> ConfigDict:
         """The config of the run in this folder.

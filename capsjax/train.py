@@ -62,6 +62,7 @@ def train(
                 f"the run in {folder.path} has taken {first_step} steps already, more "
                 f"than the {num_steps} that its config asks for now"
             )
+        folder.record_config(config)
         env = provenance.environment() | {"data": data.provenance}
         folder.record_env(env, resumed_at=first_step if resuming else None)
         print(

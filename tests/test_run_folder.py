@@ -37,6 +37,7 @@ def test_resume_may_train_longer(tmp_path):
     folder.open(config, resume=False)
     config.num_epochs = 99
     folder.open(config, resume=True)
+    folder.record_config(config)
     assert folder.load_config().num_epochs == 99
 
 

@@ -168,6 +168,7 @@ def test_resume_beyond_the_last_step_is_refused(finished_run, digits_data):
     config.max_steps = 3
     with pytest.raises(UserError, match=r"6 steps already.* 3 "):
         train(config, digits_data, finished_run, resume=True)
+    assert finished_run.load_config().max_steps == 6
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, digits_data, tmp_path):
