@@ -142,6 +142,7 @@ def train(
         "final_train_loss": rows[-1]["loss"],
         **provenance.fingerprint(state.params),
     }
+    write_json(folder.result, result)
     plots.write_all(
         folder,
         data,
@@ -149,7 +150,6 @@ def train(
         reconstruct=make_reconstruct(graphdef, config),
         params=state.params,
     )
-    write_json(folder.result, result)
     print(
         f"test accuracy {result['test_accuracy']:.4f} "
         f"({result['test_error_percent']:.2f} % error) after {num_steps} steps in "
