@@ -21,14 +21,14 @@ help: ## Lists the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' \
 		| awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(READY) ## Installs everything into .venv (about a minute)
+setup: $(READY) ## Installs everything into .venv
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' \
 		|| { echo "error: capsjax needs Python 3.12, and $(PYTHON) is" \
 		"$$($(PYTHON) --version 2>&1); name one with: make PYTHON=python3.12" \
 		"$(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "Setting up $(VENV): about a minute and 1.5 GB, once."
+	@echo "Setting up $(VENV): some minutes and 1.5 GB, once."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install --disable-pip-version-check --progress-bar off \
 		--constraint constraints.txt --editable '.[test,lint]' \
@@ -40,7 +40,7 @@ demo: $(DEMO)/result.json ## Trains CapsNet on scikit-learn's digits and draws p
 		"has changed, or after: rm -r $(DEMO))"
 
 $(DEMO)/result.json: $(READY) $(SOURCES)
-	@echo "Training CapsNet on 1,257 handwritten digits, about a minute on two cores;" \
+	@echo "Training CapsNet on 1,257 handwritten digits, half a minute on two cores;" \
 		"the run goes to $(DEMO)."
 	@rm -rf $(DEMO)
 	@$(BIN)/python -m experiments.train \

@@ -147,7 +147,7 @@ def _device(row: dict[str, str]) -> str:
 def portable(command: Sequence[str]) -> str:
     """The command without the paths of the machine that it ran on."""
     return " ".join(
-        re.sub(r"^(--(?:workdir|data_dir|config\.data\.path)=).*", r"\1DIR", word)
+        re.sub(r"^(--(?:workdir|data_dir|output|config\.data\.path)=).*", r"\1DIR", word)
         for word in command
     )
 
