@@ -146,10 +146,8 @@ def _device(row: dict[str, str]) -> str:
 
 def portable(command: Sequence[str]) -> str:
     """The command without the paths of the machine that it ran on."""
-    return " ".join(
-        re.sub(r"^(--(?:workdir|data_dir|output|config\.data\.path)=).*", r"\1DIR", word)
-        for word in command
-    )
+    paths = re.compile(r"^(--(?:workdir|data_dir|output|config\.data\.path)=).*")
+    return " ".join(paths.sub(r"\1DIR", word) for word in command)
 
 
 def as_text(value: Any) -> str:
