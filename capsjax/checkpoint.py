@@ -113,4 +113,4 @@ class Checkpoints:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
+    return f"{type(error).__name__}: {lines[0][:80]}" if lines else repr(error)

@@ -1,13 +1,15 @@
 """What all launchers share: flags in, one clear line and an exit status out."""
 
 import difflib
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from capsjax import data
@@ -35,7 +37,7 @@ def run(main: Callable[[], object]) -> None:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)
 
-    logging.set_verbosity(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.WARNING)
     app.run(guarded, flags_parser=_parse)
 
 
@@ -130,5 +132,9 @@ def _fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 def _fail(message: str) -> NoReturn:
+    # What an error leaves unfinished, such as reads of a damaged checkpoint, would add
+    # lines of its own while the process ends.
+    sys.unraisablehook = lambda _: None
+    logging.disable()
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(1)

@@ -1,6 +1,7 @@
-"""Checkpoints: what is kept, and what happens to damaged and foreign ones."""
+"""Checkpoints: what is kept, and what is refused.
 
-import gc
+A damaged one is in test_launchers.py: Orbax leaves reads behind that end noisily.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -61,26 +62,10 @@ def test_no_checkpoint_is_an_error(tmp_path, state):
 def test_a_foreign_checkpoint_is_refused(tmp_path, state, tiny_config):
     with Checkpoints(RunFolder(tmp_path)) as checkpoints:
         checkpoints.save("last", at_step(state, 1), Record())
-    tiny_config.model.conv1_channels += 1
+    tiny_config.model.routing_bias = not tiny_config.model.routing_bias
     other = train_step.create(tiny_config, (8, 8, 1), 10)[1]
     with (
         Checkpoints(RunFolder(tmp_path)) as checkpoints,
         pytest.raises(UserError, match="belongs to another model"),
     ):
         checkpoints.restore(other)
-
-
-# Orbax abandons its other reads when one fails; Python says so when it finds them.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_checkpoint_is_refused(tmp_path, state):
-    with Checkpoints(RunFolder(tmp_path)) as checkpoints:
-        checkpoints.save("last", at_step(state, 1), Record())
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    with (
-        Checkpoints(RunFolder(tmp_path)) as checkpoints,
-        pytest.raises(UserError, match="damaged"),
-    ):
-        checkpoints.restore(state)
-    gc.collect()

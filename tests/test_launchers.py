@@ -52,6 +52,11 @@ def test_train_evaluate_and_record(tmp_path):
     changed = run("train", DIGITS, workdir, "--resume", "--config.seed=3")
     assert_one_line(changed, "seed was 0 and is now 3")
 
+    for path in (tmp_path / "run" / "checkpoints" / "last").rglob("*"):
+        if path.is_file() and path.stat().st_size > 50_000:
+            path.write_bytes(path.read_bytes()[:1000])
+    assert_one_line(run("evaluate", workdir), "damaged", "checkpoints/last/5")
+
     output = tmp_path / "results" / "training.csv"
     recorded = run("record", f"--workdirs={tmp_path / 'run'}", f"--output={output}")
     assert recorded.returncode == 0, recorded.stderr
