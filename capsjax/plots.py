@@ -163,18 +163,17 @@ def gallery(
         class_names: of the classes.
     """
     count = len(labels)
-    columns = min(_COLUMNS, max(count, 1))
-    bands = -(-count // columns)
+    bands = max(-(-count // _COLUMNS), 1)
     height = 1.15 * bands * len(rows) + 0.35 * bands + 0.8
     figure = plt.figure(figsize=(1.0 * _COLUMNS + 1.4, height), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(
-        max(bands, 1) * len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.05}
+        bands * len(rows), _COLUMNS, squeeze=False, gridspec_kw={"wspace": 0.05}
     )
     for axes in grid.flat:
         axes.set_axis_off()
     for index in range(count):
-        band, column = divmod(index, columns)
+        band, column = divmod(index, _COLUMNS)
         for row, (name, images) in enumerate(rows):
             axes = grid[band * len(rows) + row, column]
             axes.imshow(_displayable(images[index]), cmap="gray", vmin=0, vmax=1)

@@ -26,6 +26,9 @@ def get_config(words: str = "") -> ConfigDict:
     config.augment.shift = 1
     config.batch_size = 64
     config.num_epochs = 40
+    config.log_every_steps = 19  # One row for each epoch.
+    # As strong for each pixel as the paper's on its 784 pixels.
+    config.loss.reconstruction_weight = 0.0005 * 784 / 64
     config.model.conv1_channels = 64
     config.model.conv1_kernel = 3
     config.model.primary_types = 16
