@@ -4,6 +4,7 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -171,25 +172,42 @@ def test_resume_beyond_the_last_step_is_refused(finished_run, digits_data):
     assert finished_run.load_config().max_steps == 6
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, digits_data, tmp_path):
-    """The step is named, and the checkpoint from before it stays as it was."""
-    folder = RunFolder(tmp_path / "run")
-    tiny_config.max_steps = 4
-    train(tiny_config, digits_data, folder)
-    saved = sorted(path.name for path in (folder.checkpoints / "last").iterdir())
-    tiny_config.max_steps = 20
-    # Huge steps: the parameters overflow within a few.
+def test_steps_that_overflow_stop_the_run(tiny_config, digits_data, tmp_path):
+    folder = RunFolder(tmp_path)
     tiny_config.optimizer.learning_rate = 1e38
     tiny_config.optimizer.name = "sgd"
-    exploding = RunFolder(tmp_path / "exploding")
     with pytest.raises(UserError, match=r"(loss|gradient norm) of step \d+ is"):
-        train(tiny_config, digits_data, exploding)
-    assert (
-        sorted(path.name for path in (folder.checkpoints / "last").iterdir()) == saved
-    )
-    assert not exploding.result.exists()
-    for row in read_metrics(exploding.metrics):
+        train(tiny_config, digits_data, folder)
+    assert not folder.result.exists()
+    for row in read_metrics(folder.metrics):
         assert math.isfinite(row["loss"])
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(
+    tiny_config, digits_data, tmp_path, monkeypatch
+):
+    """NaN in step 6, when step 4 is saved; the next checkpoint is due after step 8."""
+    make_train_step = train_step.make_train_step
+
+    def make_step_with_nan(*arguments):
+        step_fn = make_train_step(*arguments)
+
+        def step_with_nan(state, batch):
+            state, metrics = step_fn(state, batch)
+            if int(state.step) == 6:
+                metrics["loss"] = jnp.asarray(jnp.nan)
+            return state, metrics
+
+        return step_with_nan
+
+    monkeypatch.setattr(train_step, "make_train_step", make_step_with_nan)
+    folder = RunFolder(tmp_path)
+    tiny_config.max_steps, tiny_config.checkpoint_every_steps = 12, 4
+    tiny_config.log_every_steps = 100
+    with pytest.raises(UserError, match=r"loss of step 6 is nan.*step 4 .*is good"):
+        train(tiny_config, digits_data, folder)
+    saved = [path.name for path in (folder.checkpoints / "last").iterdir()]
+    assert saved == ["4"]
 
 
 def test_eight_examples_can_be_learnt_by_heart(tiny_config):
