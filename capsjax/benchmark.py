@@ -21,13 +21,7 @@ from capsjax import augment, models, optim, results, train_step
 from capsjax.errors import UserError
 
 COLUMNS = (
-    "started",
-    "commit",
-    "device",
-    "num_devices",
-    "cpu",
-    "num_cpus",
-    "jax",
+    *results.PROVENANCE_COLUMNS,
     "model",
     "routing_implementation",
     "batch_size",

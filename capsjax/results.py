@@ -11,7 +11,8 @@ from typing import Any
 from capsjax.errors import UserError
 from capsjax.run_folder import RunFolder
 
-TRAINING_COLUMNS = (
+# Where a row comes from; see capsjax.provenance.
+PROVENANCE_COLUMNS = (
     "started",
     "commit",
     "device",
@@ -19,6 +20,9 @@ TRAINING_COLUMNS = (
     "cpu",
     "num_cpus",
     "jax",
+)
+TRAINING_COLUMNS = (
+    *PROVENANCE_COLUMNS,
     "flax",
     "data",
     "model",
