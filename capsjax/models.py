@@ -287,7 +287,7 @@ def build(
         # What only shows when the model is called should show before training starts.
         jax.eval_shape(lambda images: model(images).scores, images)
         return model
-    except (ArithmeticError, TypeError, ValueError) as error:
+    except (ArithmeticError, NotImplementedError, TypeError, ValueError) as error:
         raise UserError(f"config.model does not fit: {error}") from error
 
 

@@ -7,7 +7,8 @@ from typing import Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.routing import reference, xla
+from kernels import gpu
+from kernels.routing import mosaic_gpu, reference, xla
 
 
 class Implementation(Protocol):
@@ -26,10 +27,10 @@ class Implementation(Protocol):
         """Computes the poses [B, J, Q]; see `route`."""
 
 
-# In order of preference when no implementation is named. Each takes every input that
-# passes the checks below, on every backend.
+# "mosaic_gpu" has limits, which it names; the others take every input that passes the
+# checks below, on every backend.
 IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
-    {"xla": xla.route, "reference": reference.route}
+    {"mosaic_gpu": mosaic_gpu.route, "xla": xla.route, "reference": reference.route}
 )
 
 
@@ -66,14 +67,18 @@ def route(
         stop_gradient: treats the last iteration's coupling coefficients as constants
             when differentiating. By default the gradient flows through all iterations,
             as in the code that the paper's authors released.
-        implementation: a name from `IMPLEMENTATIONS`, or None for the best one that
-            supports the input.
+        implementation: a name from `IMPLEMENTATIONS`; or None for the fused kernels,
+            ``"mosaic_gpu"``, on a Hopper GPU and sizes that they support, and else
+            ``"xla"``.
 
     Returns:
         Poses of the output capsules, in the dtype of ``inputs``; half precision is
-        accumulated in float32.
+        accumulated in float32. The fused kernels multiply float32 arguments in float16
+        and sum in float32.
 
     Raises:
+        NotImplementedError: ``"mosaic_gpu"`` was named and does not support the sizes,
+            the dtype, the device, or automatic partitioning over several devices.
         ValueError: wrong ranks, sizes or dtypes that do not agree, ``num_iterations``
             below 1, or an unknown implementation.
 
@@ -82,7 +87,7 @@ def route(
     """
     _check(inputs, weights, bias, num_iterations)
     if implementation is None:
-        implementation = next(iter(IMPLEMENTATIONS))
+        implementation = _best(inputs, weights)
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"unknown routing implementation {implementation!r}; "
@@ -96,6 +101,11 @@ def route(
         leaky=leaky,
         stop_gradient=stop_gradient,
     )
+
+
+def _best(inputs: Array, weights: Array) -> str:
+    fused = not gpu.interpreted() and mosaic_gpu.unsupported(inputs, weights) is None
+    return "mosaic_gpu" if fused else "xla"
 
 
 def _check(

@@ -1,0 +1,170 @@
+"""Compiles for an H200 on a machine without a GPU, and reads the assembler's report.
+
+Needs the packages of the extra ``gpu-compile``, in an environment of their own: where
+they are installed, JAX complains about the missing GPU whenever it starts. Registers,
+spills and the compiler's remarks come from the assembler's own output, which has to be
+asked for before JAX is imported; see `environment`.
+"""
+
+import logging
+import os
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from kernels import gpu
+
+_TARGET = pathlib.Path(__file__).parent / "targets" / "nvidia_h200.txtpb"
+_DUMP = "MOSAIC_GPU_DUMP_PTXAS"
+_DEVICE_KIND = "NVIDIA H200"
+
+
+class Kernel(NamedTuple):
+    """What the assembler says of a kernel.
+
+    Attributes:
+        registers: in each thread.
+        spilled_bytes: stored to and loaded from memory for want of registers.
+        shared_bytes: shared memory of a block.
+    """
+
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+
+
+class Compilation(NamedTuple):
+    """A function compiled for an H200.
+
+    Attributes:
+        kernels: by name. Of equal kernels in one process only the first is reported.
+        serialized: whether the assembler made matrix products wait for each other.
+        temp_bytes: XLA's temporaries in the device's memory.
+        text: the optimized program.
+    """
+
+    kernels: dict[str, Kernel]
+    serialized: bool
+    temp_bytes: int
+    text: str
+
+
+def environment() -> dict[str, str]:
+    """The environment variables that a process must start with to compile here."""
+    return {
+        **os.environ,
+        _DUMP: "1",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    }
+
+
+def mesh(num_devices: int) -> Mesh:
+    """A mesh with the axis ``data`` of H200s that are not there."""
+    topology = topologies.get_topology_desc(
+        platform="cuda",
+        target_config=_TARGET.read_text(),
+        topology=f"1x1x{num_devices}",
+    )
+    return Mesh(topology.devices, ("data",), axis_types=(AxisType.Auto,))
+
+
+def compile_for_h200(
+    function: Callable[..., Any],
+    arguments: Sequence[jax.ShapeDtypeStruct],
+    *,
+    mesh: Mesh,
+    specs: Sequence[PartitionSpec] | None = None,
+) -> Compilation:
+    """Compiles ``jax.jit(function)``.
+
+    Args:
+        function: of arrays.
+        arguments: their shapes and dtypes.
+        mesh: from `mesh`.
+        specs: how each argument lies on the mesh; None for replicated.
+
+    Raises:
+        RuntimeError: this process was not started with `environment`.
+    """
+    if _DUMP not in os.environ:
+        raise RuntimeError(f"{_DUMP} must be set before JAX is imported")
+    if specs is None:
+        specs = [PartitionSpec()] * len(arguments)
+    placed = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+        for x, spec in zip(arguments, specs, strict=True)
+    ]
+    shared: dict[str, int] = {}
+    with gpu.ahead_of_time(_DEVICE_KIND), _logged_kernels(shared), _output() as output:
+        compiled = jax.jit(function).lower(*placed).compile()
+    memory: Any = compiled.memory_analysis()
+    report = output[0]
+    return Compilation(
+        kernels=_kernels(report, shared),
+        serialized="C7512" in report,
+        temp_bytes=memory.temp_size_in_bytes,
+        text=compiled.as_text() or "",
+    )
+
+
+def _kernels(report: str, shared: dict[str, int]) -> dict[str, Kernel]:
+    kernels = {}
+    # A report begins with a kernel's name and ends where the next begins.
+    for entry in report.split("Compiling entry function '")[1:]:
+        name = entry.split("'")[0].removesuffix("_mosaic_gpu_kernel")
+        registers = re.search(r"Used (\d+) registers", entry)
+        spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", entry)
+        if name in shared and registers and spills:
+            spilled = int(spills[1]) + int(spills[2])
+            kernels[name] = Kernel(int(registers[1]), spilled, shared[name])
+    return kernels
+
+
+@contextmanager
+def _logged_kernels(shared: dict[str, int]) -> Iterator[None]:
+    """Fills in the shared memory of each kernel that is built meanwhile."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if isinstance(record.args, tuple) and "bytes shared" in record.msg:
+                name, _, size = record.args
+                shared[str(name)] = int(str(size))
+
+    logger, handler = logging.getLogger("kernels"), Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
+def _output() -> Iterator[list[str]]:
+    """Catches what the process, and not only Python, writes meanwhile."""
+    caught: list[str] = []
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        saved = [os.dup(stream) for stream in (1, 2)]
+        try:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+            yield caught
+        finally:
+            for stream, old in zip((1, 2), saved, strict=True):
+                os.dup2(old, stream)
+                os.close(old)
+        file.seek(0)
+        caught.append(file.read().decode(errors="replace"))

@@ -1,0 +1,325 @@
+"""The fused routing op: which kernels run, in which order, and its gradient.
+
+The mathematics is that of `kernels.routing.xla`; docs/routing_kernel.md has it in full.
+Forward, for r iterations: one pass and one small reduction an iteration. Backward: a
+pass and a reduction for each iteration but the first, then one kernel for the gradients
+of inputs and weights. Nothing larger than [B, J, Q] is kept between the two.
+"""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Float
+
+from kernels import gpu
+from kernels.partitioning import refuse_automatic_partitioning
+from kernels.routing.mosaic_gpu import config as configs
+from kernels.routing.mosaic_gpu import layout, softmax
+from kernels.routing.mosaic_gpu.config import Config
+from kernels.routing.mosaic_gpu.gradients import Terms, operand_gradients
+from kernels.routing.mosaic_gpu.passes import Pass, sum_pass
+from kernels.routing.mosaic_gpu.reduction import reduce_gradients, reduce_poses
+from kernels.routing.mosaic_gpu.tile import ROWS
+from kernels.routing.squash import squash
+
+# float16 gradients are scaled by a power of two, so that the largest ds of the last
+# iteration lies between half of this and this: 2^11 below overflow, for what earlier
+# iterations add to it, and 2^18 above the smallest normal number.
+_LARGEST_GRADIENT = 32.0
+# The largest such power, so that no gradient, however small, makes it infinite.
+_MOST_DOUBLINGS = 100
+
+
+def route(
+    inputs: Float[Array, "B I P"],
+    weights: Float[Array, "I J Q P"],
+    bias: Float[Array, "J Q"] | None,
+    *,
+    num_iterations: int,
+    leaky: bool,
+    stop_gradient: bool,
+    config: Config | None = None,
+) -> Float[Array, "B J Q"]:
+    """See `kernels.routing.route`. First-order reverse-mode gradients only.
+
+    float32 arguments are rounded to float16 for the matrix products, whose sums and all
+    else are float32; so no input or weight may exceed 65,504 (beyond, poses are NaN).
+
+    Args:
+        inputs: float32, bfloat16 or float16.
+        weights: of the same dtype.
+        bias: of the same dtype, or None.
+        num_iterations: r.
+        leaky: see there.
+        stop_gradient: see there.
+        config: of the kernels; None for the measured or estimated best.
+
+    Returns:
+        The poses.
+
+    Raises:
+        NotImplementedError: sizes, a dtype or a device that the kernels do not have.
+    """
+    reason = unsupported(inputs, weights)
+    if reason is not None:
+        raise NotImplementedError(
+            f"mosaic_gpu routing: {reason} (inputs {inputs.shape} {inputs.dtype}, "
+            f"weights {weights.shape}); use another implementation"
+        )
+    if gpu.interpreted():
+        _warn_of_interpreter()
+    problem = configs.Problem.of(inputs, weights)
+    if config is None:
+        config = configs.choose(problem, gpu.device_kind())
+    if bias is None:
+        bias = jnp.zeros(weights.shape[1:3], weights.dtype)
+    options = _Options(num_iterations, leaky, stop_gradient, problem, config)
+    arguments = (inputs, weights, bias)
+    return _route(options, *_varying(_varying_axes(arguments), arguments))
+
+
+def unsupported(inputs: Array, weights: Array) -> str | None:
+    """Why the kernels cannot run on these arguments here, or None."""
+    return gpu.without_hopper() or layout.unsupported(inputs, weights)
+
+
+@functools.cache
+def _warn_of_interpreter() -> None:
+    warnings.warn(
+        "mosaic_gpu routing without a GPU runs in an interpreter: very slow, and for "
+        "checking only",
+        stacklevel=2,
+    )
+
+
+class _Options(NamedTuple):
+    num_iterations: int
+    leaky: bool
+    stop_gradient: bool
+    problem: configs.Problem
+    config: Config
+
+
+class _Residuals(NamedTuple):
+    """What the backward pass needs of the forward one, besides the arguments.
+
+    Attributes:
+        s: total inputs of each iteration, [J, B, Q] float32, sizes filled up.
+        V: V * log2(e) of each iteration but the first, [J, B, Q] 16-bit, likewise.
+    """
+
+    s: tuple[Array, ...]
+    V: tuple[Array, ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _route(options: _Options, inputs: Array, weights: Array, bias: Array) -> Array:
+    return _forward(options, inputs, weights, bias)[0]
+
+
+def _route_fwd(options: _Options, *arguments: Array):
+    poses, residuals = _forward(options, *arguments)
+    return poses, (arguments, residuals)
+
+
+def _route_bwd(options: _Options, saved, gradient: Array):
+    arguments, residuals = saved
+    return _backward(options, *arguments, residuals, gradient)
+
+
+_route.defvjp(_route_fwd, _route_bwd)
+
+
+def _with_kernels(function):
+    """Wraps ``function(options, interpret, ...)``, which contains kernels.
+
+    It is interpreted or not as the device needs, and what kernels do not bear is kept
+    from them or refused: automatic partitioning, differentiation, and a batch dimension
+    from `jax.vmap`, which would exceed the copy engine's five (so it runs once for each
+    element).
+    """
+
+    @functools.wraps(function)
+    def wrapped(options: _Options, *arguments: Any) -> Any:
+        # The interpreter looks for races.
+        interpret = (
+            plgpu.InterpretGPUParams(detect_races=True) if gpu.interpreted() else None
+        )
+
+        @jax.custom_jvp
+        @jax.custom_batching.sequential_vmap
+        def run(inputs: Array, *others: Any) -> Any:
+            inputs = refuse_automatic_partitioning(inputs, "mosaic_gpu routing")
+            return function(options, interpret, inputs, *others)
+
+        @run.defjvp
+        def _(primals, tangents):
+            raise NotImplementedError(
+                "mosaic_gpu routing has no second derivatives; use "
+                'implementation="xla" for them'
+            )
+
+        return _varying(_varying_axes(arguments), run(*arguments))
+
+    return wrapped
+
+
+def _varying_axes(arrays: Any) -> frozenset[Any]:
+    """Axes of a shard_map along which any of the arrays differs between devices."""
+    types = [jax.typeof(x).manual_axis_type for x in jax.tree.leaves(arrays)]
+    return frozenset().union(*(type_.varying for type_ in types))
+
+
+def _varying(axes: frozenset[Any], arrays: Any) -> Any:
+    """Marks arrays as different on each device along axes of a shard_map.
+
+    What comes out of a kernel bears no such mark. What goes in bears it all over: so
+    JAX itself adds up, over the devices, the gradients of weights that they share.
+    """
+
+    def mark(x: Array) -> Array:
+        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(mark, arrays)
+
+
+@_with_kernels
+def _forward(
+    options: _Options, interpret: Any, inputs: Array, weights: Array, bias: Array
+) -> tuple[Array, _Residuals]:
+    config, (B, _, _, J, Q, _) = options.config, options.problem
+    sizes, dtype = options.problem.sizes(config), layout.operand_dtype(inputs.dtype)
+    build = functools.partial(
+        sum_pass, sizes=sizes, config=config, dtype=dtype, interpret=interpret
+    )
+    first = build(Pass("routing_first", 0, scale=1 / (J + options.leaky)))
+    later = build(Pass("routing_pass", 1, sizes.chunks > 1, options.leaky))
+    splits = sizes.G // config.groups_per_block
+    reduce = reduce_poses(sizes, splits, dtype, interpret)
+
+    u = layout.group_inputs(inputs, sizes, dtype)
+    w = layout.group_weights(weights, sizes, dtype)
+    bias_rows = jnp.broadcast_to(bias.astype(jnp.float32)[None], (ROWS, J, Q))
+    bias_rows = layout.pad_outputs(bias_rows, sizes, ROWS)
+    V = jnp.zeros((sizes.J, sizes.B, sizes.Q), jnp.float32)
+    (parts,) = first(u, w)
+    s, V, operand, poses = reduce(parts, bias_rows, V)
+    all_s, all_V = [s], []
+    for _ in range(options.num_iterations - 1):
+        all_V.append(operand)
+        directions = [operand]
+        if sizes.chunks > 1:
+            directions += _softmax_stats(options, interpret, u, w, operand)
+        (parts,) = later(u, w, *directions)
+        s, V, operand, poses = reduce(parts, bias_rows, V)
+        all_s.append(s)
+    residuals = _Residuals(tuple(all_s), tuple(all_V))
+    return poses[:B, :J, :Q].astype(inputs.dtype), residuals
+
+
+@_with_kernels
+def _backward(
+    options: _Options,
+    interpret: Any,
+    inputs: Array,
+    weights: Array,
+    bias: Array,
+    residuals: _Residuals,
+    gradient: Array,
+) -> tuple[Array, Array, Array]:
+    config, (_, _, _, J, Q, _) = options.config, options.problem
+    sizes, dtype = options.problem.sizes(config), layout.operand_dtype(inputs.dtype)
+    u = layout.group_inputs(inputs, sizes, dtype)
+    w = layout.group_weights(weights, sizes, dtype)
+    gradient = layout.pad_outputs(gradient.astype(jnp.float32), sizes, sizes.B)
+    (ds,) = jax.vjp(squash, residuals.s[-1])[1](gradient)
+    scale = _gradient_scale(ds) if dtype == jnp.float16 else jnp.ones(())
+    ds = ds * scale[None, None, None]
+
+    coupled = _Coupled([], [], [])
+    all_ds = [ds]
+    if options.num_iterations > 1 and options.stop_gradient:
+        V, operand = residuals.V[-1], ds.astype(dtype)
+        coupled.add(V, operand, _softmax_stats(options, interpret, u, w, V))
+    elif options.num_iterations > 1:
+        normalized = sizes.chunks > 1
+        which = Pass("routing_gradient_pass", 2, normalized, options.leaky)
+        gradient_pass = sum_pass(which, sizes, config, dtype, interpret)
+        splits = sizes.G // config.groups_per_block
+        reduce = reduce_gradients(sizes, splits, dtype, interpret)
+        operand, D = ds.astype(dtype), jnp.zeros_like(ds)
+        for V, s in zip(residuals.V[::-1], residuals.s[-2::-1], strict=True):
+            given = (
+                _softmax_stats(options, interpret, u, w, V, operand)
+                if normalized
+                else ()
+            )
+            parts, *found = gradient_pass(u, w, V, operand, *given)
+            coupled.add(V, operand, given or found)
+            D, ds, operand = reduce(parts, D, s)
+            all_ds.append(ds)
+
+    terms = Terms(
+        uniform=options.num_iterations == 1 or not options.stop_gradient,
+        coupled=len(coupled.V),
+        through_coupling=not options.stop_gradient,
+    )
+    operands = [u, w]
+    if terms.uniform:
+        operands.append((ds / (J + options.leaky)).astype(dtype))
+    if terms.coupled:
+        operands += coupled.concatenated()
+    du, dw = operand_gradients(terms, sizes, config, dtype, interpret)(*operands)
+    du = du.reshape(-1, sizes.G, *du.shape[1:]).sum(0)
+    dw = dw.reshape(config.final_row_blocks, sizes.G, -1, sizes.Q).sum(0)
+    gradients = (
+        layout.ungroup_inputs(du, inputs.shape),
+        layout.ungroup_weights(dw, weights.shape),
+        jnp.sum(jnp.stack(all_ds), axis=(0, 2))[:J, :Q],
+    )
+    return tuple((x / scale).astype(inputs.dtype) for x in gradients)  # type: ignore[return-value]
+
+
+class _Coupled(NamedTuple):
+    """What the last kernel takes of the iterations after the first."""
+
+    V: list[Array]
+    ds: list[Array]
+    stats: list[Sequence[Array]]
+
+    def add(self, V: Array, ds: Array, stats: Sequence[Array]) -> None:
+        self.V.append(V)
+        self.ds.append(ds)
+        self.stats.append(stats)
+
+    def concatenated(self) -> list[Array]:
+        """V, ds and each of the statistics, one iteration after the other."""
+        return [
+            jnp.concatenate(x)
+            for x in (self.V, self.ds, *zip(*self.stats, strict=True))
+        ]
+
+
+def _softmax_stats(
+    options: _Options, interpret: Any, u: Array, w: Array, *directions: Array
+) -> tuple[Array, ...]:
+    """The softmax's statistics over all output capsules, by a kernel of their own."""
+    sizes = options.problem.sizes(options.config)
+    kernel = softmax.softmax_stats(
+        len(directions), sizes, options.config, u.dtype, interpret
+    )
+    return softmax.combine(kernel(u, w, *directions), sizes, options.leaky)
+
+
+def _gradient_scale(ds: Array) -> Array:
+    """A power of two that brings the largest |ds| just below `_LARGEST_GRADIENT`."""
+    largest = jnp.max(jnp.abs(ds))
+    # NaN and infinity stay what they are, in the scale and so in the gradients.
+    doublings = jnp.floor(jnp.log2(_LARGEST_GRADIENT / jnp.maximum(largest, 1e-37)))
+    return jnp.exp2(jnp.minimum(doublings, _MOST_DOUBLINGS))
