@@ -1,4 +1,4 @@
-"""One suite for the implementations in plain JAX; the kernels' is test_mosaic_gpu.py."""
+"""One suite for the implementations in plain JAX; the kernels have test_mosaic_gpu."""
 
 import functools
 
