@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from capsjax import augment, models, optim, results, train_step
 from capsjax.errors import UserError
+from kernels.timing import compile_program
 
 COLUMNS = (
     *results.PROVENANCE_COLUMNS,
@@ -68,16 +69,9 @@ class _Loop:
     """A compiled function of state and batch that is called on its own state."""
 
     def __init__(self, function: jax.stages.Wrapped, state: Any, batch: Any):
-        started = time.perf_counter()
-        self._call = function.lower(state, batch).compile()
-        self.compile_s = time.perf_counter() - started
-        memory: Any = self._call.memory_analysis()
-        self.peak_mb = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            + memory.temp_size_in_bytes
-            - memory.alias_size_in_bytes
-        ) / 1e6
+        program = compile_program(function, state, batch)
+        self._call, self.compile_s = program.call, program.compile_s
+        self.peak_mb = program.peak_mb
         self._state, self._batch = state, batch
         self.seconds: list[float] = []
 

@@ -134,7 +134,7 @@ def training_table(rows: Sequence[dict[str, str]]) -> str:
         ]
         speed = f"{statistics.median(seconds):.3g}" if seconds else ""
         seeds = ", ".join(row["seed"] for row in members)
-        device = _device(members[0])
+        device = device_name(members[0])
         lines.append(
             f"| `{command}` | {commit} | {device} | {seeds} | {steps} | {speed} "
             f"| {error} |"
@@ -142,7 +142,8 @@ def training_table(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _device(row: dict[str, str]) -> str:
+def device_name(row: dict[str, str]) -> str:
+    """The device of a row's run, in words."""
     if row["device"] == "cpu":
         return f"{row['num_cpus']} cores of {row['cpu']}"
     return f"{row['num_devices']} x {row['device']}"

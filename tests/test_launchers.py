@@ -111,7 +111,14 @@ def test_evaluate_without_a_run_is_one_clear_line(tmp_path):
 
 @pytest.mark.parametrize(
     "launcher",
-    ["train", "evaluate", "prepare_data", "record", "benchmark_training"],
+    [
+        "train",
+        "evaluate",
+        "prepare_data",
+        "record",
+        "benchmark_training",
+        "benchmark_routing",
+    ],
 )
 def test_help_explains(launcher):
     process = run(launcher, "--help")

@@ -64,7 +64,7 @@ def make_arguments(sizes, dtype, seed=0):
     return [np.asarray(jnp.asarray(x, dtype), np.float64) for x in arguments]
 
 
-def poses_and_gradients(function, arguments, dtype, **options):
+def poses_and_gradients(function, arguments, dtype="float32", **options):
     """Poses and the gradients of inputs, weights and bias, as float64."""
 
     @jax.jit
@@ -169,9 +169,10 @@ def test_gradients_of_any_size_keep_their_digits(power):
     """float16 ends at 2^-24 and 2^16; a power of two more must change nothing."""
     arguments = make_arguments(SIZES["odd"], "float32")
     options = {"num_iterations": 2, "leaky": False, "stop_gradient": False}
-    call = functools.partial(
-        poses_and_gradients, mosaic_gpu.route, dtype="float32", **options
-    )
+
+    def call(arguments):
+        return poses_and_gradients(mosaic_gpu.route, arguments, **options)
+
     _, *plain = call(arguments)
     _, *scaled = call([*arguments[:3], arguments[3] * 2.0**power])
     for a, b in zip(plain, scaled, strict=True):
@@ -181,9 +182,10 @@ def test_gradients_of_any_size_keep_their_digits(power):
 def test_no_gradient_gives_zeros_and_nan_stays_nan():
     u, W, bias, g = make_arguments((2, 8, 4, 3, 8), "float32")
     options = {"num_iterations": 3, "leaky": False, "stop_gradient": False}
-    call = functools.partial(
-        poses_and_gradients, mosaic_gpu.route, dtype="float32", **options
-    )
+
+    def call(arguments):
+        return poses_and_gradients(mosaic_gpu.route, arguments, **options)
+
     for gradient in call([u, W, bias, 0 * g])[1:]:
         assert not np.any(gradient)
     for gradient in call([u, W, bias, np.nan * g])[1:]:
@@ -194,7 +196,7 @@ def test_zero_inputs_give_zero_poses_and_finite_gradients():
     u, W, bias, g = make_arguments((2, 8, 4, 3, 8), "float32")
     options = {"num_iterations": 3, "leaky": False, "stop_gradient": False}
     poses, *gradients = poses_and_gradients(
-        mosaic_gpu.route, [0 * u, W, 0 * bias, g], "float32", **options
+        mosaic_gpu.route, [0 * u, W, 0 * bias, g], **options
     )
     assert not np.any(poses)
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
@@ -203,9 +205,7 @@ def test_zero_inputs_give_zero_poses_and_finite_gradients():
 def test_large_logits_do_not_overflow():
     u, W, bias, g = make_arguments(SIZES["odd"], "float32")
     options = {"num_iterations": 3, "leaky": True, "stop_gradient": False}
-    results = poses_and_gradients(
-        mosaic_gpu.route, [u, 200 * W, bias, g], "float32", **options
-    )
+    results = poses_and_gradients(mosaic_gpu.route, [u, 200 * W, bias, g], **options)
     assert all(np.all(np.isfinite(x)) for x in results)
 
 

@@ -5,5 +5,6 @@ Import from here; the other files of this package are private to it.
 
 from kernels.routing.api import IMPLEMENTATIONS, route
 from kernels.routing.squash import norm, squash
+from kernels.routing.workloads import WORKLOADS, Workload
 
-__all__ = ["IMPLEMENTATIONS", "norm", "route", "squash"]
+__all__ = ["IMPLEMENTATIONS", "WORKLOADS", "Workload", "norm", "route", "squash"]

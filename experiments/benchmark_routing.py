@@ -1,0 +1,118 @@
+"""Times the routing implementations beside each other, each checked before it counts.
+
+python -m experiments.benchmark_routing
+python -m experiments.benchmark_routing --workloads=mnist,cifar10 \
+    --batch_sizes=32,128,512 --modes=forward+backward --dtypes=float32,bfloat16
+
+Random capsules in the sizes of the named networks, so no data is needed. Prints a
+table, appends its rows with their provenance to a CSV file after each combination, and
+draws the run as a picture beside it. A result that is off the textbook's by more than
+rounding gets no time, and the exit status is 1.
+
+On a GPU, --tune first searches the fused kernels' configs for these workloads, batch
+sizes and dtypes, and saves the fastest in kernels/routing/mosaic_gpu/tuned.
+"""
+
+import pathlib
+
+from absl import flags
+
+from capsjax import (
+    benchmark_routing,
+    plots,
+    plots_routing,
+    provenance,
+    results,
+    tune_routing,
+)
+from capsjax.errors import UserError
+from experiments import launch
+from kernels import gpu
+from kernels.routing.mosaic_gpu.config import save_tuned
+
+_WORKLOADS = flags.DEFINE_list(
+    "workloads",
+    ["mnist"],
+    f"Sizes of the op, from {', '.join(benchmark_routing.WORKLOADS)}.",
+)
+_BATCH_SIZES = flags.DEFINE_list(
+    "batch_sizes", None, "Examples; by default 128, on a GPU 128,512,1024."
+)
+_IMPLEMENTATIONS = flags.DEFINE_list(
+    "implementations",
+    None,
+    f"From {', '.join(benchmark_routing.routing.IMPLEMENTATIONS)}; by default all that "
+    "suit the machine.",
+)
+_MODES = flags.DEFINE_list(
+    "modes",
+    list(benchmark_routing.MODES),
+    "forward: the poses; forward+backward: also the gradients of all arguments.",
+)
+_DTYPES = flags.DEFINE_list(
+    "dtypes",
+    None,
+    f"From {', '.join(benchmark_routing.ERROR_BOUNDS)}; by default float32, on a GPU "
+    "float32,bfloat16.",
+)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 20, "Timed calls of each function.", lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "results/routing_benchmark.csv", "CSV file to append the rows to."
+)
+_PLOT = flags.DEFINE_bool("plot", True, "Whether to draw the run, in OUTPUT's .png.")
+_TUNE = flags.DEFINE_bool(
+    "tune",
+    False,
+    "Whether to search the fastest configs of the fused kernels first (needs a GPU).",
+)
+
+
+def main() -> None:
+    """Tunes if asked to, then measures, prints, records and draws."""
+    plan = benchmark_routing.make_plan(
+        workloads=_WORKLOADS.value,
+        batch_sizes=_BATCH_SIZES.value,
+        implementations=_IMPLEMENTATIONS.value,
+        modes=_MODES.value,
+        dtypes=_DTYPES.value,
+        repeats=_REPEATS.value,
+    )
+    output, columns = pathlib.Path(_OUTPUT.value), benchmark_routing.COLUMNS
+    results.read(output, columns)  # Complains about other columns before the work.
+    if _TUNE.value:
+        _tune(plan)
+    env = provenance.environment()
+    print(benchmark_routing.table_header(), flush=True)
+    bad: list[dict[str, str]] = []
+    for rows in benchmark_routing.run(plan, env):
+        results.append(output, rows, columns)
+        for row in rows:
+            print(benchmark_routing.table_line(row), flush=True)
+        bad += filter(benchmark_routing.is_bad, rows)
+    print(f"rows appended to {output}")
+    if _PLOT.value:
+        rows = plots_routing.latest_run(results.read(output, columns), env["device"])
+        if any(row["median_s"] for row in rows):
+            plots.save(plots_routing.times(rows), output.with_suffix(".png"))
+            print(f"drawn in {output.with_suffix('.png')}")
+    if bad:
+        names = sorted({f"{row['implementation']} {row['status']}" for row in bad})
+        raise UserError(f"{len(bad)} results have no time: {', '.join(names)}")
+
+
+def _tune(plan: benchmark_routing.Plan) -> None:
+    for workload in plan.workloads:
+        for batch_size in plan.batch_sizes:
+            for dtype in plan.dtypes:
+                print(f"tuning {workload}, batch {batch_size}, {dtype}", flush=True)
+                problem, config = tune_routing.tune(
+                    workload, batch_size, dtype, report=print
+                )
+                path = save_tuned(gpu.device_kind(), {problem: config})
+                print(f"fastest: {config}, saved in {path.name}", flush=True)
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,189 @@
+"""Timing of compiled functions: device time on a GPU, wall clock on a CPU.
+
+A routing kernel takes tens of microseconds, as does the launch of one from Python; by
+the wall clock both would be measured. The GPU's own clock sees the kernels alone. It
+does not see the gaps between the kernels of one call, which a chain of many small
+kernels would be slower by in practice.
+
+JAX's profiler reads that clock. `jax.experimental.mosaic.gpu.profiler.measure` does so
+too, but counts no copies or memsets and leaves XLA's command buffers (CUDA graphs) on,
+which XLA turns off under its own profiler because CUPTI does not get along with them.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax.profiler import ProfileData
+
+# Statistics that XLA gives to nothing but a kernel, a copy or a memset on the device.
+_DEVICE_WORK = {"kernel_details", "memcpy_details", "Memset_details"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds that calls of a function took.
+
+    Attributes:
+        seconds: of each call.
+        clock: ``"device"``: in which the device worked on the call; ``"wall"``: until
+            its results were there.
+    """
+
+    seconds: tuple[float, ...]
+    clock: Literal["device", "wall"]
+
+    @property
+    def median_s(self) -> float:
+        """Median seconds of a call."""
+        return statistics.median(self.seconds)
+
+    @property
+    def min_s(self) -> float:
+        """Seconds of the fastest call."""
+        return min(self.seconds)
+
+    @property
+    def max_s(self) -> float:
+        """Seconds of the slowest call."""
+        return max(self.seconds)
+
+
+class Program(NamedTuple):
+    """A compiled function and what it costs before and beside its running time.
+
+    Attributes:
+        call: the function.
+        compile_s: seconds of tracing and compiling.
+        temp_mb: memory of temporaries by XLA's account, in MB.
+        peak_mb: that of arguments, results and temporaries.
+    """
+
+    call: jax.stages.Compiled
+    compile_s: float
+    temp_mb: float
+    peak_mb: float
+
+
+def compile_program(function: jax.stages.Wrapped, *arguments: Any) -> Program:
+    """Compiles a jitted function for these arguments."""
+    started = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    compile_s = time.perf_counter() - started
+    memory: Any = compiled.memory_analysis()
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    return Program(compiled, compile_s, memory.temp_size_in_bytes / 1e6, peak / 1e6)
+
+
+def measure(call: Callable[[], Any], *, repeats: int) -> Timing:
+    """Times a function; see `measure_in_turn`."""
+    return measure_in_turn([call], repeats=repeats)[0]
+
+
+def measure_in_turn(
+    calls: Sequence[Callable[[], Any]], *, repeats: int
+) -> list[Timing]:
+    """Times functions on the default device, after one untimed call of each.
+
+    By the wall clock they alternate: what else the machine does slows all of them, and
+    the ratios hold. Device time does not need that; there each is measured by itself.
+
+    Args:
+        calls: compiled functions that return arrays.
+        repeats: timed calls of each.
+
+    Raises:
+        RuntimeError: on a GPU, if the profiler saw no device work or not the same work
+            in every call. There is no falling back to the wall clock.
+    """
+    if jax.default_backend() == "gpu":
+        return [Timing(_device_seconds(call, repeats), "device") for call in calls]
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats + 1):
+        for call, times in zip(calls, seconds, strict=True):
+            started = time.perf_counter()
+            jax.block_until_ready(call())
+            times.append(time.perf_counter() - started)
+    return [Timing(tuple(times[1:]), "wall") for times in seconds]
+
+
+def _device_seconds(call: Callable[[], Any], repeats: int) -> tuple[float, ...]:
+    jax.block_until_ready(call())
+    options = jax.profiler.ProfileOptions()
+    options.host_tracer_level = options.python_tracer_level = 0
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            # One more, not timed: the first call without command buffers.
+            for _ in range(repeats + 1):
+                jax.block_until_ready(call())
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        profile = ProfileData.from_file(str(path))
+        return busy_seconds(profile, num_calls=repeats + 1)[1:]
+
+
+def busy_seconds(profile: ProfileData, num_calls: int) -> tuple[float, ...]:
+    """Seconds in which the device worked on each of the calls in a trace.
+
+    Work that overlaps counts once. The trace does not say where a call begins; but the
+    calls did not overlap and do the same work, so equal shares of the events in order
+    of time are the calls.
+
+    Args:
+        profile: trace of ``num_calls`` calls of one function and nothing else.
+        num_calls: how many.
+
+    Raises:
+        RuntimeError: there is no device work, or it is not the same in every call.
+    """
+    with warnings.catch_warnings():
+        # Python misses the module of jaxlib's iterator over statistics; as an error
+        # this would end the process.
+        warnings.filterwarnings("ignore", "builtin type event_stats has no __module__")
+        work = sorted(_device_work(profile))
+    if not work:
+        raise RuntimeError(
+            "the profiler saw no work on the GPU; is CUPTI installed, and no other "
+            "profiler attached?"
+        )
+    length, rest = divmod(len(work), num_calls)
+    shares = [work[i * length : (i + 1) * length] for i in range(num_calls)]
+    names = [Counter(name for _, _, name in share) for share in shares]
+    if rest or any(other != names[0] for other in names):
+        raise RuntimeError(
+            f"the profiler saw {len(work)} pieces of device work in {num_calls} calls, "
+            "which are not the same work in every call"
+        )
+    return tuple(
+        _covered((start, end) for start, end, _ in share) * 1e-9 for share in shares
+    )
+
+
+def _device_work(profile: ProfileData) -> Iterable[tuple[float, float, str]]:
+    """Start and end in nanoseconds and name of each kernel, copy and memset."""
+    for plane in profile.planes:
+        if plane.name.startswith("/device:GPU:"):
+            for line in plane.lines:
+                for event in line.events:
+                    if any(name in _DEVICE_WORK for name, _ in event.stats):
+                        yield event.start_ns, event.end_ns, event.name
+
+
+def _covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals in order of their starts."""
+    total, covered_to = 0.0, float("-inf")
+    for start, end in intervals:
+        total += max(0.0, end - max(start, covered_to))
+        covered_to = max(covered_to, end)
+    return total
