@@ -5,29 +5,39 @@ Let V^t be the sum of the poses of the iterations before t. Then the routing log
 the votes is ``S(c)_bjq = sum_ip (c_ij u_ip) W_ijqp``. Neither needs the votes
 themselves, nor the logits of the iteration before.
 
-Arrays are laid out [J, b, P, I], so that the sum over the P dimensions of a capsule
-adds P arrays and the softmax over the J outputs runs over the leading axis: both are
-elementwise over long contiguous rows of I. The batch is taken in blocks, small enough
-on a CPU that a block's T stays in the cache. The gradient keeps only the total inputs
-s^t [B, J, Q] and computes all else again.
+The input capsules are taken in chunks, small enough on a CPU that a chunk's T stays in
+the cache. The gradient keeps only the total inputs s^t [B, J, Q] and computes all else
+again.
+
+Arrays are laid out [P, J, B, I]. T, S and the gradient of W are then one plain matrix
+product for each of the P J pairs, and all else is elementwise over long contiguous rows
+of I.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from kernels.routing.dtypes import accumulation_dtype
 from kernels.routing.squash import squash
 
-# Bytes of one block's T. On a CPU a block should stay in the last-level cache; an
-# accelerator wants large blocks and only has to be kept from running out of memory.
-_CPU_BLOCK_BYTES = 6 * 2**20
-_ACCELERATOR_BLOCK_BYTES = 512 * 2**20
-# With fewer rows than this, reading the weights costs more than the cache saves.
-_MIN_BLOCK_ROWS = 8
+# Bytes of one chunk's T. On a CPU the few arrays of its size should stay in the
+# last-level cache together; an accelerator wants large chunks and only has to be kept
+# from running out of memory.
+_CPU_CHUNK_BYTES = 4 * 2**20
+_ACCELERATOR_CHUNK_BYTES = 512 * 2**20
+# With fewer inputs than this, the rows are too short to compute on efficiently.
+_MIN_CHUNK_INPUTS = 64
+
+# XLA:CPU computes a reduction, a softmax or a matrix product far more slowly when it
+# has fused them with what makes their operands. What passes through here is first
+# computed to the end.
+_computed = jax.lax.optimization_barrier
 
 
 def route(
@@ -58,186 +68,245 @@ def _route(options: _Options, inputs: Array, weights: Array, bias: Array) -> Arr
 
 
 def _route_fwd(options: _Options, inputs: Array, weights: Array, bias: Array):
-    B, blocks = inputs.shape[0], _to_blocks(inputs, weights)
-    w = weights.transpose(1, 2, 3, 0)
-    s = jax.lax.map(lambda u: _forward(options, u, w, bias), blocks)  # [n, r, b, J, Q]
-    s = s.swapaxes(0, 1).reshape(options.num_iterations, -1, *bias.shape)[:, :B]
-    return squash(s[-1]).astype(inputs.dtype), (inputs, weights, bias, s)
+    chunks = _to_chunks(inputs, weights)
+    wide = accumulation_dtype(inputs.dtype)
+    (J, Q), B = bias.shape, inputs.shape[0]
+    bias_of_b = jnp.broadcast_to(bias.astype(wide)[:, None], (J, B, Q))
+
+    def total_input(votes_sum: Callable[[Array, Array], Array]) -> Array:
+        def add(s: Array, k: Array, u: Array, w: Array) -> Array:
+            return s + votes_sum(u, w)
+
+        return _over_chunks(add, bias_of_b, chunks)
+
+    def iteration(V: Array, _) -> tuple[Array, Array]:
+        def votes_sum(u: Array, w: Array) -> Array:
+            c = _coupling(options, u, _transform(V, w))
+            return _sum_votes(_scale(u, c), w, wide)
+
+        s = total_input(votes_sum)
+        return V + squash(s), s
+
+    c = _uniform_coupling(options, J)
+    first = total_input(lambda u, w: c * _sum_all_votes(u, w, wide))
+    _, later = jax.lax.scan(iteration, squash(first), length=options.num_iterations - 1)
+    s = jnp.concatenate([first[None], later])  # [r, J, B, Q]
+    poses = squash(s[-1]).swapaxes(0, 1).astype(inputs.dtype)
+    return poses, (inputs, weights, s)
 
 
 def _route_bwd(options: _Options, residuals, gradient: Array):
-    inputs, weights, bias, s = residuals
-    (B, I, P), blocks = inputs.shape, _to_blocks(inputs, weights)
-    n, b = blocks.shape[:2]
-    w = weights.transpose(1, 2, 3, 0)
+    """Goes from the last iteration to the first.
 
-    def split(x: Array) -> Array:  # [r, B, J, Q] -> [n, r, b, J, Q]
-        x = jnp.pad(x, [(0, 0), (0, n * b - B), (0, 0), (0, 0)])
-        return x.reshape(-1, n, b, *bias.shape).swapaxes(0, 1)
+    An iteration t passes its gradient on in two ways: through the weighted sum of the
+    votes (as ``ds``, with the coupling held fixed), and through the coupling (as
+    ``dlogits``) to V^t and so to the poses of every iteration before it.
+    """
+    inputs, weights, s = residuals
+    (B, I, P), (_, J, Q, _) = inputs.shape, weights.shape
+    wide = s.dtype
+    chunks = _to_chunks(inputs, weights)
+    V = jnp.cumsum(squash(s), axis=0)  # V[t - 1] is the sum before iteration t.
 
-    def block(sums, x):
-        u, s, gradient = x
-        terms = _backward(options, u, s, gradient, w)
-        return (sums[0] + terms.weights, sums[1] + terms.bias), terms.inputs
+    def iteration(carry, x):
+        dposes, dV, sums = carry
+        s, V = x
+        (ds,) = jax.vjp(squash, s)[1](dposes)
 
-    zeros = (jnp.zeros(w.shape, s.dtype), jnp.zeros(bias.shape, s.dtype))
-    (dw, dbias), du = jax.lax.scan(
-        block, zeros, (blocks, split(s), split(gradient[None])[:, 0])
+        def add(carry, k, u, w):
+            dV, sums = carry
+            terms = _routed_terms(options, u, w, V, ds)
+            return dV + terms.V, _add_to_chunk(sums, k, terms.inputs, terms.weights)
+
+        dV, sums = _over_chunks(add, (dV, sums), chunks)
+        # The poses before the last iteration act only through the later V, all of
+        # which hold them.
+        return (dV, dV, sums), ds
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide), chunks)
+    only_last = slice(-1, None) if options.stop_gradient else slice(None)
+    (dposes, _, sums), ds = jax.lax.scan(
+        iteration,
+        (gradient.astype(wide).swapaxes(0, 1), jnp.zeros_like(s[0]), zeros),
+        (s[1:][only_last], V[:-1][only_last]),
+        reverse=True,
     )
-    du = du.swapaxes(2, 3).reshape(n * b, I, P)[:B]
-    dw = dw.transpose(3, 0, 1, 2)
+    dbias = jnp.sum(ds, axis=(0, 2))
+    if options.num_iterations == 1 or not options.stop_gradient:
+        (ds,) = jax.vjp(squash, s[0])[1](dposes)
+        c_ds = _uniform_coupling(options, J) * ds
+        sums = _over_chunks(
+            lambda sums, k, u, w: _add_to_chunk(sums, k, *_uniform_terms(u, w, c_ds)),
+            sums,
+            chunks,
+        )
+        dbias = dbias + jnp.sum(ds, axis=1)
+    du, dw = sums
+    du = du.reshape(P, B, -1)[..., :I].transpose(1, 2, 0)
+    dw = dw.reshape(P, J, Q, -1)[..., :I].transpose(3, 1, 2, 0)
     return tuple(x.astype(inputs.dtype) for x in (du, dw, dbias))
 
 
 _route.defvjp(_route_fwd, _route_bwd)
 
 
-def _to_blocks(inputs: Array, weights: Array) -> Float[Array, "n b P I"]:
-    """Fills the batch up with zeros, which get no gradient, and splits it."""
-    B, I, P = inputs.shape
+def _to_chunks(
+    inputs: Array, weights: Array
+) -> tuple[Float[Array, "P B n i"], Float[Array, "P J Q n i"]]:
+    """Splits I into n chunks, filled up with zeros, which get no gradient."""
+    (B, I, P), (_, J, Q, _) = inputs.shape, weights.shape
     on_cpu = jax.default_backend() == "cpu"
-    budget = _CPU_BLOCK_BYTES if on_cpu else _ACCELERATOR_BLOCK_BYTES
-    rows = max(_MIN_BLOCK_ROWS, budget // (4 * weights.shape[1] * I * P))
-    n = -(-B // rows)
-    b = -(-B // n)
-    padded = jnp.pad(inputs, [(0, n * b - B), (0, 0), (0, 0)])
-    return padded.reshape(n, b, I, P).swapaxes(2, 3)
+    budget = _CPU_CHUNK_BYTES if on_cpu else _ACCELERATOR_CHUNK_BYTES
+    n = -(-I // max(_MIN_CHUNK_INPUTS, budget // (4 * P * J * B)))
+    i = -(-I // n)
+    if on_cpu and n > 1:
+        i |= 1  # Were it even, often all slices of T would lie in the same cache sets.
+    u, w = inputs.transpose(2, 0, 1), weights.transpose(3, 1, 2, 0)
+    u = jnp.pad(u, [(0, 0), (0, 0), (0, n * i - I)])
+    w = jnp.pad(w, [(0, 0), (0, 0), (0, 0), (0, n * i - I)])
+    return u.reshape(P, B, n, i), w.reshape(P, J, Q, n, i)
+
+
+def _over_chunks(step: Callable, start, chunks: tuple[Array, Array]):
+    """The last ``carry`` of ``carry = step(carry, k, u, w)``, for each chunk k."""
+
+    def body(carry, k):
+        u, w = (
+            jax.lax.dynamic_index_in_dim(x, k, axis=-2, keepdims=False) for x in chunks
+        )
+        return step(carry, k, *_computed((u, w))), None
+
+    return jax.lax.scan(body, start, jnp.arange(chunks[0].shape[-2]))[0]
+
+
+def _add_to_chunk(
+    sums: tuple[Float[Array, "P B n i"], Float[Array, "P J Q n i"]],
+    k: Array,
+    *terms: Array,
+) -> tuple[Array, Array]:
+    """Adds terms [P, B, i] and [P, J, Q, i] to the k-th chunk of the sums, in place."""
+
+    def add(x: Array, term: Array) -> Array:
+        old = jax.lax.dynamic_index_in_dim(x, k, axis=-2, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(x, old + term, k, axis=-2)
+
+    return add(sums[0], terms[0]), add(sums[1], terms[1])
 
 
 def _transform(
-    V: Float[Array, "b J Q"], w: Float[Array, "J Q P I"]
-) -> Float[Array, "J b P I"]:
+    V: Float[Array, "J B Q"], w: Float[Array, "P J Q I"]
+) -> Float[Array, "P J B I"]:
     """T = V W: what an output direction looks like from each input capsule."""
-    return jnp.einsum(
-        "bjq,jqpi->jbpi", V.astype(w.dtype), w, preferred_element_type=V.dtype
-    )
+    V_of_p = jnp.broadcast_to(V.astype(w.dtype), (w.shape[0], *V.shape))
+    return jnp.einsum("pjbq,pjqi->pjbi", V_of_p, w, preferred_element_type=V.dtype)
 
 
 def _sum_votes(
-    scaled_inputs: Float[Array, "J b P I"], w: Float[Array, "J Q P I"], dtype
-) -> Float[Array, "b J Q"]:
+    scaled_inputs: Float[Array, "P J B I"], w: Float[Array, "P J Q I"], dtype: DTypeLike
+) -> Float[Array, "J B Q"]:
     """Sum over input capsules of the votes, each scaled as its input is."""
-    return jnp.einsum("jbpi,jqpi->bjq", scaled_inputs, w, preferred_element_type=dtype)
+    s_of_p = jnp.einsum(
+        "pjbi,pjqi->pjbq", scaled_inputs, w, preferred_element_type=dtype
+    )
+    return _reduce(jnp.add, _computed(s_of_p), axis=0)
 
 
-def _agreement(u: Float[Array, "b P I"], T: Float[Array, "J b P I"]) -> Array:
-    """Dot products [J, b, I] of the votes with the direction that T was made from."""
-    return jnp.sum(u.astype(T.dtype)[None] * T, axis=2)
+def _weight_terms(
+    V: Float[Array, "J B Q"], scaled_inputs: Float[Array, "P J B I"]
+) -> Float[Array, "P J Q I"]:
+    """Gradient of ``sum(V * _sum_votes(scaled_inputs, w))`` with respect to w."""
+    V = V.swapaxes(1, 2)
+    V_of_p = jnp.broadcast_to(
+        V.astype(scaled_inputs.dtype), (scaled_inputs.shape[0], *V.shape)
+    )
+    return jnp.einsum(
+        "pjqb,pjbi->pjqi", V_of_p, scaled_inputs, preferred_element_type=V.dtype
+    )
 
 
-def _softmax(logits: Float[Array, "J b I"], leaky: bool) -> Array:
-    top = jnp.max(logits, axis=0)
-    if leaky:
+def _reduce(function: Callable[[Array, Array], Array], x: Array, axis: int) -> Array:
+    """A short axis reduced slice by slice, which XLA:CPU computes in whole vectors."""
+    return _computed(functools.reduce(function, jnp.unstack(x, axis=axis)))
+
+
+def _agreement(
+    u: Float[Array, "P B I"], T: Float[Array, "P J B I"]
+) -> Float[Array, "J B I"]:
+    """Dot products of the votes with the direction that T was made from."""
+    return _reduce(jnp.add, u.astype(T.dtype)[:, None] * T, axis=0)
+
+
+def _coupling(options: _Options, u: Array, T: Array) -> Float[Array, "J B I"]:
+    """Softmax over the outputs of the agreement."""
+    logits = _agreement(u, T)
+    top = _reduce(jnp.maximum, logits, axis=0)
+    if options.leaky:
         top = jnp.maximum(top, 0)
     e = jnp.exp(logits - top[None])
-    total = jnp.sum(e, axis=0)
-    if leaky:
+    total = _reduce(jnp.add, e, axis=0)
+    if options.leaky:
         total = total + jnp.exp(-top)
     return e / total[None]
 
 
-def _scale(u: Float[Array, "b P I"], k: Float[Array, "J b I"]) -> Array:
+def _scale(
+    u: Float[Array, "P B I"], k: Float[Array, "J B I"]
+) -> Float[Array, "P J B I"]:
     """Inputs scaled by one coefficient for each output, in the inputs' dtype."""
-    return (k[:, :, None, :] * u.astype(k.dtype)[None]).astype(u.dtype)
+    return _computed((k[None] * u.astype(k.dtype)[:, None]).astype(u.dtype))
 
 
-def _uniform_coupling(options: _Options, u: Array, w: Array) -> Array:
-    """The first iteration's coupling coefficients [J, b, I]: softmax of zeros."""
-    J, _, _, I = w.shape
-    dtype = accumulation_dtype(u.dtype)
-    return jnp.full((J, u.shape[0], I), 1 / (J + options.leaky), dtype)
+def _uniform_coupling(options: _Options, J: int) -> float:
+    """The first iteration's coupling coefficients: softmax of zeros."""
+    return 1 / (J + options.leaky)
 
 
-def _forward(options: _Options, u: Array, w: Array, bias: Array) -> Array:
-    """Total inputs s^1 .. s^r [r, b, J, Q] of one block."""
-    wide = accumulation_dtype(u.dtype)
-    bias = bias.astype(wide)[None]
-
-    def iteration(V: Array, _) -> tuple[Array, Array]:
-        c = _softmax(_agreement(u, _transform(V, w)), options.leaky)
-        s = _sum_votes(_scale(u, c), w, wide) + bias
-        return V + squash(s), s
-
-    first = _sum_votes(_scale(u, _uniform_coupling(options, u, w)), w, wide) + bias
-    _, later = jax.lax.scan(iteration, squash(first), length=options.num_iterations - 1)
-    return jnp.concatenate([first[None], later])
+def _sum_all_votes(
+    u: Float[Array, "P B I"], w: Float[Array, "P J Q I"], dtype: DTypeLike
+) -> Float[Array, "J B Q"]:
+    """`_sum_votes` of inputs that are the same for all outputs."""
+    s_of_p = jnp.einsum("pbi,pjqi->pbjq", u, w, preferred_element_type=dtype)
+    return _reduce(jnp.add, _computed(s_of_p), axis=0).swapaxes(0, 1)
 
 
-class _Gradients(NamedTuple):
-    """One block's gradients while they are summed over the iterations."""
-
-    inputs: Float[Array, "b P I"]
-    weights: Float[Array, "J Q P I"]
-    bias: Float[Array, "J Q"]
-
-
-def _backward(
-    options: _Options, u: Array, s: Array, gradient: Array, w: Array
-) -> _Gradients:
-    """Gradients of one block, from the last iteration to the first.
-
-    An iteration t passes its gradient on in two ways: through the weighted sum of the
-    votes (as ``ds``, with the coupling held fixed), and through the coupling (as
-    ``dlogits``) to V^t and so to the poses of every iteration before it.
-
-    Args:
-        options: of the op.
-        u: inputs [b, P, I].
-        s: total inputs [r, b, J, Q].
-        gradient: with respect to the poses of the last iteration [b, J, Q].
-        w: weights [J, Q, P, I].
-
-    Returns:
-        The gradients in the accumulation dtype.
-    """
-    wide = s.dtype
-    V = jnp.cumsum(squash(s), axis=0)  # V[t - 1] is the sum before iteration t.
-
-    def weight_term(directions: Array, k: Array) -> Array:
-        return jnp.einsum(
-            "bjq,jbpi->jqpi",
-            directions.astype(w.dtype),
-            _scale(u, k),
-            preferred_element_type=wide,
-        )
-
-    def through_sum(total: _Gradients, ds: Array, R: Array, c: Array) -> _Gradients:
-        return _Gradients(
-            total.inputs + jnp.sum(c[:, :, None, :] * R, axis=0),
-            total.weights + weight_term(ds, c),
-            total.bias + jnp.sum(ds, axis=0),
-        )
-
-    def iteration(carry, x):
-        dposes, dV, total = carry
-        s, V = x
-        (ds,) = jax.vjp(squash, s)[1](dposes)
-        T, R = _transform(V, w), _transform(ds, w)
-        c = _softmax(_agreement(u, T), options.leaky)
-        total = through_sum(total, ds, R, c)
-        if not options.stop_gradient:
-            dc = _agreement(u, R)
-            dlogits = c * (dc - jnp.sum(c * dc, axis=0)[None])
-            total = total._replace(
-                inputs=total.inputs + jnp.sum(dlogits[:, :, None, :] * T, axis=0),
-                weights=total.weights + weight_term(V, dlogits),
-            )
-            dV = dV + _sum_votes(_scale(u, dlogits), w, wide)
-        # The poses before the last iteration act only through the later V, all of
-        # which hold them.
-        return (dV, dV, total), None
-
-    zeros = _Gradients(
-        jnp.zeros(u.shape, wide), jnp.zeros(w.shape, wide), jnp.zeros(s.shape[2:], wide)
+def _uniform_terms(
+    u: Float[Array, "P B I"], w: Float[Array, "P J Q I"], ds: Float[Array, "J B Q"]
+) -> tuple[Float[Array, "P B I"], Float[Array, "P J Q I"]]:
+    """Gradients of ``sum(ds * _sum_all_votes(u, w))``."""
+    ds_of_p = jnp.broadcast_to(ds.astype(w.dtype), (w.shape[0], *ds.shape))
+    return (
+        jnp.einsum("pjbq,pjqi->pbi", ds_of_p, w, preferred_element_type=ds.dtype),
+        jnp.einsum("pjbq,pbi->pjqi", ds_of_p, u, preferred_element_type=ds.dtype),
     )
-    only_last = slice(-1, None) if options.stop_gradient else slice(None)
-    (dposes, _, total), _ = jax.lax.scan(
-        iteration,
-        (gradient.astype(wide), jnp.zeros_like(s[0]), zeros),
-        (s[1:][only_last], V[:-1][only_last]),
-        reverse=True,
+
+
+class _Terms(NamedTuple):
+    """One iteration's and one chunk's terms of the gradients."""
+
+    inputs: Float[Array, "P B I"]
+    weights: Float[Array, "P J Q I"]
+    V: Float[Array, "J B Q"]
+
+
+def _routed_terms(
+    options: _Options,
+    u: Float[Array, "P B I"],
+    w: Float[Array, "P J Q I"],
+    V: Float[Array, "J B Q"],
+    ds: Float[Array, "J B Q"],
+) -> _Terms:
+    """Terms of an iteration after the first, in the accumulation dtype of ``ds``."""
+    T, R = _transform(V, w), _transform(ds, w)
+    c = _coupling(options, u, T)
+    x = _scale(u, c)
+    if options.stop_gradient:
+        du = _reduce(jnp.add, c[None] * R, axis=1)
+        return _Terms(du, _weight_terms(ds, x), jnp.zeros_like(V))
+    dc = _agreement(u, R)
+    dlogits = _computed(c * (dc - _reduce(jnp.add, c * dc, axis=0)[None]))
+    y = _scale(u, dlogits)
+    return _Terms(
+        _reduce(jnp.add, c[None] * R + dlogits[None] * T, axis=1),
+        _weight_terms(ds, x) + _weight_terms(V, y),
+        _sum_votes(y, w, V.dtype),
     )
-    if options.stop_gradient and options.num_iterations > 1:
-        return total
-    (ds,) = jax.vjp(squash, s[0])[1](dposes)
-    return through_sum(total, ds, _transform(ds, w), _uniform_coupling(options, u, w))

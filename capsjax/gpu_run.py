@@ -1,0 +1,143 @@
+"""What is to be run on a GPU, step after step, within a given time."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+# Keeps a process from taking most of a GPU's memory when it starts. For the one that
+# runs the steps and needs none; not for the steps.
+_PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+_ROOT = pathlib.Path(__file__).parent.parent
+
+
+class Step(NamedTuple):
+    """A command and how much of the time it may take.
+
+    Attributes:
+        name: of its log.
+        command: after the name of the Python interpreter.
+        share: of the whole time, at most. What a step leaves goes to those after it.
+    """
+
+    name: str
+    command: Sequence[str]
+    share: float
+
+
+class Outcome(NamedTuple):
+    """How a step ended.
+
+    Attributes:
+        name: of the step.
+        status: ``"ok"``, ``"failed"`` or ``"out of time"``.
+        seconds: that it took.
+    """
+
+    name: str
+    status: str
+    seconds: float
+
+
+def take_no_memory() -> None:
+    """Leaves the GPU's memory to the steps; to be called before JAX sees the GPU."""
+    os.environ[_PREALLOCATE] = "false"
+
+
+def folder_name(device_kind: str) -> str:
+    """A device's folder under results: ``nvidia_h200`` of ``NVIDIA H200``."""
+    return re.sub(r"\W+", "_", device_kind).lower().strip("_")
+
+
+def steps(
+    output: pathlib.Path, data_dir: str | None, workdir: pathlib.Path
+) -> list[Step]:
+    """The kernels' tests, the routing benchmark, a short training and its record.
+
+    Args:
+        output: folder of the results.
+        data_dir: of the TFDS data sets; without it the training is on the digits.
+        workdir: of the training, which is not kept.
+    """
+    config = "mnist.py:authors_code" if data_dir else "digits.py"
+    training = [
+        "-m",
+        "experiments.train",
+        f"--config=experiments/configs/{config}",
+        "--config.model.routing_implementation=mosaic_gpu",
+        f"--workdir={workdir}",
+    ]
+    if data_dir:
+        training += [f"--data_dir={data_dir}", "--config.max_steps=2000"]
+    return [
+        Step("tests", ["-m", "pytest", "-m", "gpu", "-v"], 0.4),
+        Step(
+            "benchmark",
+            [
+                "-m",
+                "experiments.benchmark_routing",
+                "--workloads=mnist,cifar10",
+                f"--output={output / 'routing_benchmark.csv'}",
+            ],
+            0.35,
+        ),
+        Step("training", training, 0.24),
+        Step(
+            "record",
+            [
+                "-m",
+                "experiments.record",
+                f"--workdirs={workdir}",
+                f"--output={output / 'training.csv'}",
+            ],
+            0.01,
+        ),
+    ]
+
+
+def run(
+    steps: Sequence[Step],
+    output: pathlib.Path,
+    seconds: float,
+    report: Callable[[str], None],
+) -> list[Outcome]:
+    """Runs the steps, each to its end or to the end of its time, whatever others do.
+
+    Their output goes to ``<name>.log`` in the folder, line by line, so that a step that
+    is stopped leaves what it had found.
+
+    Args:
+        steps: in order.
+        output: folder of the logs.
+        seconds: for all of them.
+        report: is given a line before and after each.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    environment = {k: v for k, v in os.environ.items() if k != _PREALLOCATE}
+    started, due, outcomes = time.monotonic(), 0.0, []
+    for step in steps:
+        due += step.share * seconds
+        log = output / f"{step.name}.log"
+        left = max(1.0, due - (time.monotonic() - started))
+        report(f"{step.name}: at most {left:.0f} s, log in {log}")
+        begun = time.monotonic()
+        with log.open("w") as file:
+            try:
+                code = subprocess.run(
+                    [sys.executable, "-u", *step.command],
+                    cwd=_ROOT,
+                    env=environment,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    timeout=left,
+                ).returncode
+                status = "ok" if code == 0 else "failed"
+            except subprocess.TimeoutExpired:
+                status = "out of time"
+        outcomes.append(Outcome(step.name, status, time.monotonic() - begun))
+        report(f"{step.name}: {status} after {outcomes[-1].seconds:.0f} s")
+    return outcomes

@@ -1,0 +1,48 @@
+"""Everything that wants a GPU, in one command: what ``make gpu`` runs.
+
+python -m experiments.run_on_gpu --data_dir=DIR
+
+Runs the kernels' tests, the routing benchmark and a short training with the fused
+kernels, in the given time, and leaves rows, tables, figures and logs in
+``results/<device>``. A step that fails or runs out of time does not stop the others;
+the exit status is 1 then.
+"""
+
+import pathlib
+import tempfile
+
+from absl import flags
+
+from capsjax import gpu_run
+from capsjax.errors import UserError
+from experiments import launch
+from kernels import gpu
+
+_MINUTES = flags.DEFINE_float(
+    "minutes", 10.0, "Time for all steps together.", lower_bound=0.1
+)
+_RESULTS = flags.DEFINE_string("results", "results", "Folder of the results.")
+_DATA_DIR = launch.define_data_dir()
+
+
+def main() -> None:
+    """Runs the steps and says how they ended."""
+    gpu_run.take_no_memory()
+    reason = "there is only a CPU" if gpu.interpreted() else gpu.without_hopper()
+    if reason is not None:
+        raise UserError(f"this is for a machine with a Hopper GPU, and {reason}")
+    data_dir = _DATA_DIR.value
+    if data_dir is not None:
+        data_dir = str(pathlib.Path(data_dir).resolve())
+    results = pathlib.Path(_RESULTS.value).resolve()
+    output = results / gpu_run.folder_name(gpu.device_kind())
+    with tempfile.TemporaryDirectory() as folder:
+        steps = gpu_run.steps(output, data_dir, pathlib.Path(folder) / "run")
+        outcomes = gpu_run.run(steps, output, 60 * _MINUTES.value, report=print)
+    bad = [f"{name} {status}" for name, status, _ in outcomes if status != "ok"]
+    if bad:
+        raise UserError(f"{', '.join(bad)}; see the logs in {output}")
+
+
+if __name__ == "__main__":
+    launch.run(main)
