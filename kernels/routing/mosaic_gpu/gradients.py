@@ -13,6 +13,7 @@ T(V) and T(ds), the coefficients from them, and their share of both gradients.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,10 +51,10 @@ def operand_gradients(
 
     Returns:
         A function of u [G, B, 64] and w [G, J * 64, Q]; with the uniform term, of
-        c * ds [J, B, Q]; and with coupled terms, of their V * log2(e) and ds
-        [coupled * J, B, Q] and the logarithms to base 2 of the softmax's denominators
-        [coupled * G, B, 8]; through the coupling also of the means of dc, alike. All
-        are ``dtype`` but the last two, which are float32.
+        c * ds [J, B, Q]; and for each coupled term, of its V * log2(e) and ds
+        [J, B, Q], the logarithm to base 2 of the softmax's denominator [G, B, 8], and
+        through the coupling also the mean of dc, alike. All are ``dtype`` but the last
+        two, which are float32.
 
         It returns du [chunks * G, B, 64], to be summed over the chunks of
         ``config.final_chunk`` output capsules, and dw [row_blocks * G * J * 64, Q], to
@@ -68,8 +69,7 @@ def operand_gradients(
     def body(zero_g, u_g, w_g, *refs, u_s, w_s, dw_s, weights_b, tile_b, **scratch):
         *inputs_g, du_g, dw_g = refs
         uniform_g = inputs_g[: int(terms.uniform)]
-        directions_g = inputs_g[len(uniform_g) : len(uniform_g) + 2]
-        stats_g = inputs_g[len(uniform_g) + 2 :]
+        coupled_g = list(itertools.batched(inputs_g[len(uniform_g) :], 2 + num_stats))
         g, c = jax.lax.axis_index("group"), jax.lax.axis_index("chunk")
         first_tile = jax.lax.axis_index("rows") * tiles
         outputs = pl.ds(c * chunk, chunk)
@@ -84,16 +84,20 @@ def operand_gradients(
                 plgpu.copy_gmem_to_smem(x_g.at[outputs, rows, :], target, barrier)
 
         def copy_term(step, slot, barrier):
-            term = jax.lax.rem(step, jnp.int32(terms.coupled))
             row_tile = jax.lax.div(step, jnp.int32(terms.coupled))
             rows = tile.block_rows(first_tile + row_tile)
-            outputs = pl.ds(term * J + c * chunk, chunk)
-            for n, x_g in enumerate(directions_g):
-                target = scratch["directions_s"].at[slot, n]
-                plgpu.copy_gmem_to_smem(x_g.at[outputs, rows, :], target, barrier)
-            for n, x_g in enumerate(stats_g):
-                target = scratch["stats_s"].at[slot, n]
-                plgpu.copy_gmem_to_smem(x_g.at[term * G + g, rows, :], target, barrier)
+
+            def copy(V_g, ds_g, *stats_g):
+                for n, x_g in enumerate((V_g, ds_g)):
+                    target = scratch["directions_s"].at[slot, n]
+                    plgpu.copy_gmem_to_smem(x_g.at[outputs, rows, :], target, barrier)
+                for n, x_g in enumerate(stats_g):
+                    target = scratch["stats_s"].at[slot, n]
+                    plgpu.copy_gmem_to_smem(x_g.at[g, rows, :], target, barrier)
+
+            term = jax.lax.rem(step, jnp.int32(terms.coupled))
+            for index, arrays_g in enumerate(coupled_g):
+                pl.when(term == index)(functools.partial(copy, *arrays_g))
 
         weights_g = w_g.at[g, pl.ds(c * (chunk * COLUMNS), chunk * COLUMNS)]
         plgpu.copy_gmem_to_smem(weights_g, w_s.at[0], weights_b)

@@ -7,6 +7,7 @@ of inputs and weights. Nothing larger than [B, J, Q] is kept between the two.
 """
 
 import functools
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float
 from kernels import gpu
 from kernels.partitioning import refuse_automatic_partitioning
 from kernels.routing.mosaic_gpu import config as configs
-from kernels.routing.mosaic_gpu import layout, softmax
+from kernels.routing.mosaic_gpu import layout, softmax, tile
 from kernels.routing.mosaic_gpu.config import Config
 from kernels.routing.mosaic_gpu.gradients import Terms, operand_gradients
 from kernels.routing.mosaic_gpu.passes import Pass, sum_pass
@@ -240,11 +241,11 @@ def _backward(
     scale = _gradient_scale(ds) if dtype == jnp.float16 else jnp.ones(())
     ds = ds * scale[None, None, None]
 
-    coupled = _Coupled([], [], [])
+    coupled: list[Sequence[Array]] = []
     all_ds = [ds]
     if options.num_iterations > 1 and options.stop_gradient:
         V, operand = residuals.V[-1], ds.astype(dtype)
-        coupled.add(V, operand, _softmax_stats(options, interpret, u, w, V))
+        coupled.append((V, operand, *_softmax_stats(options, interpret, u, w, V)))
     elif options.num_iterations > 1:
         normalized = sizes.chunks > 1
         which = Pass("routing_gradient_pass", 2, normalized, options.leaky)
@@ -259,49 +260,32 @@ def _backward(
                 else ()
             )
             parts, *found = gradient_pass(u, w, V, operand, *given)
-            coupled.add(V, operand, given or found)
+            coupled.append((V, operand, *(given or found)))
             D, ds, operand = reduce(parts, D, s)
             all_ds.append(ds)
 
     terms = Terms(
         uniform=options.num_iterations == 1 or not options.stop_gradient,
-        coupled=len(coupled.V),
+        coupled=len(coupled),
         through_coupling=not options.stop_gradient,
     )
     operands = [u, w]
     if terms.uniform:
         operands.append((ds / (J + options.leaky)).astype(dtype))
-    if terms.coupled:
-        operands += coupled.concatenated()
+    operands += itertools.chain.from_iterable(coupled)
     du, dw = operand_gradients(terms, sizes, config, dtype, interpret)(*operands)
-    du = du.reshape(-1, sizes.G, *du.shape[1:]).sum(0)
-    dw = dw.reshape(config.final_row_blocks, sizes.G, -1, sizes.Q).sum(0)
+    # Added one by one: XLA fuses additions with the transpositions that follow, but not
+    # a reduction.
+    du = tile.add(jnp.unstack(du.reshape(-1, sizes.G, *du.shape[1:])))
+    dw = tile.add(
+        jnp.unstack(dw.reshape(config.final_row_blocks, sizes.G, -1, sizes.Q))
+    )
     gradients = (
         layout.ungroup_inputs(du, inputs.shape),
         layout.ungroup_weights(dw, weights.shape),
         jnp.sum(jnp.stack(all_ds), axis=(0, 2))[:J, :Q],
     )
     return tuple((x / scale).astype(inputs.dtype) for x in gradients)  # type: ignore[return-value]
-
-
-class _Coupled(NamedTuple):
-    """What the last kernel takes of the iterations after the first."""
-
-    V: list[Array]
-    ds: list[Array]
-    stats: list[Sequence[Array]]
-
-    def add(self, V: Array, ds: Array, stats: Sequence[Array]) -> None:
-        self.V.append(V)
-        self.ds.append(ds)
-        self.stats.append(stats)
-
-    def concatenated(self) -> list[Array]:
-        """V, ds and each of the statistics, one iteration after the other."""
-        return [
-            jnp.concatenate(x)
-            for x in (self.V, self.ds, *zip(*self.stats, strict=True))
-        ]
 
 
 def _softmax_stats(
