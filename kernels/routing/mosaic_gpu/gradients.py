@@ -147,19 +147,15 @@ def operand_gradients(
         dw = pl.run_scoped(scope, *[plgpu.ACC((COLUMNS, Q), jnp.float32)] * chunk)
         part = jax.lax.axis_index("rows") * G + g
         for j in range(chunk):
-            plgpu.wait_smem_to_gmem(0)
-            plgpu.commit_smem()
-            dw_s[...] = dw[j]
-            plgpu.commit_smem()
-            target = dw_g.at[pl.ds((part * J + c * chunk + j) * COLUMNS, COLUMNS), :]
-            plgpu.copy_smem_to_gmem(dw_s, target)
+            first = (part * J + c * chunk + j) * COLUMNS
+            tile.write_out([dw[j]], dw_s, [dw_g.at[pl.ds(first, COLUMNS), :]])
         plgpu.wait_smem_to_gmem(0)
 
     operand = functools.partial(tile.operand_tile, dtype=dtype, Q=Q)
     scratch = {
         "u_s": operand((1, ROWS, COLUMNS)),
         "w_s": operand((1, chunk * COLUMNS, Q)),
-        "dw_s": tile.shared_tile((COLUMNS, Q), jnp.float32),
+        "dw_s": tile.shared_tile((1, COLUMNS, Q), jnp.float32),
         "weights_b": plgpu.Barrier(),
         "tile_b": plgpu.Barrier(num_arrivals=1 + terms.uniform, num_barriers=1),
     }

@@ -16,6 +16,7 @@ write partial sums, which `kernels.routing.mosaic_gpu.reduction` adds up.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,11 +78,9 @@ def sum_pass(
         backward pass also the softmax's statistics [G, B, 8] float32: the logarithm to
         base 2 of its denominator, and the mean of the coefficients' gradients under it.
     """
-    B, G, J, Q, chunk, real_outputs = sizes
+    B, G, J, Q, chunk = sizes[:5]
     steps = config.groups_per_block
     splits = G // steps
-    # Chunks that are split hold filling in the last one; it sums to zeros.
-    summed = real_outputs if sizes.chunks == 1 else chunk
     through_shared = which.directions > 0 and (
         config.scaled_inputs == "shared" or interpret is not None
     )
@@ -117,57 +116,35 @@ def sum_pass(
         def sum_up(*sums):
             def group(step, _):
                 slot = ring.wait(step)
-                w = [w_s.at[slot, pl.ds(j * COLUMNS, COLUMNS)] for j in range(summed)]
+                w = [w_s.at[slot, pl.ds(j * COLUMNS, COLUMNS)] for j in range(chunk)]
                 if not which.directions:
-                    for j in range(summed):
+                    for j in range(chunk):
                         plgpu.wgmma(sums[j], u_s.at[slot], w[j])
                 else:
                     u = tile.in_registers(u_s[slot])
-                    k, stats = _coefficients(which, slot, u, w_s, summed, **scratch)
+                    k, stats = _coefficients(which, slot, u, w_s, chunk, **scratch)
                     if stats:
-                        _write_stats(stats, stats_out_g, split * steps + step, rows)
-                    for j in range(summed):
+                        g = split * steps + step
+                        targets = [stat_g.at[g, rows, :] for stat_g in stats_out_g]
+                        tile.write_out(stats, scratch["stats_out_s"], targets)
+                    for j in range(chunk):
                         x = tile.over_dims(k[j].astype(dtype)) * u
                         _accumulate(sums[j], x, w[j], j, scratch.get("scaled_s"))
                 plgpu.wgmma_wait(0)
                 ring.refill(step, steps)
                 return ()
 
-            def _write_stats(stats, stats_g, g, rows):
-                plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                plgpu.commit_smem()
-                for n, stat in enumerate(stats):
-                    scratch["stats_out_s"][n] = stat
-                plgpu.commit_smem()
-                for n, stat_g in enumerate(stats_g):
-                    plgpu.copy_smem_to_gmem(
-                        scratch["stats_out_s"].at[n], stat_g.at[g, rows, :]
-                    )
-
             jax.lax.fori_loop(0, steps, group, ())
             return [accumulator[...] for accumulator in sums]
 
         accumulator = plgpu.ACC((ROWS, Q), jnp.float32)
-        sums = pl.run_scoped(sum_up, *[accumulator] * summed)
-        sums += [tile.full(0, Q)] * (chunk - summed)
-        for j, total in enumerate(sums):
-            slot = j % 2
-            plgpu.wait_smem_to_gmem(1, wait_read_only=True)
-            plgpu.commit_smem()
-            sums_s[slot] = total * which.scale
-            plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(
-                sums_s.at[slot], sums_g.at[(first_j + j) * splits + split, rows, :]
-            )
+        sums = pl.run_scoped(sum_up, *[accumulator] * chunk)
+        for pair in itertools.batched(range(chunk), 2):
+            targets = [sums_g.at[(first_j + j) * splits + split, rows, :] for j in pair]
+            tile.write_out([sums[j] * which.scale for j in pair], sums_s, targets)
         plgpu.wait_smem_to_gmem(0)
 
     operand = functools.partial(tile.operand_tile, dtype=dtype, Q=Q)
-    stat = tile.shared_tile(
-        (config.slots, max(which.stats_in, 1), ROWS, GROUP), jnp.float32
-    )
-    parked = tile.shared_tile(
-        (max(which.directions, 1), summed, ROWS, GROUP), jnp.float32
-    )
     scratch = {
         "u_s": operand((config.slots, ROWS, COLUMNS)),
         "w_s": operand((config.slots, chunk * COLUMNS, Q)),
@@ -180,12 +157,16 @@ def sum_pass(
         scratch |= {
             "directions_s": operand((which.directions, chunk, ROWS, Q)),
             "directions_b": plgpu.Barrier(num_arrivals=which.directions),
-            "parked_s": parked,
+            "parked_s": tile.shared_tile(
+                (which.directions, chunk, ROWS, GROUP), jnp.float32
+            ),
         }
     if through_shared:
         scratch["scaled_s"] = operand((_SCALED_SLOTS, ROWS, COLUMNS))
     if which.stats_in:
-        scratch["stats_s"] = stat
+        scratch["stats_s"] = tile.shared_tile(
+            (config.slots, which.stats_in, ROWS, GROUP), jnp.float32
+        )
     if which.stats_out:
         scratch["stats_out_s"] = tile.shared_tile((2, ROWS, GROUP), jnp.float32)
     stats_type = jax.ShapeDtypeStruct((G, B, GROUP), jnp.float32)

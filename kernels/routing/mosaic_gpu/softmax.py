@@ -77,14 +77,9 @@ def softmax_stats(
             start = (tile.full(-1e30), tile.full(0), tile.full(0))
             top, total, weighted = jax.lax.fori_loop(0, count, compare, start)
             stats = (top + jnp.log(total) * tile.LOG2E, weighted / total)
-            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            plgpu.commit_smem()
-            for n in range(directions):
-                stats_s[n] = stats[n]
-            plgpu.commit_smem()
-            for n, stat_g in enumerate(stats_g):
-                g = c * G + split * steps + step
-                plgpu.copy_smem_to_gmem(stats_s.at[n], stat_g.at[g, rows, :])
+            g = c * G + split * steps + step
+            targets = [stat_g.at[g, rows, :] for stat_g in stats_g]
+            tile.write_out(stats[:directions], stats_s, targets)
             ring.refill(step, steps)
             return ()
 

@@ -141,6 +141,24 @@ def product(a: Any, b: Any) -> Any:
     return pl.run_scoped(scope, plgpu.ACC((ROWS, COLUMNS), jnp.float32))
 
 
+def write_out(arrays: Sequence[Any], shared: Any, targets: Sequence[Any]) -> None:
+    """Starts copies from registers to the device's memory, through shared memory.
+
+    Args:
+        arrays: in registers.
+        shared: a tile for each of them.
+        targets: where they go.
+    """
+    # What went this way before must have been read.
+    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+    plgpu.commit_smem()
+    for n, array in enumerate(arrays):
+        shared[n] = array
+    plgpu.commit_smem()
+    for n, target in enumerate(targets):
+        plgpu.copy_smem_to_gmem(shared.at[n], target)
+
+
 def launch(
     body: Callable[..., None],
     *,
