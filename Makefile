@@ -10,16 +10,27 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c '' 2>/dev/nu
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Where the compiler's packages are installed, JAX complains about the missing GPU
+# whenever it starts: so they are not in .venv.
+COMPILE_VENV := .venv-gpu-compile
+COMPILE_PYTHON := $(COMPILE_VENV)/bin/python
+COMPILE_READY := $(COMPILE_VENV)/ready
 DEMO := runs/demo
-SOURCES := $(wildcard kernels/*/*.py capsjax/*.py capsjax/*/*.py experiments/*.py \
+SOURCES := $(wildcard kernels/*.py kernels/*/*.py kernels/*/*/*.py capsjax/*.py capsjax/*/*.py experiments/*.py \
 	experiments/configs/*.py)
+# For `make gpu`: an environment with JAX for CUDA, and the folder of TFDS data sets.
+GPU_PYTHON ?= $(BIN)/python
+DATA_DIR ?=
 
-.PHONY: help setup demo test lint clean
+PIP_PROGRESS := | awk '/^(Collecting|Installing|Successfully)/ \
+	{print "  " $$1, $$2; fflush()}'
+
+.PHONY: help setup demo test test-gpu-compile compile-report gpu lint clean
 
 help: ## Lists the commands
 	@echo "capsjax: capsule networks in JAX and Flax"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' \
-		| awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' \
+		| awk -F '\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Installs everything into .venv
 
@@ -32,7 +43,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install --disable-pip-version-check --progress-bar off \
 		--constraint constraints.txt --editable '.[test,lint]' \
-		| awk '/^(Collecting|Installing|Successfully)/ {print "  " $$1, $$2; fflush()}'
+		$(PIP_PROGRESS)
 	@touch $@
 
 demo: $(DEMO)/result.json ## Trains CapsNet on scikit-learn's digits and draws plots
@@ -48,7 +59,27 @@ $(DEMO)/result.json: $(READY) $(SOURCES)
 
 test: $(READY) ## Runs all tests
 	@echo "Running the tests on 2 processes."
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 -m "not gpu_compile"
+
+test-gpu-compile: $(READY) $(COMPILE_READY) ## Compiles the kernels for an H200; no GPU
+	@echo "Compiling the fused kernels for an H200 on 2 processes, about six minutes."
+	@CAPSJAX_GPU_COMPILE_PYTHON=$(CURDIR)/$(COMPILE_PYTHON) \
+		$(BIN)/python -m pytest -n 2 -m gpu_compile
+
+compile-report: $(READY) $(COMPILE_READY) ## Renews results/routing_compile.md; no GPU
+	@$(BIN)/python -m experiments.compile_routing --python=$(COMPILE_PYTHON)
+
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY)) ## Tests, benchmark and training on a GPU, 10 minutes
+	@$(GPU_PYTHON) -m experiments.run_on_gpu $(if $(DATA_DIR),--data_dir=$(DATA_DIR))
+
+$(COMPILE_READY): $(READY) pyproject.toml constraints.txt
+	@echo "Setting up $(COMPILE_VENV): a minute or two and 1.3 GB, once."
+	@$(BIN)/python -m venv --clear $(COMPILE_VENV)
+	@$(COMPILE_PYTHON) -m pip install --disable-pip-version-check --progress-bar off \
+		--constraint constraints.txt jax jaxtyping \
+		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", \
+		"rb"))["project"]["optional-dependencies"]["gpu-compile"])') $(PIP_PROGRESS)
+	@touch $@
 
 lint: $(READY) ## Checks format, style and types
 	@echo "Checking format, style and types."
@@ -56,5 +87,5 @@ lint: $(READY) ## Checks format, style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-clean: ## Removes .venv and caches; keeps runs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+clean: ## Removes environments and caches; keeps runs
+	rm -rf $(VENV) $(COMPILE_VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

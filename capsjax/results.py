@@ -80,15 +80,22 @@ def append(
     """
     old = read(path, columns)
     new = [row for row in rows if row not in old]
+    write(path, [*old, *new], columns)
+    return len(new)
+
+
+def write(
+    path: pathlib.Path, rows: Iterable[dict[str, str]], columns: Sequence[str]
+) -> None:
+    """Writes rows to a CSV file, replacing it as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows([*old, *new])
+    writer.writerows(rows)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text.getvalue())
     temporary.replace(path)
-    return len(new)
 
 
 def read(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:

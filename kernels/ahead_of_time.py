@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -22,9 +22,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kernels import gpu
 
+DEVICE_KIND = "NVIDIA H200"
+
 _TARGET = pathlib.Path(__file__).parent / "targets" / "nvidia_h200.txtpb"
 _DUMP = "MOSAIC_GPU_DUMP_PTXAS"
-_DEVICE_KIND = "NVIDIA H200"
 
 
 class Kernel(NamedTuple):
@@ -41,11 +42,17 @@ class Kernel(NamedTuple):
     shared_bytes: int
 
 
+def largest(kernels: Iterable[Kernel]) -> Kernel:
+    """The largest of each number."""
+    return Kernel(*map(max, zip(*kernels, strict=True)))
+
+
 class Compilation(NamedTuple):
     """A function compiled for an H200.
 
     Attributes:
-        kernels: by name. Of equal kernels in one process only the first is reported.
+        kernels: by name; of several with one name, the largest numbers. Of equal
+            kernels in one process only the first is reported.
         serialized: whether the assembler made matrix products wait for each other.
         temp_bytes: XLA's temporaries in the device's memory.
         text: the optimized program.
@@ -104,7 +111,7 @@ def compile_for_h200(
         for x, spec in zip(arguments, specs, strict=True)
     ]
     shared: dict[str, int] = {}
-    with gpu.ahead_of_time(_DEVICE_KIND), _logged_kernels(shared), _output() as output:
+    with gpu.ahead_of_time(DEVICE_KIND), _logged_kernels(shared), _output() as output:
         compiled = jax.jit(function).lower(*placed).compile()
     memory: Any = compiled.memory_analysis()
     report = output[0]
@@ -117,7 +124,7 @@ def compile_for_h200(
 
 
 def _kernels(report: str, shared: dict[str, int]) -> dict[str, Kernel]:
-    kernels = {}
+    kernels: dict[str, Kernel] = {}
     # A report begins with a kernel's name and ends where the next begins.
     for entry in report.split("Compiling entry function '")[1:]:
         name = entry.split("'")[0].removesuffix("_mosaic_gpu_kernel")
@@ -125,7 +132,8 @@ def _kernels(report: str, shared: dict[str, int]) -> dict[str, Kernel]:
         spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", entry)
         if name in shared and registers and spills:
             spilled = int(spills[1]) + int(spills[2])
-            kernels[name] = Kernel(int(registers[1]), spilled, shared[name])
+            kernel = Kernel(int(registers[1]), spilled, shared[name])
+            kernels[name] = largest([kernel, kernels.get(name, kernel)])
     return kernels
 
 
@@ -137,7 +145,7 @@ def _logged_kernels(shared: dict[str, int]) -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             if isinstance(record.args, tuple) and "bytes shared" in record.msg:
                 name, _, size = record.args
-                shared[str(name)] = int(str(size))
+                shared[str(name)] = max(int(str(size)), shared.get(str(name), 0))
 
     logger, handler = logging.getLogger("kernels"), Handler()
     level = logger.level

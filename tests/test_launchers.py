@@ -109,6 +109,15 @@ def test_evaluate_without_a_run_is_one_clear_line(tmp_path):
     assert_one_line(run("evaluate", f"--workdir={tmp_path}"), "config.json")
 
 
+def test_compiling_without_its_environment_is_one_clear_line(tmp_path):
+    output = tmp_path / "results"
+    process = run("compile_routing", "--python=/absent/python", f"--output={output}")
+    assert_one_line(process, "/absent/python", "make test-gpu-compile")
+    process = run("compile_routing", "--workloads=minst", f"--output={output}")
+    assert_one_line(process, "minst", "mnist")
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     "launcher",
     [
@@ -118,6 +127,8 @@ def test_evaluate_without_a_run_is_one_clear_line(tmp_path):
         "record",
         "benchmark_training",
         "benchmark_routing",
+        "compile_routing",
+        "run_on_gpu",
     ],
 )
 def test_help_explains(launcher):

@@ -70,8 +70,8 @@ def choose(problem: Problem, device_kind: str) -> Config:
     return tuned(device_kind).get(problem) or heuristic(problem)
 
 
-# What the heuristic reckons with: an H100 or H200, two blocks of a pass on each
-# multiprocessor (their registers and shared memory allow it). The times are estimates
+# What the heuristic reckons with: an H100 or H200, two blocks on each
+# multiprocessor (most kernels' registers and memory allow it). The times are estimates
 # from instruction counts and bandwidths, in microseconds; they only have to rank.
 _BLOCKS_AT_ONCE = 2 * 132
 _PASS_STEP_US = 1.5

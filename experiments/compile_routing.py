@@ -1,0 +1,49 @@
+"""Compiles the fused routing kernels for an H200 and reports what the compiler says.
+
+python -m experiments.compile_routing
+
+needs no GPU, but the environment that ``make test-gpu-compile`` makes. It writes anew
+the rows ``results/routing_compile.csv`` and ``results/routing_memory.csv``, and from
+them the tables ``results/routing_compile.md``.
+"""
+
+import pathlib
+
+from absl import flags
+
+from capsjax import compile_report, provenance
+from capsjax.progress import Progress
+from experiments import launch
+from kernels.routing.workloads import WORKLOADS
+
+_WORKLOADS = flags.DEFINE_list(
+    "workloads", list(WORKLOADS), "Names of sizes; see kernels/routing/workloads.py."
+)
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["128", "1024"], "Examples in a batch.")
+_DTYPES = flags.DEFINE_list(
+    "dtypes", ["float32", "bfloat16"], "Of the arguments; float16 is a third."
+)
+_PYTHON = flags.DEFINE_string(
+    "python",
+    ".venv-gpu-compile/bin/python",
+    "An interpreter with JAX and the packages of the extra gpu-compile.",
+)
+_OUTPUT = flags.DEFINE_string("output", "results", "Folder to write the files to.")
+
+
+def main() -> None:
+    """Compiles, writes and prints the tables."""
+    problems = compile_report.problems(
+        _WORKLOADS.value, _BATCH_SIZES.value, _DTYPES.value
+    )
+    folder, env = pathlib.Path(_OUTPUT.value), provenance.environment()
+    with Progress("compiling", len(problems), unit="problems") as progress:
+        found = compile_report.compile_all(
+            problems, _PYTHON.value, on_check=progress.advance
+        )
+    compile_report.write(folder, found, env)
+    print((folder / compile_report.TABLES).read_text())
+
+
+if __name__ == "__main__":
+    launch.run(main)
