@@ -29,7 +29,7 @@ from kernels.routing.squash import squash
 # Bytes of one chunk's T. On a CPU the few arrays of its size should stay in the
 # last-level cache together; an accelerator wants large chunks and only has to be kept
 # from running out of memory.
-_CPU_CHUNK_BYTES = 4 * 2**20
+_CPU_CHUNK_BYTES = 2 * 2**20
 _ACCELERATOR_CHUNK_BYTES = 512 * 2**20
 # With fewer inputs than this, the rows are too short to compute on efficiently.
 _MIN_CHUNK_INPUTS = 64
