@@ -212,10 +212,8 @@ def _forward(
     all_s, all_V = [s], []
     for _ in range(options.num_iterations - 1):
         all_V.append(operand)
-        directions = [operand]
-        if sizes.chunks > 1:
-            directions += _softmax_stats(options, interpret, u, w, operand)
-        (parts,) = later(u, w, *directions)
+        stats = _stats_if_split(options, interpret, u, w, operand)
+        (parts,) = later(u, w, operand, *stats)
         s, V, operand, poses = reduce(parts, bias_rows, V)
         all_s.append(s)
     residuals = _Residuals(tuple(all_s), tuple(all_V))
@@ -247,20 +245,15 @@ def _backward(
         V, operand = residuals.V[-1], ds.astype(dtype)
         coupled.append((V, operand, *_softmax_stats(options, interpret, u, w, V)))
     elif options.num_iterations > 1:
-        normalized = sizes.chunks > 1
-        which = Pass("routing_gradient_pass", 2, normalized, options.leaky)
+        which = Pass("routing_gradient_pass", 2, sizes.chunks > 1, options.leaky)
         gradient_pass = sum_pass(which, sizes, config, dtype, interpret)
         splits = sizes.G // config.groups_per_block
         reduce = reduce_gradients(sizes, splits, dtype, interpret)
         operand, D = ds.astype(dtype), jnp.zeros_like(ds)
         for V, s in zip(residuals.V[::-1], residuals.s[-2::-1], strict=True):
-            given = (
-                _softmax_stats(options, interpret, u, w, V, operand)
-                if normalized
-                else ()
-            )
-            parts, *found = gradient_pass(u, w, V, operand, *given)
-            coupled.append((V, operand, *(given or found)))
+            stats = _stats_if_split(options, interpret, u, w, V, operand)
+            parts, *found = gradient_pass(u, w, V, operand, *stats)
+            coupled.append((V, operand, *stats, *found))
             D, ds, operand = reduce(parts, D, s)
             all_ds.append(ds)
 
@@ -297,6 +290,15 @@ def _softmax_stats(
         len(directions), sizes, options.config, u.dtype, interpret
     )
     return softmax.combine(kernel(u, w, *directions), sizes, options.leaky)
+
+
+def _stats_if_split(
+    options: _Options, interpret: Any, *arrays: Array
+) -> tuple[Array, ...]:
+    """`_softmax_stats` if a pass does not find them itself, or else nothing."""
+    if options.problem.sizes(options.config).chunks == 1:
+        return ()
+    return _softmax_stats(options, interpret, *arrays)
 
 
 def _gradient_scale(ds: Array) -> Array:
