@@ -208,6 +208,19 @@ def test_large_logits_do_not_overflow():
     assert all(np.all(np.isfinite(x)) for x in results)
 
 
+@pytest.mark.parametrize(("inputs", "weights"), [(1e6, 1.0), (1.0, 1e7)])
+def test_beyond_the_range_of_float16_poses_are_nan_and_not_merely_wrong(
+    inputs, weights
+):
+    u, W, _, _ = make_arguments((2, 8, 4, 3, 8), "float32")
+    poses = route(
+        jnp.asarray(inputs * u, jnp.float32),
+        jnp.asarray(weights * W, jnp.float32),
+        implementation="mosaic_gpu",
+    )
+    assert np.all(np.isnan(poses))
+
+
 def test_vmap_and_shard_map():
     u, W, bias, _ = make_arguments((3, 8, 4, 3, 8), "float32")
     u, W, bias = (jnp.asarray(x, jnp.float32) for x in (u, W, bias))
