@@ -1,13 +1,12 @@
 """Preprocessing and augmentation of images, inside jit.
 
 Functions of one image take float32 [H, W, C] with values in [0, 1] and a key;
-`for_training` and `for_evaluation` apply what a config asks for to a batch. Each
-example has a key of its own, made from the step's key and its place in the batch.
+`for_training` and `for_evaluation` apply what a config asks for to a batch.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
 from capsjax.errors import UserError
@@ -17,13 +16,13 @@ Patch = Float[Array, "h w C"]
 
 
 def for_training(
-    images: UInt8[Array, "B H W C"], key: Array, config: ConfigDict
+    images: UInt8[Array, "B H W C"], keys: Key[Array, " B"], config: ConfigDict
 ) -> Float[Array, "B h w C"]:
     """Training images as the model sees them: preprocessed and augmented.
 
     Args:
         images: 0 .. 255.
-        key: of this step.
+        keys: one for each example.
         config: the run's; ``preprocess`` and ``augment`` are read.
 
     Returns:
@@ -45,8 +44,6 @@ def for_training(
             image = random_shift(image, keys[4], augment.shift)
         return standardize(image) if config.preprocess.standardize else image
 
-    indices = jnp.arange(images.shape[0])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
     return jax.vmap(one)(to_unit_range(images), keys)
 
 

@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from capsjax import augment, models, optim, results, train_step
+from capsjax import augment, models, optim, parallel, results, train_step
 from capsjax.errors import UserError
 from kernels.timing import compile_program
 
@@ -118,11 +118,12 @@ def train_step_and_convolutions(
         "label": rng.integers(0, num_classes, config.batch_size, np.int32),
     }
     graphdef, state = train_step.create(config, image_shape, num_classes)
-    step = train_step.make_train_step(graphdef, config)
+    devices = parallel.Devices(jax.devices()[:1])
+    step = train_step.make_train_step(graphdef, config, devices)
     model = nnx.merge(graphdef, state.params)
     loops = {
         "convolutions": _convolutions(model, config, batch),
-        "step": _Loop(step, state, batch),
+        "step": _Loop(step, devices.replicate(state), devices.shard(batch)),
     }
     for _ in range(repeats + 1):
         for loop in loops.values():
@@ -150,7 +151,7 @@ def rows(
         "model": config.model.name,
         "routing_implementation": config.model.routing_implementation or "default",
         "batch_size": config.batch_size,
-        "dtype": "float32",
+        "dtype": config.dtype,
         "mode": "train",
         "command": results.portable(env["command"]),
     }

@@ -3,16 +3,25 @@
 The one file that knows Orbax. ``checkpoints/last/<step>`` and
 ``checkpoints/best/<step>`` each hold the whole training state and a small JSON record;
 Orbax writes a checkpoint under a temporary name and renames it when it is complete, so
-one that was cut short is never taken for whole.
+one that was cut short is never taken for whole. What storage damages later shows in
+the state's hash, which stands in the record.
+
+Every device holds the whole state, so where several processes train together, one
+writes and reads, and the others are told what it read. A state is no device's: it can
+be restored on any number of them.
 """
 
 import dataclasses
-from typing import Any, Literal
+import pathlib
+import sys
+from typing import Literal
 
 import jax
 import orbax.checkpoint as ocp
 
+from capsjax import parallel
 from capsjax.errors import UserError
+from capsjax.provenance import sha256
 from capsjax.run_folder import RunFolder
 from capsjax.train_step import TrainState
 
@@ -25,31 +34,47 @@ class Record:
 
     Attributes:
         seconds: spent in training so far, over all resumes.
+        num_devices: that the state was computed on.
         best_accuracy: on the validation images, of the best checkpoint so far; or None.
         best_step: of that checkpoint; or None.
     """
 
     seconds: float = 0.0
+    num_devices: int = 1
     best_accuracy: float | None = None
     best_step: int | None = None
 
 
 class Checkpoints:
-    """The checkpoints of one run; use it as a context manager."""
+    """The checkpoints of one run; use it as a context manager.
 
-    def __init__(self, folder: RunFolder):
+    All processes call its methods alike; only the primary one touches files.
+    """
+
+    def __init__(self, folder: RunFolder, *, read_only: bool = False):
+        """Opens the run's checkpoints.
+
+        Args:
+            folder: the run's.
+            read_only: makes and removes nothing, as suits another process than the one
+                that trains.
+
+        Raises:
+            UserError: their folder cannot be read or written.
+        """
         self._folder = folder
-        self._managers = {
-            which: ocp.CheckpointManager(
-                folder.checkpoints / which,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
-                    enable_async_checkpointing=False,
-                    cleanup_tmp_directories=True,
-                ),
-            )
-            for which, keep in {"last": 2, "best": 1}.items()
-        }
+        self._managers: dict[Which, ocp.CheckpointManager] = {}
+        if not parallel.is_primary():
+            return
+        keep: dict[Which, int] = {"last": 2, "best": 1}
+        for which, count in keep.items():
+            path = self._path(which)
+            try:
+                if not read_only:
+                    path.mkdir(parents=True, exist_ok=True)
+                self._managers[which] = _manager(path, count, read_only)
+            except OSError as error:
+                raise UserError(f"cannot open {path}: {error.strerror}") from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -59,58 +84,138 @@ class Checkpoints:
             manager.close()
 
     def latest_step(self, which: Which = "last") -> int | None:
-        """Step of the newest checkpoint, or None where there is none."""
-        return self._managers[which].latest_step()
+        """Step of the newest checkpoint, or None where there is none.
+
+        Other processes than the primary one know of none.
+        """
+        manager = self._managers.get(which)
+        return None if manager is None else manager.latest_step()
 
     def save(self, which: Which, state: TrainState, record: Record) -> None:
-        """Saves a state, unless its step is saved already, and drops older ones."""
-        step = int(state.step)
-        if step == self.latest_step(which):
+        """Saves a state, unless its step is saved already, and drops older ones.
+
+        Raises:
+            UserError: it could not be written; the checkpoints before are as they were.
+        """
+        if not parallel.is_primary():
             return
-        self._managers[which].save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                record=ocp.args.JsonSave(dataclasses.asdict(record)),
-            ),
-        )
+        host_state = jax.device_get(state)
+        step = int(host_state.step)
+        before = self.latest_step(which)
+        if step == before:
+            return
+        content = dataclasses.asdict(record) | {"sha256": sha256(host_state)}
+        try:
+            self._managers[which].save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(host_state),
+                    record=ocp.args.JsonSave(content),
+                ),
+            )
+        except Exception as error:  # Orbax and its storage raise many kinds.
+            kept = "there is none before it"
+            if before is not None:
+                kept = f"the checkpoint of step {before} is as it was"
+            raise UserError(
+                f"cannot save the checkpoint of step {step} in {self._path(which)} "
+                f"({_in_short(error)}); {kept}; make room or put right what is wrong, "
+                "and go on with --resume"
+            ) from error
 
     def restore(
-        self, template: TrainState, which: Which = "last"
+        self, template: TrainState, which: Which = "last", *, discard: bool = False
     ) -> tuple[TrainState, Record]:
-        """The newest state and its record.
+        """The newest state that is whole, as NumPy arrays, and its record.
+
+        Says so on standard error where a newer one is damaged.
 
         Args:
             template: a state with the structure, shapes and dtypes to expect.
             which: the last state or the best by validation.
+            discard: removes checkpoints that are newer and damaged, so that their steps
+                can be saved again.
 
         Raises:
-            UserError: there is no checkpoint; it is damaged; or it belongs to another
+            UserError: there is no checkpoint; or all are damaged or belong to another
                 model.
         """
-        step = self.latest_step(which)
-        where = self._folder.checkpoints / which
-        if step is None:
-            raise UserError(f"there is no checkpoint in {where}")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        try:
-            restored = self._managers[which].restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract),
-                    record=ocp.args.JsonRestore(),
-                ),
-            )
-            record: dict[str, Any] = restored.record
-            return restored.state, Record(**record)
-        except Exception as error:  # Orbax and its storage raise many kinds.
-            raise UserError(
-                f"cannot restore checkpoint {where / str(step)}: it is damaged or "
-                f"belongs to another model ({_first_line(error)}); remove it to go on "
-                "from an older one, if there is one"
-            ) from error
+        manager = self._managers[which]
+        damaged: dict[int, Exception] = {}
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                state, record = self._read(which, step, template)
+            except Exception as error:  # Orbax and its storage raise many kinds.
+                damaged[step] = error
+                continue
+            for newer in damaged:
+                print(
+                    f"warning: checkpoint {self._path(which) / str(newer)} is damaged "
+                    f"({_in_short(damaged[newer])}); the one of step {step} is taken "
+                    "instead" + (" and the damaged one removed" if discard else ""),
+                    file=sys.stderr,
+                    flush=True,
+                )
+                if discard:
+                    manager.delete(newer)
+            return state, record
+        if not damaged:
+            raise UserError(f"there is no checkpoint in {self._path(which)}")
+        newest = max(damaged)
+        raise UserError(
+            f"cannot restore checkpoint {self._path(which) / str(newest)}: it is "
+            f"damaged or belongs to another model ({_in_short(damaged[newest])}), and "
+            f"there is no other; remove {self._path(which)} to start anew"
+        ) from damaged[newest]
+
+    def resume(self, template: TrainState) -> tuple[TrainState, Record] | None:
+        """The newest state to go on from, in all processes, or None: there is none.
+
+        As `restore` with ``discard``; the record is the primary process's.
+        """
+        found = None
+        if self.latest_step() is not None:
+            found = self.restore(template, discard=True)
+        if jax.process_count() == 1:
+            return found
+        if not parallel.from_primary(found is not None):
+            return None
+        state, record = found or (template, Record())
+        return parallel.from_primary(state), record
+
+    def _path(self, which: Which) -> pathlib.Path:
+        return self._folder.checkpoints / which
+
+    def _read(
+        self, which: Which, step: int, template: TrainState
+    ) -> tuple[TrainState, Record]:
+        restored = self._managers[which].restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(jax.device_get(template)),
+                record=ocp.args.JsonRestore(),
+            ),
+        )
+        content = dict(restored.record)
+        if content.pop("sha256") != sha256(restored.state):
+            raise ValueError("the state does not have the hash that was recorded")
+        return restored.state, Record(**content)
 
 
-def _first_line(error: Exception) -> str:
+def _manager(path: pathlib.Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        read_only=read_only,
+        create=False,  # Orbax makes no folders where only some processes take part.
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=not read_only,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix=path.name
+        ),
+    )
+    return ocp.CheckpointManager(path, options=options)
+
+
+def _in_short(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:80]}" if lines else repr(error)

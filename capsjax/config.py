@@ -10,13 +10,16 @@ from ml_collections.config_dict import placeholder
 
 from capsjax.errors import UserError
 
+# float16 would need its gradients scaled to stay above its smallest number.
+DTYPES = ("float32", "bfloat16")
+
 
 def base() -> ConfigDict:
     """The paper's CapsNet on MNIST, as a config with every field there is."""
     config = ConfigDict()
     # Starts the parameters, the order of the data, augmentation and dropout.
     config.seed = 0
-    # Examples in one step, over all devices.
+    # Examples in one step, over all devices and processes.
     config.batch_size = 128
     config.num_epochs = 10
     # Ends training after so many steps; 0: only num_epochs counts.
@@ -25,6 +28,14 @@ def base() -> ConfigDict:
     config.log_every_steps = 20
     # A checkpoint every so many steps, besides the one after every epoch; 0: none.
     config.checkpoint_every_steps = 0
+    # How a step is spread over the devices: "jit" or "pmap" (see capsjax.parallel).
+    config.parallelism = "jit"
+    # How many devices share each batch; 0: all there are.
+    config.num_devices = 0
+    # Of the layers, "float32" or "bfloat16"; parameters, sums and loss are float32.
+    config.dtype = "float32"
+    # Stops at the first NaN and names the line of code that made it; slow.
+    config.debug_nans = False
 
     config.data = ConfigDict()
     # A name from capsjax.data.DATASETS.
@@ -157,6 +168,7 @@ def check(config: ConfigDict) -> None:
         "max_steps": 0,
         "log_every_steps": 1,
         "checkpoint_every_steps": 0,
+        "num_devices": 0,
         "data.validation_examples": 0,
         "data.image_size": 0,
         "preprocess.crop": 0,
@@ -182,6 +194,10 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"config.augment.contrast is {contrast}; "
             "it must be (smallest, largest) with 0 <= smallest <= largest"
+        )
+    if config.dtype not in DTYPES:
+        raise UserError(
+            f"unknown config.dtype {config.dtype!r}; choose {' or '.join(DTYPES)}"
         )
     suitable = {"capsnet": "margin", "baseline_cnn": "cross_entropy"}
     loss = suitable.get(config.model.name, config.loss.name)

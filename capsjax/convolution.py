@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from kernels.dtypes import accumulation_dtype
+
 
 class Conv(nnx.Module):
     """2-D convolution with a square kernel, one stride and a bias.
@@ -112,11 +114,15 @@ def _by_kernel_rows(x: Array, kernel: Array, stride: int) -> Array:
         patches = jnp.concatenate(
             [lines[:, :, j : j + span_w : stride] for j in range(K)], axis=-1
         ).reshape(-1, K * C_in)
-        return y + patches @ kernel_row.reshape(K * C_in, C_out), None
+        product = jnp.matmul(
+            patches, kernel_row.reshape(K * C_in, C_out), preferred_element_type=wide
+        )
+        return y + product, None
 
-    y = jnp.zeros((B * h * w, C_out), x.dtype)
+    wide = accumulation_dtype(x.dtype)
+    y = jnp.zeros((B * h * w, C_out), wide)
     y, _ = jax.lax.scan(add_row, y, (jnp.arange(K), kernel))
-    return y.reshape(B, h, w, C_out)
+    return y.reshape(B, h, w, C_out).astype(x.dtype)
 
 
 # A custom gradient, so that the platform is chosen once forward and once backward:

@@ -10,8 +10,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from capsjax import augment, losses
+from capsjax import augment, losses, models, parallel
 from capsjax.data import ImageSet, eval_batches
+from capsjax.parallel import Devices
 from capsjax.train_step import Batch
 
 EvalStep = Callable[[nnx.State, Batch], dict[str, jax.Array]]
@@ -34,22 +35,24 @@ class Evaluation:
     predictions: np.ndarray
 
 
-def make_eval_step(graphdef: nnx.GraphDef, config: ConfigDict) -> EvalStep:
-    """The jitted function from parameters and a batch to numbers for each example.
+def make_eval_step(
+    graphdef: nnx.GraphDef, config: ConfigDict, devices: Devices
+) -> EvalStep:
+    """The compiled function from parameters and a batch to numbers for each example.
 
     Returns a function whose result holds the losses, [B] each, and ``"prediction"``
-    int32 [B]. The loss is training's: the decoder reads the capsule of the label.
+    int32 [B], of the whole batch on every device. The loss is training's: the decoder
+    reads the capsule of the label.
     """
 
-    @jax.jit
     def eval_step(params: nnx.State, batch: Batch) -> dict[str, jax.Array]:
         images = augment.for_evaluation(batch["image"], config)
-        output = nnx.merge(graphdef, params)(images, batch["label"])
+        output = models.apply(graphdef, params, images, batch["label"], config.dtype)
         result = losses.per_example(output, images, batch["label"], config.loss)
         result["prediction"] = jnp.argmax(output.scores, axis=1).astype(jnp.int32)
-        return result
+        return parallel.gather(result)
 
-    return eval_step
+    return devices.spread(eval_step)
 
 
 def evaluate(
@@ -57,21 +60,29 @@ def evaluate(
     params: nnx.State,
     image_set: ImageSet,
     batch_size: int,
+    devices: Devices,
     on_batch: Callable[[int], None] = lambda examples: None,
 ) -> Evaluation:
     """Evaluates all images of a set.
 
     Args:
         eval_step: from `make_eval_step`.
-        params: the model's.
+        params: the model's, on all devices.
         image_set: at least one image.
-        batch_size: of every batch; the last is padded, and its padding masked out.
+        batch_size: of every batch, rounded up to a multiple of the number of devices;
+            the last is padded, and its padding masked out.
+        devices: those of ``eval_step``. Every process evaluates its part and gets all
+            results.
         on_batch: called after each batch with the number of examples in it.
     """
     columns: dict[str, list[np.ndarray]] = {}
+    batch_size = -(-batch_size // devices.count) * devices.count
+    rows = devices.rows(batch_size)
     for batch in eval_batches(image_set, batch_size):
         real = batch.pop("mask") > 0
-        for name, values in jax.device_get(eval_step(params, batch)).items():
+        share = devices.shard({name: x[rows] for name, x in batch.items()})
+        found = jax.device_get(eval_step(params, share))
+        for name, values in found.items():
             columns.setdefault(name, []).append(values[real])
         on_batch(int(real.sum()))
     per_example = {name: np.concatenate(parts) for name, parts in columns.items()}
@@ -89,6 +100,7 @@ def evaluate(
 def make_reconstruct(graphdef: nnx.GraphDef, config: ConfigDict) -> Reconstruct:
     """The jitted function from parameters, images and classes to what was drawn.
 
+    It runs on one device, and takes parameters that are there or in host memory.
     Its images are uint8 [B, H, W, C]; it returns them as the model sees them and the
     reconstructions, both [B, h, w, C], from the capsules of the given classes (None
     for a model without a decoder).
@@ -97,6 +109,7 @@ def make_reconstruct(graphdef: nnx.GraphDef, config: ConfigDict) -> Reconstruct:
     @jax.jit
     def reconstruct(params: nnx.State, images: jax.Array, classes: jax.Array):
         seen = augment.for_evaluation(images, config)
-        return seen, nnx.merge(graphdef, params)(seen, classes).reconstructions
+        output = models.apply(graphdef, params, seen, classes, config.dtype)
+        return seen, output.reconstructions
 
     return reconstruct

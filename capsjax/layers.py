@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from capsjax.convolution import Conv, output_size
 from kernels import routing
+from kernels.dtypes import accumulation_dtype
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -193,13 +194,18 @@ class MaskedDecoder(nnx.Module):
     def __call__(
         self, poses: Float[Array, "B J Q"], labels: Int[Array, " B"]
     ) -> Float[Array, "B H W C"]:
-        """Reconstructions in [0, 1] from the poses of the classes in ``labels``."""
+        """Reconstructions in [0, 1] from the poses of the classes in ``labels``.
+
+        float32 at least, also in half precision: a pixel has 256 levels.
+        """
         mask = jax.nn.one_hot(labels, poses.shape[1], dtype=poses.dtype)
         x = (poses * mask[:, :, None]).reshape(poses.shape[0], -1)
         *hidden, last = self.layers
         for layer in hidden:
             x = jax.nn.relu(layer(x))
-        return jax.nn.sigmoid(last(x)).reshape(-1, *self.image_shape)
+        logits = last(x)
+        logits = logits.astype(accumulation_dtype(logits.dtype))
+        return jax.nn.sigmoid(logits).reshape(-1, *self.image_shape)
 
 
 def primary_grid(

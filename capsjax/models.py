@@ -1,7 +1,8 @@
 """The models: CapsNet and the paper's baseline CNN, with one calling convention.
 
-``model(images, labels, dropout_key=...)`` returns a `ModelOutput`. Labels choose which
+``model(images, labels, dropout_keys=...)`` returns a `ModelOutput`. Labels choose which
 capsule the decoder reads (training); without them it reads the predicted class's.
+`apply` does so in the dtype of a run's config.
 """
 
 import itertools
@@ -11,7 +12,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from capsjax.convolution import Conv
@@ -24,6 +26,7 @@ from capsjax.layers import (
     primary_grid,
 )
 from kernels import routing
+from kernels.dtypes import accumulation_dtype
 
 
 @flax.struct.dataclass
@@ -167,17 +170,18 @@ class CapsNet(nnx.Module):
         images: Float[Array, "B H W C"],
         labels: Int[Array, " B"] | None = None,
         *,
-        dropout_key: Array | None = None,
+        dropout_keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
         """Classifies and reconstructs a batch; CapsNet has no dropout."""
-        del dropout_key
+        del dropout_keys
         with jax.named_scope("conv1"):
             features = jax.nn.relu(self.conv1(images))
         with jax.named_scope("primary_capsules"):
             primary = self.primary_capsules(features)
         with jax.named_scope("class_capsules"):
             poses = self.class_capsules(primary)
-            lengths = routing.norm(poses)
+            # The loss compares lengths with margins; two digits are not enough.
+            lengths = routing.norm(_at_least_float32(poses))
         if self.decoder is None:
             return ModelOutput(lengths, poses)
         if labels is None:
@@ -237,9 +241,9 @@ class BaselineCNN(nnx.Module):
         images: Float[Array, "B H W C"],
         labels: Int[Array, " B"] | None = None,
         *,
-        dropout_key: Array | None = None,
+        dropout_keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
-        """Classifies a batch; dropout is on where ``dropout_key`` is given."""
+        """Classifies a batch; with dropout where its keys are given, one an example."""
         del labels
         x = images
         for conv in self.convs:
@@ -247,7 +251,8 @@ class BaselineCNN(nnx.Module):
         x = x.reshape(x.shape[0], -1)
         for dense in self.dense:
             x = jax.nn.relu(dense(x))
-        x = self.dropout(x, deterministic=dropout_key is None, rngs=dropout_key)
+        if dropout_keys is not None:
+            x = jax.vmap(lambda x, key: self.dropout(x, rngs=key))(x, dropout_keys)
         return ModelOutput(self.logits(x))
 
 
@@ -289,6 +294,37 @@ def build(
         return model
     except (ArithmeticError, NotImplementedError, TypeError, ValueError) as error:
         raise UserError(f"config.model does not fit: {error}") from error
+
+
+def apply(
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    images: Float[Array, "B H W C"],
+    labels: Int[Array, " B"],
+    dtype: DTypeLike,
+    *,
+    dropout_keys: Key[Array, " B"] | None = None,
+) -> ModelOutput:
+    """What a model says of a batch, computed in a dtype.
+
+    Args:
+        graphdef: the model's structure.
+        params: its parameters, float32.
+        images: float32.
+        labels: classes.
+        dtype: of all layers; half precision is summed in float32.
+        dropout_keys: one for each example in training; None in evaluation.
+
+    Returns:
+        Scores, poses and reconstructions in float32.
+    """
+    params, images = jax.tree.map(lambda x: x.astype(dtype), (params, images))
+    output = nnx.merge(graphdef, params)(images, labels, dropout_keys=dropout_keys)
+    return jax.tree.map(_at_least_float32, output)
+
+
+def _at_least_float32(x: Array) -> Array:
+    return x.astype(accumulation_dtype(x.dtype))
 
 
 def num_parameters(model: nnx.Module) -> int:

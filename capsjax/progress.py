@@ -25,6 +25,7 @@ class Progress:
         done: int = 0,
         scale: int = 1,
         stream: TextIO | None = None,
+        shown: bool = True,
     ):
         """Starts the display.
 
@@ -35,6 +36,7 @@ class Progress:
             done: how much was done before, in an earlier run.
             scale: units for each count of ``total`` (images in a step).
             stream: where to show it; standard error by default.
+            shown: otherwise nothing is; for all processes of a run but one.
         """
         stream = stream or sys.stderr
         self._what, self._total, self._unit = what, total, unit
@@ -43,9 +45,10 @@ class Progress:
         self._numbers: dict[str, str] = {}
         self._text = ""
         self._started = self._last_line = time.monotonic()
+        self._shown = shown
         self._closed = False
         self._bar = None
-        if stream.isatty():
+        if shown and stream.isatty():
             self._bar = tqdm(
                 desc=what,
                 total=total * scale,
@@ -75,7 +78,9 @@ class Progress:
         self._done += count
         if self._bar is not None:
             self._bar.update(count * self._scale)
-        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        elif (
+            self._shown and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES
+        ):
             self._print_line()
 
     def show(self, **numbers: str) -> None:

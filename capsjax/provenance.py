@@ -53,18 +53,25 @@ def fingerprint(params: Any) -> dict[str, Any]:
 
     Returns:
         ``params_l2``, the Euclidean norm over all parameters, summed in float64; and
-        ``params_sha256``, of the names, shapes, dtypes and bytes in order of the names.
+        ``params_sha256``, see `sha256`.
     """
+    square = sum(
+        float(np.sum(np.square(leaf, dtype=np.float64)))
+        for leaf in jax.tree.leaves(params)
+    )
+    return {"params_l2": square**0.5, "params_sha256": sha256(params)}
+
+
+def sha256(tree: Any) -> str:
+    """Hash of the names, shapes, dtypes and bytes of arrays in order of their names."""
     digest = hashlib.sha256()
-    square = 0.0
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
         array = np.asarray(leaf)
         name = jax.tree_util.keystr(path)
         digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-        square += float(np.sum(np.square(array, dtype=np.float64)))
-    return {"params_l2": square**0.5, "params_sha256": digest.hexdigest()}
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _cpu_name() -> str:

@@ -8,21 +8,34 @@
     tensorboard/      the same numbers as TensorBoard events
     checkpoints/      last/ and best/ (by validation), see capsjax.checkpoint
     plots/            PNG figures
+    profile/          with --profile_steps, a trace for TensorBoard or Perfetto
     result.json       written when the run has ended
+    .lock             held by the process that trains
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from capsjax.errors import UserError
 
-# What may differ between a run and its continuation: how long it goes on and how it
-# reports. Anything else would make it another experiment.
-_MAY_CHANGE = ("num_epochs", "max_steps", "log_every_steps", "checkpoint_every_steps")
+# What may differ between a run and its continuation: how long it goes on, where, and
+# how it reports. Anything else would make it another experiment.
+_MAY_CHANGE = (
+    "num_epochs",
+    "max_steps",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "parallelism",
+    "num_devices",
+    "debug_nans",
+)
 
 
 class RunFolder:
@@ -36,31 +49,64 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
+        self.profile = self.path / "profile"
         self.result = self.path / "result.json"
+        self._lock = self.path / ".lock"
 
-    def open(self, config: ConfigDict, *, resume: bool) -> None:
+    @contextlib.contextmanager
+    def open(self, config: ConfigDict, *, resume: bool) -> Iterator[None]:
         """Makes a folder for a new run, or checks the one of a run to continue.
+
+        Within the context no other process can open it.
 
         Raises:
             UserError: the folder holds something and ``resume`` is off; or what it
-                holds is no run, or a run with another config; or it cannot be written.
+                holds is no run, or a run with another config; or another process
+                trains in it; or it cannot be written.
         """
-        try:
-            occupied = self.path.exists() and any(self.path.iterdir())
-            if occupied and not resume:
-                raise UserError(
-                    f"{self.path} is not empty; continue the run in it with --resume, "
-                    "or choose another --workdir"
-                )
-            if occupied:
-                self._check_same_config(config)
-            else:
+        with contextlib.ExitStack() as stack:
+            try:
+                occupied = self._is_occupied()
+                if occupied and not resume:
+                    raise UserError(
+                        f"{self.path} is not empty; continue the run in it with "
+                        "--resume, or choose another --workdir"
+                    )
+                if occupied:
+                    self._check_same_config(config)
                 self.path.mkdir(parents=True, exist_ok=True)
-                self.record_config(config)
-        except OSError as error:
-            raise UserError(
-                f"cannot write to the run folder {self.path}: {error.strerror}"
-            ) from error
+                stack.enter_context(self._locked())
+                if not occupied:
+                    self.record_config(config)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write to the run folder {self.path}: {error.strerror}"
+                ) from error
+            yield
+
+    def _is_occupied(self) -> bool:
+        """Whether there is more than a run leaves that was killed as it began."""
+        if not self.path.exists():
+            return False
+        entries = {entry.name for entry in self.path.iterdir()}
+        return bool(entries - {self._lock.name, _temporary(self.config).name})
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Holds the lock, which ends with the process, however that ends."""
+        with self._lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise UserError(
+                    f"another process ({file.read().strip()}) trains in {self.path}; "
+                    "wait for it to end, stop it, or choose another --workdir"
+                ) from error
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
+            file.flush()
+            yield
 
     def record_config(self, config: ConfigDict) -> None:
         """Writes ``config.json``."""
@@ -126,9 +172,13 @@ class RunFolder:
 
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     temporary.replace(path)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".tmp")
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

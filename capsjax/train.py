@@ -1,106 +1,149 @@
 """Training, from a config and data to a run folder with a result."""
 
+import contextlib
+import itertools
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from capsjax import config as config_lib
-from capsjax import plots, provenance, train_step
+from capsjax import parallel, plots, provenance, train_step
 from capsjax.checkpoint import Checkpoints, Record
 from capsjax.data import Dataset, TrainBatches
+from capsjax.debug import stop_at_nan
 from capsjax.errors import UserError
 from capsjax.evaluate import evaluate, make_eval_step, make_reconstruct
+from capsjax.profiling import StepTrace
 from capsjax.progress import Progress
 from capsjax.run_folder import RunFolder, write_json
+from capsjax.stop import Stopped, StopRequests
 from capsjax.train_log import TrainLog
 from capsjax.writers import MetricsWriter, read_metrics
 
 
 def train(
-    config: ConfigDict, data: Dataset, folder: RunFolder, *, resume: bool = False
+    config: ConfigDict,
+    data: Dataset,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    profile_steps: range = range(0),
 ) -> dict[str, Any]:
     """Trains a model, evaluates it on the test images, and fills the run folder.
 
     The test images are used once, at the end, on the parameters of the last step:
     nothing is selected by them. Training is a function of the config and the data
-    alone, so a resumed run ends as an uninterrupted one.
+    alone, so a resumed run ends as an uninterrupted one: bit by bit on as many devices
+    as before, up to rounding on others.
+
+    Where several processes train together (`parallel.join`), each calls this; the
+    primary one writes and reports.
 
     Args:
         config: the run's; see `capsjax.config.base`.
         data: what to train, validate and test on.
         folder: new or empty, unless ``resume``.
         resume: continues from the last checkpoint in the folder, if there is one.
+        profile_steps: steps to write a trace of, counted from 0.
 
     Returns:
-        What ``result.json`` holds.
+        What ``result.json`` holds; in other processes than the primary one, nothing.
 
     Raises:
-        UserError: settings or a folder that do not fit, or a loss that is not finite.
+        UserError: settings or a folder that do not fit, a loss that is not finite, or
+            files that cannot be written.
+        Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     config_lib.check(config)
+    devices = parallel.choose(config)
     batches = TrainBatches(data.train, config.batch_size, config.seed)
+    rows = devices.rows(config.batch_size)
     num_steps = config.num_epochs * batches.steps_per_epoch
     if config.max_steps:
         num_steps = min(num_steps, config.max_steps)
     graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
     num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    train_fn = train_step.make_train_step(graphdef, config)
-    eval_fn = make_eval_step(graphdef, config)
+    train_fn = train_step.make_train_step(graphdef, config, devices)
+    eval_fn = make_eval_step(graphdef, config, devices)
+    primary = parallel.is_primary()
 
-    folder.open(config, resume=resume)
-    with Checkpoints(folder) as checkpoints:
-        record = Record()
-        resuming = resume and checkpoints.latest_step() is not None
-        if resuming:
-            state, record = checkpoints.restore(state)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequests())
+        if primary:
+            stack.enter_context(folder.open(config, resume=resume))
+            stack.enter_context(_writing_to(folder))
+        checkpoints = stack.enter_context(Checkpoints(folder))
+        record = Record(num_devices=devices.count)
+        resumed = checkpoints.resume(state) if resume else None
+        if resumed is not None:
+            state, record = resumed
         first_step = int(state.step)
         if first_step > num_steps:
             raise UserError(
                 f"the run in {folder.path} has taken {first_step} steps already, more "
                 f"than the {num_steps} that its config asks for now"
             )
-        folder.record_config(config)
-        env = provenance.environment() | {"data": data.provenance}
-        folder.record_env(env, resumed_at=first_step if resuming else None)
-        print(
-            f"{config.model.name} with {num_parameters:,} parameters on {data.name}: "
-            f"{len(data.train):,} training, {len(data.validation):,} validation, "
-            f"{len(data.test):,} test images; {env['num_devices']} x {env['device']}\n"
-            f"run folder {folder.path}"
-            + (f", resumed at step {first_step}" if resuming else ""),
-            flush=True,
-        )
+        state = devices.replicate(state)
+        if primary:
+            folder.record_config(config)
+            env = provenance.environment() | {
+                "data": data.provenance,
+                "num_devices": devices.count,
+            }
+            folder.record_env(env, resumed_at=first_step if resumed else None)
+            print(_introduction(data, config, num_parameters, env, folder), flush=True)
+            if resumed:
+                print(_resumption(first_step, record, devices.count), flush=True)
+        record.num_devices = devices.count
 
         started = time.monotonic() - record.seconds
-        with (
-            MetricsWriter(folder, resume_step=first_step) as writer,
-            Progress(
-                "training",
-                num_steps,
-                unit="images",
-                done=first_step,
-                scale=config.batch_size,
-            ) as progress,
-        ):
+        writer = stack.enter_context(
+            MetricsWriter(folder, resume_step=first_step, enabled=primary)
+        )
+        trace = stack.enter_context(
+            StepTrace(folder.profile, profile_steps, enabled=primary)
+        )
+        with Progress(
+            "training",
+            num_steps,
+            unit="images",
+            done=first_step,
+            scale=config.batch_size,
+            shown=primary,
+        ) as progress:
             log = TrainLog(config, batches.steps_per_epoch, writer, progress)
             for step in range(first_step, num_steps):
-                state, metrics = train_fn(state, batches.batch(step))
+                last_good = _where_safe(checkpoints, folder)
+                with trace.step(step), stop_at_nan(config.debug_nans, step, last_good):
+                    batch = devices.shard(batches.batch(step, rows))
+                    state, metrics = train_fn(state, batch)
+                trace.after(step, metrics)
                 log.add(step, metrics)
                 progress.advance()
 
                 taken = step + 1
+                asked_to_stop = stop.received(taken)
                 evaluate_now = (
                     taken % batches.steps_per_epoch == 0 or taken == num_steps
                 )
-                save_now = evaluate_now or _is_due(taken, config.checkpoint_every_steps)
+                save_now = (
+                    evaluate_now
+                    or asked_to_stop is not None
+                    or _is_due(taken, config.checkpoint_every_steps)
+                )
                 if save_now or _is_due(taken, config.log_every_steps):
-                    log.flush(_where_safe(checkpoints, folder))
+                    log.flush(last_good)
                 if evaluate_now and len(data.validation):
                     found = evaluate(
-                        eval_fn, state.params, data.validation, config.batch_size
+                        eval_fn,
+                        state.params,
+                        data.validation,
+                        config.batch_size,
+                        devices,
                     ).metrics
                     writer.write(taken, "validation", found)
                     progress.show(validation=f"{found['accuracy']:.4f}")
@@ -113,51 +156,61 @@ def train(
                     record.seconds = time.monotonic() - started
                     checkpoints.save("last", state, record)
                     log.restart_timer()
+                if asked_to_stop is not None:
+                    raise Stopped(asked_to_stop, taken)
 
-            progress.close()
-            with Progress("testing", len(data.test), unit="images") as progress:
-                test = evaluate(
-                    eval_fn,
-                    state.params,
-                    data.test,
-                    config.batch_size,
-                    on_batch=progress.advance,
-                )
-            writer.write(num_steps, "test", test.metrics)
+        with Progress(
+            "testing", len(data.test), unit="images", shown=primary
+        ) as progress:
+            ticks = itertools.count(num_steps + 1)
 
-    rows = [row for row in read_metrics(folder.metrics) if row["split"] == "train"]
-    speeds = [row["images_per_s"] for row in rows if "images_per_s" in row]
-    result = {
-        "test_accuracy": test.metrics["accuracy"],
-        "test_error_percent": test.metrics["error_percent"],
-        "test_examples": len(data.test),
-        "best_validation_accuracy": record.best_accuracy,
-        "best_validation_step": record.best_step,
-        "num_parameters": num_parameters,
-        "steps": num_steps,
-        "seconds": record.seconds,
-        "seconds_per_step": (
-            config.batch_size / statistics.median(speeds) if speeds else None
-        ),
-        "final_train_loss": rows[-1]["loss"],
-        **provenance.fingerprint(state.params),
-    }
-    write_json(folder.result, result)
-    plots.write_all(
-        folder,
-        data,
-        predictions=test.predictions,
-        reconstruct=make_reconstruct(graphdef, config),
-        params=state.params,
-    )
-    print(
-        f"test accuracy {result['test_accuracy']:.4f} "
-        f"({result['test_error_percent']:.2f} % error) after {num_steps} steps in "
-        f"{result['seconds']:.0f} s; see {folder.result.name} and {folder.plots.name}/ "
-        f"in {folder.path}",
-        flush=True,
-    )
-    return result
+            def on_batch(examples: int) -> None:
+                progress.advance(examples)
+                asked_to_stop = stop.received(next(ticks))
+                if asked_to_stop is not None:
+                    raise Stopped(asked_to_stop, num_steps)
+
+            test = evaluate(
+                eval_fn,
+                state.params,
+                data.test,
+                config.batch_size,
+                devices,
+                on_batch=on_batch,
+            )
+        writer.write(num_steps, "test", test.metrics)
+        if not primary:
+            return {}
+
+        params = jax.device_get(state.params)
+        result = {
+            "test_accuracy": test.metrics["accuracy"],
+            "test_error_percent": test.metrics["error_percent"],
+            "test_examples": len(data.test),
+            "best_validation_accuracy": record.best_accuracy,
+            "best_validation_step": record.best_step,
+            "num_parameters": num_parameters,
+            "steps": num_steps,
+            "seconds": record.seconds,
+            **_from_metrics(folder, config.batch_size),
+            **provenance.fingerprint(params),
+        }
+        write_json(folder.result, result)
+        plots.write_all(
+            folder,
+            data,
+            predictions=test.predictions,
+            reconstruct=make_reconstruct(graphdef, config),
+            params=params,
+        )
+        print(
+            f"test accuracy {result['test_accuracy']:.4f} "
+            f"({result['test_error_percent']:.2f} % error) after {num_steps} steps in "
+            f"{result['seconds']:.0f} s; see {folder.result.name} and "
+            f"{folder.plots.name}/ in {folder.path}",
+            flush=True,
+        )
+        return result
 
 
 def _is_due(steps_taken: int, every: int) -> bool:
@@ -169,3 +222,53 @@ def _where_safe(checkpoints: Checkpoints, folder: RunFolder) -> str:
     if step is None:
         return "there is no checkpoint yet"
     return f"the checkpoint of step {step} in {folder.checkpoints} is good"
+
+
+@contextlib.contextmanager
+def _writing_to(folder: RunFolder) -> Iterator[None]:
+    """Says of errors of the operating system, such as a full disk, what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {error.filename or folder.path}: {error.strerror}; "
+            "checkpoints written before are as they were: put it right and go on with "
+            "--resume"
+        ) from error
+
+
+def _introduction(
+    data: Dataset,
+    config: ConfigDict,
+    num_parameters: int,
+    env: dict[str, Any],
+    folder: RunFolder,
+) -> str:
+    devices = f"{env['num_devices']} x {env['device']}"
+    if jax.process_count() > 1:
+        devices += f" in {jax.process_count()} processes"
+    return (
+        f"{config.model.name} with {num_parameters:,} parameters on {data.name}: "
+        f"{len(data.train):,} training, {len(data.validation):,} validation, "
+        f"{len(data.test):,} test images; {devices}\nrun folder {folder.path}"
+    )
+
+
+def _resumption(step: int, record: Record, num_devices: int) -> str:
+    text = f"resumed at step {step}"
+    if record.num_devices != num_devices:
+        text += (
+            f", on {num_devices} devices instead of {record.num_devices}: the result "
+            "will be the same up to rounding only"
+        )
+    return text
+
+
+def _from_metrics(folder: RunFolder, batch_size: int) -> dict[str, Any]:
+    """What the run's rows of metrics say of its end and its speed."""
+    rows = [row for row in read_metrics(folder.metrics) if row["split"] == "train"]
+    speeds = [row["images_per_s"] for row in rows if "images_per_s" in row]
+    return {
+        "seconds_per_step": batch_size / statistics.median(speeds) if speeds else None,
+        "final_train_loss": rows[-1]["loss"],
+    }

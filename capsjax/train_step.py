@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
-from capsjax import augment, losses, models, optim
+from capsjax import augment, losses, models, optim, parallel
+from capsjax.parallel import Devices
 
 Batch = Mapping[str, Any]  # of NumPy or JAX arrays
 Metrics = dict[str, Array]
@@ -57,19 +58,24 @@ def create(
     return graphdef, TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
-def make_train_step(graphdef: nnx.GraphDef, config: ConfigDict) -> jax.stages.Wrapped:
-    """The jitted function from a state and a batch to the next state and metrics.
+def make_train_step(
+    graphdef: nnx.GraphDef, config: ConfigDict, devices: Devices
+) -> jax.stages.Wrapped:
+    """The compiled function from a state and a batch to the next state and metrics.
 
-    The state is donated: the one passed in must not be used again. All randomness is
-    a function of ``config.seed`` and the step. The batch holds ``"image"`` uint8
-    [B, H, W, C] and ``"label"`` int32 [B]; the metrics are the means over the batch of
-    the losses and of ``"accuracy"``, and the gradient's norm, ``"gradient_norm"``.
+    The state is on all devices (`Devices.replicate`) and is donated: the one passed in
+    must not be used again. All randomness is a function of ``config.seed``, the step
+    and an example's place in the batch. The batch is shared out (`Devices.shard`) and
+    holds ``"image"`` uint8 [B, H, W, C] and ``"label"`` int32 [B]; the metrics are the
+    means over the whole batch of the losses and of ``"accuracy"``, and the gradient's
+    norm, ``"gradient_norm"``.
     """
     tx = optim.build(config.optimizer)
 
-    def loss_of(params: nnx.State, images: Array, labels: Array, dropout_key: Array):
-        model = nnx.merge(graphdef, params)
-        output = model(images, labels, dropout_key=dropout_key)
+    def loss_of(params: nnx.State, images: Array, labels: Array, dropout_keys: Array):
+        output = models.apply(
+            graphdef, params, images, labels, config.dtype, dropout_keys=dropout_keys
+        )
         parts = losses.per_example(output, images, labels, config.loss)
         metrics = {name: jnp.mean(values) for name, values in parts.items()}
         hits = jnp.argmax(output.scores, axis=1) == labels
@@ -78,10 +84,16 @@ def make_train_step(graphdef: nnx.GraphDef, config: ConfigDict) -> jax.stages.Wr
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        augment_key, dropout_key = jax.random.split(step_key)
-        images = augment.for_training(batch["image"], augment_key, config)
-        gradients, metrics = jax.grad(loss_of, has_aux=True)(
-            state.params, images, batch["label"], dropout_key
+        examples = parallel.example_indices(len(batch["label"]))
+        augment_keys, dropout_keys = (
+            jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
+            for key in jax.random.split(step_key)
+        )
+        images = augment.for_training(batch["image"], augment_keys, config)
+        gradients, metrics = parallel.mean(
+            jax.grad(loss_of, has_aux=True)(
+                state.params, images, batch["label"], dropout_keys
+            )
         )
         # Optax raises floats to integer powers, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
@@ -90,4 +102,4 @@ def make_train_step(graphdef: nnx.GraphDef, config: ConfigDict) -> jax.stages.Wr
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return devices.spread(train_step, donate=True)

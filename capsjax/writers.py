@@ -16,8 +16,17 @@ class MetricsWriter:
     "test", name: number, ...}``; TensorBoard shows it as ``split/name``.
     """
 
-    def __init__(self, folder: RunFolder, *, resume_step: int):
-        """Opens the files; rows after ``resume_step`` are dropped, to be made again."""
+    def __init__(self, folder: RunFolder, *, resume_step: int, enabled: bool = True):
+        """Opens the files; rows after ``resume_step`` are dropped, to be made again.
+
+        Args:
+            folder: the run's.
+            resume_step: of the state to go on from.
+            enabled: otherwise nothing is written; for the processes that write nothing.
+        """
+        self._enabled = enabled
+        if not enabled:
+            return
         _drop_rows_after(folder.metrics, resume_step)
         self._jsonl = folder.metrics.open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
@@ -28,11 +37,14 @@ class MetricsWriter:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._jsonl.close()
-        self._tensorboard.close()
+        if self._enabled:
+            self._jsonl.close()
+            self._tensorboard.close()
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Writes one row and hands it to the operating system."""
+        if not self._enabled:
+            return
         row = {"step": step, "split": split, **metrics}
         self._jsonl.write(json.dumps(row) + "\n")
         self._jsonl.flush()

@@ -5,9 +5,10 @@ python -m experiments.evaluate --workdir=runs/digits --checkpoint=best
 
 import json
 
+import jax
 from absl import flags
 
-from capsjax import train_step
+from capsjax import parallel, train_step
 from capsjax.checkpoint import Checkpoints, Which
 from capsjax.errors import UserError
 from capsjax.evaluate import evaluate, make_eval_step
@@ -46,14 +47,16 @@ def main() -> None:
             "(config.data.validation_examples is 0)"
         )
     graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
-    with Checkpoints(folder) as checkpoints:
+    devices = parallel.Devices(jax.devices(), config.parallelism)
+    with Checkpoints(folder, read_only=True) as checkpoints:
         state, _ = checkpoints.restore(state, which)
     with Progress("evaluating", len(images), unit="images") as progress:
         found = evaluate(
-            make_eval_step(graphdef, config),
-            state.params,
+            make_eval_step(graphdef, config, devices),
+            devices.replicate(state.params),
             images,
             config.batch_size,
+            devices,
             on_batch=progress.advance,
         )
     step = {"step": int(state.step), "examples": len(images)}

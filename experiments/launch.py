@@ -4,16 +4,21 @@ import difflib
 import logging
 import os
 import re
+import shlex
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from capsjax import data
+from capsjax import data, parallel
 from capsjax.errors import UserError
+from capsjax.stop import Stopped
 
 _CONFIG_FLAG = re.compile(r"--?config(?:=(.*))?")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
@@ -23,7 +28,9 @@ def run(main: Callable[[], object]) -> None:
     """Parses the flags and runs ``main``; ends the process.
 
     What the user can put right, a `UserError` or a wrong flag, is printed as one line
-    and exits with status 1; Ctrl-C exits with 130; other errors keep their traceback.
+    and exits with status 1; other errors keep their traceback. Training that was asked
+    to stop says how to go on and exits with 0, after Ctrl-C with 130. Where other
+    processes would wait for this one, it ends without them.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -33,9 +40,18 @@ def run(main: Callable[[], object]) -> None:
             main()
         except UserError as error:
             _fail(str(error))
+        except Stopped as stopped:
+            if parallel.is_primary():
+                print(f"\n{stopped}, which is saved; go on with: {_resume()}")
+            sys.exit(130 if stopped.signal == signal.SIGINT else 0)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
+            parallel.leave_at_once(130)
             sys.exit(130)
+        except Exception:
+            traceback.print_exc()
+            parallel.leave_at_once(1)
+            sys.exit(1)
 
     absl_logging.set_verbosity(absl_logging.WARNING)
     app.run(guarded, flags_parser=_parse)
@@ -65,6 +81,55 @@ def define_data_dir() -> flags.FlagHolder[str | None]:
         "the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets. Not needed "
         "for the digits or for one's own images.",
     )
+
+
+def define_devices() -> Callable[[], None]:
+    """Defines the flags that say which processes and devices take part.
+
+    Returns:
+        What is to be called before anything else, to take them up.
+    """
+    coordinator = flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "To train in several processes: host:port of the first one, any free port. "
+        "Start the same command in all of them, each with its --process_id.",
+    )
+    num_processes = flags.DEFINE_integer(
+        "num_processes", None, "How many processes train together.", lower_bound=1
+    )
+    process_id = flags.DEFINE_integer(
+        "process_id", None, "Which of them this is, from 0.", lower_bound=0
+    )
+    distributed = flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Train in several processes where the cluster's environment (Slurm, Kubernetes "
+        "or Open MPI) says which they are.",
+    )
+    heartbeat_timeout = flags.DEFINE_integer(
+        "heartbeat_timeout",
+        60,
+        "Seconds after which a process that is not heard of counts as dead, and ends "
+        "the others.",
+        lower_bound=1,
+    )
+    cpu_devices = flags.DEFINE_integer(
+        "cpu_devices",
+        None,
+        "Makes so many devices of the CPU, to try out what several do. They share its "
+        "cores, so training gets no faster.",
+        lower_bound=1,
+    )
+
+    def take_up() -> None:
+        if cpu_devices.value is not None:
+            jax.config.update("jax_num_cpu_devices", cpu_devices.value)
+        explicit = (coordinator.value, num_processes.value, process_id.value)
+        if distributed.value or any(value is not None for value in explicit):
+            parallel.join(*explicit, heartbeat_timeout_s=heartbeat_timeout.value)
+
+    return take_up
 
 
 def load_data(config: ConfigDict, data_dir: str | None) -> data.Dataset:
@@ -137,4 +202,13 @@ def _fail(message: str) -> NoReturn:
     sys.unraisablehook = lambda _: None
     logging.disable()
     print(f"error: {message}", file=sys.stderr, flush=True)
+    parallel.leave_at_once(1)
     sys.exit(1)
+
+
+def _resume() -> str:
+    """The command that goes on with the training that this one began."""
+    words = [os.path.basename(sys.executable), *sys.orig_argv[1:]]
+    if not flags.FLAGS.resume:
+        words.append("--resume")
+    return shlex.join(words)

@@ -1,10 +1,16 @@
 """Trains a model and leaves a run folder with metrics, checkpoints and plots.
 
 python -m experiments.train --config=experiments/configs/digits.py --workdir=runs/digits
+
+It uses all devices, and several processes if told to. SIGTERM and Ctrl-C end it between
+two steps, with the state saved; the same command with --resume goes on.
 """
+
+import re
 
 from absl import flags
 
+from capsjax.errors import UserError
 from capsjax.run_folder import RunFolder
 from capsjax.train import train
 from experiments import launch
@@ -25,12 +31,36 @@ _RESUME = flags.DEFINE_bool(
     "is none.",
 )
 
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps",
+    "",
+    "first:last, such as 10:20: writes a trace of these steps, counted from 0 and "
+    "without the last, to the folder profile in --workdir.",
+)
+_take_up_devices = launch.define_devices()
+
 
 def main() -> None:
     """Loads the data and trains."""
+    _take_up_devices()
     config = _CONFIG.value
     data = launch.load_data(config, _DATA_DIR.value)
-    train(config, data, RunFolder(_WORKDIR.value), resume=_RESUME.value)
+    train(
+        config,
+        data,
+        RunFolder(_WORKDIR.value),
+        resume=_RESUME.value,
+        profile_steps=_steps(_PROFILE_STEPS.value),
+    )
+
+
+def _steps(text: str) -> range:
+    if not text:
+        return range(0)
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise UserError(f"--profile_steps={text} is not first:last, such as 10:20")
+    return range(int(match[1]), int(match[2]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Makes it an error to leave the partitioning of a kernel to the compiler."""
+"""What the routing op has to do with the partitioning over several devices."""
 
 from typing import Any
 
+import jax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jaxtyping import Array
@@ -10,6 +11,30 @@ _check_p = Primitive("refuse_automatic_partitioning")
 _check_p.def_impl(lambda x, *, name: x)
 _check_p.def_abstract_eval(lambda x, *, name: x)
 batching.defvectorized(_check_p)
+
+
+def varying_axes(arrays: Any) -> frozenset[Any]:
+    """Axes of a shard_map along which any of the arrays differs between devices.
+
+    None outside of a `jax.shard_map`, and in one that does not keep account of it
+    (``check_vma=False``).
+    """
+    types = [jax.typeof(x).manual_axis_type for x in jax.tree.leaves(arrays)]
+    return frozenset().union(*(type_.varying for type_ in types))
+
+
+def varying(axes: frozenset[Any], arrays: Any) -> Any:
+    """Marks arrays as different on each device along axes of a shard_map.
+
+    An op with a gradient of its own wants the mark all over its arguments: then JAX
+    itself adds up, over the devices, the gradients of weights that they share.
+    """
+
+    def mark(x: Array) -> Array:
+        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(mark, arrays)
 
 
 def refuse_automatic_partitioning(x: Array, name: str) -> Array:

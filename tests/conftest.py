@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments.configs import digits
 
+jax.config.update("jax_num_cpu_devices", 4)
 # A dtype or a rank that JAX would adjust silently is an error here.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -33,4 +34,5 @@ def tiny_config() -> ConfigDict:
     config.batch_size = 16
     config.max_steps = 6
     config.log_every_steps = 2
+    config.num_devices = 1
     return config

@@ -43,7 +43,11 @@ def copies(image, n):
 
 
 def trainer(config):
-    return jax.jit(lambda images, key: augment.for_training(images, key, config))
+    def call(images, key):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
+        return augment.for_training(images, keys, config)
+
+    return jax.jit(call)
 
 
 def train(images, config):

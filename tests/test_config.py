@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from capsjax import augment, losses, models, optim, train_step
 from capsjax import config as config_lib
 from capsjax.errors import UserError
+from capsjax.parallel import Devices
 from experiments.configs import cifar10, digits, mnist, variants
 
 FOLDER = Path(variants.__file__).parent
@@ -228,9 +229,13 @@ def test_a_step_of_every_config_fits_together(name, preset, quick):
     config_lib.check(config)
     shape = IMAGE_SHAPES[name]
 
+    def step(graphdef):
+        one = Devices(jax.devices()[:1])
+        return train_step.make_train_step(graphdef, config, one)
+
     def start_and_step(batch):
         graphdef, state = train_step.create(config, shape, 10)
-        after, metrics = train_step.make_train_step(graphdef, config)(state, batch)
+        after, metrics = step(graphdef)(state, batch)
         return jax.tree.leaves(state), jax.tree.leaves(after), metrics
 
     batch = {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from capsjax import data, train_step
+from capsjax.parallel import Devices
 from experiments.configs import digits, mnist
 from kernels import gpu
 
@@ -24,11 +25,12 @@ def losses(config, dataset, implementation):
     config = config.copy_and_resolve_references()
     config.model.routing_implementation = implementation
     graphdef, state = train_step.create(config, dataset.image_shape, 10)
-    step = train_step.make_train_step(graphdef, config)
+    one = Devices(jax.devices()[:1])
+    step = train_step.make_train_step(graphdef, config, one)
     batches = data.TrainBatches(dataset.train, config.batch_size, seed=config.seed)
     found = []
     for index in range(STEPS):
-        state, metrics = step(state, batches.batch(index))
+        state, metrics = step(state, one.shard(batches.batch(index)))
         found.append(float(metrics["loss"]))
     return np.asarray(found)
 

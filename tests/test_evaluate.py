@@ -7,6 +7,9 @@ import pytest
 from capsjax import data, train_step
 from capsjax.data import ImageSet
 from capsjax.evaluate import evaluate, make_eval_step, make_reconstruct
+from capsjax.parallel import Devices
+
+ONE = Devices(jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +28,10 @@ def model(tiny_config):
 def test_the_batch_size_does_not_matter(tiny_config, model, images, batch_size):
     """50 images in batches that divide them, that do not, and that are larger."""
     graphdef, params = model
-    step = make_eval_step(graphdef, tiny_config)
-    expected = evaluate(step, params, images, 25)
+    step = make_eval_step(graphdef, tiny_config, ONE)
+    expected = evaluate(step, params, images, 25, ONE)
     counted: list[int] = []
-    found = evaluate(step, params, images, batch_size, on_batch=counted.append)
+    found = evaluate(step, params, images, batch_size, ONE, on_batch=counted.append)
     assert sum(counted) == 50
     np.testing.assert_array_equal(found.predictions, expected.predictions)
     assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
@@ -36,12 +39,13 @@ def test_the_batch_size_does_not_matter(tiny_config, model, images, batch_size):
 
 def test_accuracy_and_losses_are_plain_means(tiny_config, model, images):
     graphdef, params = model
-    step = make_eval_step(graphdef, tiny_config)
-    found = evaluate(step, params, images, 16)
+    step = make_eval_step(graphdef, tiny_config, ONE)
+    found = evaluate(step, params, images, 16, ONE)
     hits = np.mean(found.predictions == images.labels)
     assert found.metrics["accuracy"] == pytest.approx(hits)
     assert found.metrics["error_percent"] == pytest.approx(100 * (1 - hits))
-    whole = step(params, {"image": images.images, "label": images.labels})
+    batch = ONE.shard({"image": images.images, "label": images.labels})
+    whole = step(params, batch)
     assert found.metrics["loss"] == pytest.approx(
         np.mean(np.asarray(whole["loss"]), dtype=np.float64), rel=1e-5
     )
@@ -51,8 +55,8 @@ def test_evaluation_is_not_augmented(tiny_config, model, images):
     """Twice the same, and the images come back as they are stored."""
     graphdef, params = model
     tiny_config.augment.shift = 2
-    step = make_eval_step(graphdef, tiny_config)
-    batch = {"image": images.images, "label": images.labels}
+    step = make_eval_step(graphdef, tiny_config, ONE)
+    batch = ONE.shard({"image": images.images, "label": images.labels})
     first, second = step(params, batch), step(params, batch)
     jax.tree.map(np.testing.assert_array_equal, first, second)
     reconstruct = make_reconstruct(graphdef, tiny_config)

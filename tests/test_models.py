@@ -65,6 +65,10 @@ def random_images(B=4, seed=0):
     return jnp.asarray(rng.uniform(size=(B, *SHAPE)), jnp.float32)
 
 
+def keys_for(images, seed=0):
+    return jax.random.split(jax.random.key(seed), len(images))
+
+
 @pytest.fixture
 def capsnet():
     return make("capsnet")
@@ -315,10 +319,10 @@ def test_the_baselines_dropout_is_on_with_a_key_only(baseline):
     images = random_images()
     plain = run(baseline, images).scores
     np.testing.assert_array_equal(run(baseline, images).scores, plain)
-    key = jax.random.key(0)
-    dropped = run(baseline, images, dropout_key=key).scores
-    again = run(baseline, images, dropout_key=key).scores
-    other = run(baseline, images, dropout_key=jax.random.key(1)).scores
+    keys, other_keys = keys_for(images), keys_for(images, seed=1)
+    dropped = run(baseline, images, dropout_keys=keys).scores
+    again = run(baseline, images, dropout_keys=keys).scores
+    other = run(baseline, images, dropout_keys=other_keys).scores
     np.testing.assert_array_equal(dropped, again)
     assert np.abs(dropped - plain).max() > 1e-3
     assert np.abs(dropped - other).max() > 1e-3
@@ -328,19 +332,27 @@ def test_the_baselines_dropout_keeps_the_mean(baseline):
     """The logits are linear in what dropout leaves, so their mean is that without."""
     images = random_images(1)
     keys = jax.random.split(jax.random.key(0), 4000)
-    plain = run(baseline, images).scores
-    dropped = jax.jit(jax.vmap(lambda key: baseline(images, dropout_key=key).scores))(
-        keys
-    )
+    plain = run(baseline, images).scores[0]
+    many = jnp.repeat(images, 4000, axis=0)
+    dropped = run(baseline, many, dropout_keys=keys).scores
     error = dropped.std(axis=0) / np.sqrt(4000)
     assert np.all(np.abs(dropped.mean(axis=0) - plain) < 4 * error)
+
+
+def test_an_examples_dropout_is_its_keys_and_no_one_elses(baseline):
+    """So that it does not matter which device computes it, and with which others."""
+    images = random_images()
+    keys = keys_for(images)
+    whole = run(baseline, images, dropout_keys=keys).scores
+    half = run(baseline, images[2:], dropout_keys=keys[2:]).scores
+    np.testing.assert_allclose(half, whole[2:], atol=1e-5)
 
 
 def test_the_rate_of_dropout_is_the_configs():
     model = make("baseline_cnn", dropout_rate=0.0)
     images = random_images()
     np.testing.assert_array_equal(
-        run(model, images, dropout_key=jax.random.key(0)).scores,
+        run(model, images, dropout_keys=keys_for(images)).scores,
         run(model, images).scores,
     )
 
@@ -348,7 +360,7 @@ def test_the_rate_of_dropout_is_the_configs():
 def test_a_capsnet_takes_the_key_and_does_not_use_it(capsnet):
     images = random_images()
     np.testing.assert_array_equal(
-        run(capsnet, images, dropout_key=jax.random.key(0)).scores,
+        run(capsnet, images, dropout_keys=keys_for(images)).scores,
         run(capsnet, images).scores,
     )
 
@@ -365,11 +377,11 @@ def test_a_model_is_its_parameters_and_nothing_else(name):
     assert all(x.dtype == jnp.float32 for x in leaves)
     assert sum(x.size for x in leaves) == models.num_parameters(model)
     images = random_images()
-    key = jax.random.key(0)
+    keys = keys_for(images)
     merged = nnx.merge(graphdef, params)
     np.testing.assert_array_equal(
-        run(merged, images, dropout_key=key).scores,
-        run(model, images, dropout_key=key).scores,
+        run(merged, images, dropout_keys=keys).scores,
+        run(model, images, dropout_keys=keys).scores,
     )
 
 

@@ -45,7 +45,8 @@ def made_run(path, seed=0, error=1.0) -> RunFolder:
     folder = RunFolder(path)
     config = base()
     config.seed = seed
-    folder.open(config, resume=False)
+    with folder.open(config, resume=False):
+        pass
     command = [*COMMAND, f"--config.seed={seed}"]
     folder.record_env(ENV | {"command": command}, resumed_at=None)
     write_json(folder.result, RESULT | {"test_error_percent": error})

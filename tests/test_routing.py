@@ -356,3 +356,35 @@ def test_squash_gradient_equals_central_differences(scale):
         jnp.asarray(g, jnp.float32)
     )
     np.testing.assert_allclose(np.vdot(found, direction), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_four_devices_in_a_shard_map_equal_one(implementation, check_vma, monkeypatch):
+    """Also where JAX itself keeps account of what differs and sums up the gradients."""
+    monkeypatch.setattr(xla, "_MIN_CHUNK_INPUTS", 5)
+    monkeypatch.setattr(xla, "_CPU_CHUNK_BYTES", 1)
+    u, W, bias = as_dtype(make_arguments((8, 12, 8, 3, 4)), jnp.float32)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    shared, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+
+    def loss(u, W, bias):
+        poses = route(u, W, bias, implementation=implementation)
+        return jnp.sum(jnp.square(poses))
+
+    gradient = jax.grad(loss, argnums=(0, 1, 2))
+
+    def share(u, W, bias):
+        du, *others = gradient(u, W, bias)
+        return du, (others if check_vma else jax.lax.psum(others, "data"))
+
+    sharded = jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(mine, shared, shared),
+        out_specs=(mine, shared),
+        check_vma=check_vma,
+    )
+    expected = jax.jit(gradient)(u, W, bias)
+    du, (dW, dbias) = jax.jit(sharded)(u, W, bias)
+    for found, right in zip((du, dW, dbias), expected, strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-5)

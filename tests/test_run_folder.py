@@ -14,36 +14,46 @@ def test_a_config_comes_back_as_it_was(tmp_path):
     config = base()
     config.model.routing_iterations = 5
     folder = RunFolder(tmp_path / "run")
-    folder.open(config, resume=False)
+    with folder.open(config, resume=False):
+        pass
     assert folder.load_config().to_dict() == config.to_dict()
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for resume in (False, True):
-        with pytest.raises(UserError):
-            RunFolder(tmp_path).open(base(), resume=resume)
+        with (
+            pytest.raises(UserError),
+            RunFolder(tmp_path).open(base(), resume=resume),
+        ):
+            pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_in_the_way_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        RunFolder(tmp_path / "file" / "run").open(base(), resume=False)
+    folder = RunFolder(tmp_path / "file" / "run")
+    with (
+        pytest.raises(UserError, match="cannot write"),
+        folder.open(base(), resume=False),
+    ):
+        pass
 
 
 def test_resume_may_train_longer(tmp_path):
     folder, config = RunFolder(tmp_path), base()
-    folder.open(config, resume=False)
+    with folder.open(config, resume=False):
+        pass
     config.num_epochs = 99
-    folder.open(config, resume=True)
-    folder.record_config(config)
+    with folder.open(config, resume=True):
+        folder.record_config(config)
     assert folder.load_config().num_epochs == 99
 
 
 def test_a_damaged_json_file_is_named(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.open(base(), resume=False)
+    with folder.open(base(), resume=False):
+        pass
     folder.config.write_text(folder.config.read_text()[:20])
     with pytest.raises(UserError, match=r"config\.json"):
         folder.load_config()

@@ -12,10 +12,13 @@ from ml_collections import ConfigDict
 from capsjax import data, losses, train_step
 from capsjax.data import Dataset, ImageSet
 from capsjax.errors import UserError
+from capsjax.parallel import Devices
 from capsjax.run_folder import RunFolder
 from capsjax.train import train
 from capsjax.writers import read_metrics
 from experiments.configs import cifar10, digits, mnist
+
+ONE = Devices(jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,7 @@ def finished_run(tmp_path_factory, digits_data) -> RunFolder:
     config = digits.get_config("quick")
     config.batch_size, config.max_steps, config.log_every_steps = 16, 6, 2
     config.checkpoint_every_steps = 4
+    config.num_devices = 1
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "whole")
     train(config, digits_data, folder)
     return folder
@@ -216,9 +220,9 @@ def test_eight_examples_can_be_learnt_by_heart(tiny_config):
     batch = {"image": few.images, "label": few.labels}
     tiny_config.augment.shift = 0
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
-    step_fn = train_step.make_train_step(graphdef, tiny_config)
+    step_fn = train_step.make_train_step(graphdef, tiny_config, ONE)
     for _ in range(150):
-        state, metrics = step_fn(state, batch)
+        state, metrics = step_fn(state, ONE.shard(batch))
     assert metrics["accuracy"] == 1
     assert metrics["margin_loss"] < 0.01
 
@@ -234,9 +238,10 @@ def test_the_step_is_traced_once(tiny_config, digits_data, monkeypatch):
     monkeypatch.setattr(losses, "per_example", counted)
     batches = data.TrainBatches(digits_data.train, tiny_config.batch_size, 0)
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
-    step_fn = train_step.make_train_step(graphdef, tiny_config)
+    state = ONE.replicate(state)
+    step_fn = train_step.make_train_step(graphdef, tiny_config, ONE)
     for step in range(3):
-        state, _ = step_fn(state, batches.batch(step))
+        state, _ = step_fn(state, ONE.shard(batches.batch(step)))
     assert len(traces) == 1
 
 
@@ -269,7 +274,7 @@ def test_every_configs_quick_variant_runs_a_step(config: ConfigDict, tmp_path):
         class_names=tuple("0123456789"),
         provenance="random images",
     )
-    config.max_steps, config.batch_size = 1, 8
+    config.max_steps, config.batch_size, config.num_devices = 1, 8, 1
     result = train(config, made, RunFolder(tmp_path))
     assert result["steps"] == 1
     assert math.isfinite(result["final_train_loss"])
@@ -280,7 +285,7 @@ def test_every_configs_quick_variant_runs_a_step(config: ConfigDict, tmp_path):
 def test_real_mnist_trains(tfds_data_dir, tmp_path):
     """100 steps of a small CapsNet: far above chance on the 10,000 test images."""
     config = mnist.get_config("authors_code,quick")
-    config.max_steps = 60
+    config.max_steps, config.num_devices = 60, 1
     made = data.load("mnist", data_dir=tfds_data_dir, validation_examples=200)
     assert len(made.train) == 59_800
     result = train(config, made, RunFolder(tmp_path))

@@ -42,11 +42,12 @@ class TrainBatches:
         # The latest epoch and its permutation, made anew only when the epoch changes.
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Returns the batch of one step.
+    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+        """Returns the batch of one step, or some rows of it.
 
         Args:
             step: counted from 0 at the start of training, over all epochs.
+            rows: which; nothing is read for the others.
 
         Returns:
             "image" uint8 [B, H, W, C] and "label" int32 [B].
@@ -62,7 +63,7 @@ class TrainBatches:
             rng = np.random.default_rng((self._seed, epoch))
             order = rng.permutation(len(self._image_set))
             self._order = epoch, order
-        chosen = order[index * self._batch_size : (index + 1) * self._batch_size]
+        chosen = order[index * self._batch_size : (index + 1) * self._batch_size][rows]
         return {
             "image": self._image_set.images[chosen],
             "label": self._image_set.labels[chosen],

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.routing.dtypes import accumulation_dtype
+from kernels.dtypes import accumulation_dtype
 from kernels.routing.squash import squash
 
 

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.routing.dtypes import accumulation_dtype
+from kernels.dtypes import accumulation_dtype
+from kernels.partitioning import varying, varying_axes
 from kernels.routing.squash import squash
 
 # Bytes of one chunk's T. On a CPU the few arrays of its size should stay in the
@@ -53,7 +54,8 @@ def route(
     if bias is None:
         bias = jnp.zeros(weights.shape[1:3], weights.dtype)
     options = _Options(num_iterations, leaky, stop_gradient)
-    return _route(options, inputs, weights, bias)
+    arguments = (inputs, weights, bias)
+    return _route(options, *varying(varying_axes(arguments), arguments))
 
 
 class _Options(NamedTuple):
@@ -123,7 +125,7 @@ def _route_bwd(options: _Options, residuals, gradient: Array):
         # which hold them.
         return (dV, dV, sums), ds
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide), chunks)
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, wide), chunks)
     only_last = slice(-1, None) if options.stop_gradient else slice(None)
     (dposes, _, sums), ds = jax.lax.scan(
         iteration,

@@ -18,7 +18,11 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
 from kernels import gpu
-from kernels.partitioning import refuse_automatic_partitioning
+from kernels.partitioning import (
+    refuse_automatic_partitioning,
+    varying,
+    varying_axes,
+)
 from kernels.routing.mosaic_gpu import config as configs
 from kernels.routing.mosaic_gpu import layout, softmax, tile
 from kernels.routing.mosaic_gpu.config import Config
@@ -79,7 +83,7 @@ def route(
         bias = jnp.zeros(weights.shape[1:3], weights.dtype)
     options = _Options(num_iterations, leaky, stop_gradient, problem, config)
     arguments = (inputs, weights, bias)
-    return _route(options, *_varying(_varying_axes(arguments), arguments))
+    return _route(options, *varying(varying_axes(arguments), arguments))
 
 
 def unsupported(inputs: Array, weights: Array) -> str | None:
@@ -163,29 +167,10 @@ def _with_kernels(function):
                 'implementation="xla" for them'
             )
 
-        return _varying(_varying_axes(arguments), run(*arguments))
+        # What comes out of a kernel bears no such mark.
+        return varying(varying_axes(arguments), run(*arguments))
 
     return wrapped
-
-
-def _varying_axes(arrays: Any) -> frozenset[Any]:
-    """Axes of a shard_map along which any of the arrays differs between devices."""
-    types = [jax.typeof(x).manual_axis_type for x in jax.tree.leaves(arrays)]
-    return frozenset().union(*(type_.varying for type_ in types))
-
-
-def _varying(axes: frozenset[Any], arrays: Any) -> Any:
-    """Marks arrays as different on each device along axes of a shard_map.
-
-    What comes out of a kernel bears no such mark. What goes in bears it all over: so
-    JAX itself adds up, over the devices, the gradients of weights that they share.
-    """
-
-    def mark(x: Array) -> Array:
-        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(mark, arrays)
 
 
 @_with_kernels

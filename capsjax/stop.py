@@ -1,0 +1,71 @@
+"""Requests to stop, which training answers between two steps."""
+
+import os
+import signal
+import threading
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """Training has stopped because it was asked to; nothing is lost.
+
+    Attributes:
+        signal: that asked for it.
+        step: steps taken, and saved.
+    """
+
+    def __init__(self, signal: signal.Signals, step: int):
+        super().__init__(f"stopped by {signal.name} after step {step}")
+        self.signal = signal
+        self.step = step
+
+
+class StopRequests:
+    """Takes SIGTERM and the first Ctrl-C as requests; use it as a context manager.
+
+    A second Ctrl-C interrupts at once. Where several processes train together, a
+    request to one of them is one to all, and they stop after the same step: JAX's
+    preemption service, which listens for SIGTERM, has them agree on it.
+    """
+
+    def __init__(self) -> None:
+        self._several = jax.process_count() > 1
+        self._received: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "StopRequests":
+        # Python takes signals in the main thread only; elsewhere there are no requests.
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if number == signal.SIGTERM and self._several:
+                    continue  # It is the service's.
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def received(self, step: int) -> signal.Signals | None:
+        """The signal that asked to stop, or None.
+
+        Args:
+            step: to be called in all processes with the same, growing numbers.
+        """
+        if not self._several:
+            return self._received
+        if multihost_utils.reached_preemption_sync_point(step):
+            return self._received or signal.SIGTERM
+        return None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = signal.Signals(number)
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
