@@ -1,0 +1,91 @@
+"""Launchers in processes of their own, for the tests that need them there."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from capsjax.run_folder import RunFolder
+from capsjax.writers import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+# The smallest CapsNet: what takes time is to start a process and to compile.
+TINY = (
+    "--config=experiments/configs/digits.py:quick",
+    "--config.batch_size=16",
+    "--config.max_steps=12",
+    "--config.log_every_steps=2",
+    "--config.checkpoint_every_steps=4",
+    "--config.model.conv1_channels=4",
+    "--config.model.primary_types=2",
+    "--config.model.decoder_units=(8,)",
+)
+TRAIN = ("-m", "experiments.train")
+
+
+def start(
+    *arguments: str, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[str]:
+    """Starts Python with these arguments, its output kept."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(
+    process: subprocess.Popen[str], timeout_s: float = 150
+) -> subprocess.CompletedProcess[str]:
+    """Waits for its end; a process that hangs is killed, and the test fails."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"hangs after {timeout_s} s: {out} {err}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90
+) -> None:
+    """Waits for something that a process does, and fails if it ends before that."""
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        if process.poll() is not None or time.monotonic() > give_up:
+            process.kill()
+            raise AssertionError(process.communicate())
+        time.sleep(0.02)
+
+
+def rows_written(folder: RunFolder) -> int:
+    """How many rows of metrics a run has written so far."""
+    return len(read_metrics(folder.metrics))
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def comparable(folder: RunFolder) -> dict[str, Any]:
+    """A result without what the clock decides."""
+    result = folder.load_result()
+    return {key: result[key] for key in result if not key.startswith("seconds")}
+
+
+def losses(folder: RunFolder) -> list[tuple[int, str, float]]:
+    """Step, split and loss of each row of metrics."""
+    rows = read_metrics(folder.metrics)
+    return [(row["step"], row["split"], row["loss"]) for row in rows]
