@@ -65,10 +65,17 @@ class Timing:
         return min(self.seconds)
 
 
-class _Loop:
-    """A compiled function of state and batch that is called on its own state."""
+class Loop:
+    """A compiled function of state and batch that is called on its own state.
+
+    Attributes:
+        seconds: that each call took by the wall clock, until its results were there.
+        compile_s: seconds of tracing and compiling.
+        peak_mb: as in `Timing`.
+    """
 
     def __init__(self, function: jax.stages.Wrapped, state: Any, batch: Any):
+        """Compiles a function that returns the next state and anything else."""
         program = compile_program(function, state, batch)
         self._call, self.compile_s = program.call, program.compile_s
         self.peak_mb = program.peak_mb
@@ -76,6 +83,7 @@ class _Loop:
         self.seconds: list[float] = []
 
     def __call__(self) -> None:
+        """Calls the function and keeps its time."""
         started = time.perf_counter()
         self._state, extra = self._call(self._state, self._batch)
         jax.block_until_ready((self._state, extra))
@@ -112,18 +120,14 @@ def train_step_and_convolutions(
             f"config.model.name is {config.model.name!r}; the convolutions are timed "
             "for a capsnet"
         )
-    rng = np.random.default_rng(config.seed)
-    batch = {
-        "image": rng.integers(0, 256, (config.batch_size, *image_shape), np.uint8),
-        "label": rng.integers(0, num_classes, config.batch_size, np.int32),
-    }
+    batch = random_batch(config, image_shape, num_classes)
     graphdef, state = train_step.create(config, image_shape, num_classes)
     devices = parallel.Devices(jax.devices()[:1])
     step = train_step.make_train_step(graphdef, config, devices)
     model = nnx.merge(graphdef, state.params)
     loops = {
         "convolutions": _convolutions(model, config, batch),
-        "step": _Loop(step, devices.replicate(state), devices.shard(batch)),
+        "step": Loop(step, devices.replicate(state), devices.shard(batch)),
     }
     for _ in range(repeats + 1):
         for loop in loops.values():
@@ -135,8 +139,23 @@ def train_step_and_convolutions(
     }
 
 
+def random_batch(
+    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+) -> dict[str, np.ndarray]:
+    """A batch of random images, uint8 [B, H, W, C], and labels, int32 [B]."""
+    rng = np.random.default_rng(config.seed)
+    return {
+        "image": rng.integers(0, 256, (config.batch_size, *image_shape), np.uint8),
+        "label": rng.integers(0, num_classes, config.batch_size, np.int32),
+    }
+
+
 def rows(
-    config: ConfigDict, timings: Mapping[str, Timing], env: Mapping[str, Any]
+    config: ConfigDict,
+    timings: Mapping[str, Timing],
+    env: Mapping[str, Any],
+    *,
+    mode: str = "train",
 ) -> list[dict[str, str]]:
     """Rows of `COLUMNS`, one for each timing.
 
@@ -144,6 +163,7 @@ def rows(
         config: that was timed.
         timings: from `train_step_and_convolutions`.
         env: from `capsjax.provenance.environment`.
+        mode: what the functions do.
     """
     known = {
         **env,
@@ -152,7 +172,7 @@ def rows(
         "routing_implementation": config.model.routing_implementation or "default",
         "batch_size": config.batch_size,
         "dtype": config.dtype,
-        "mode": "train",
+        "mode": mode,
         "command": results.portable(env["command"]),
     }
     return [
@@ -165,7 +185,10 @@ def rows(
                 "min_s": timing.min_s,
                 "max_s": max(timing.seconds),
                 "repeats": len(timing.seconds),
-                "images_per_s": config.batch_size / timing.median_s,
+                # Of a difference of times nothing may be left.
+                "images_per_s": config.batch_size / timing.median_s
+                if timing.median_s
+                else None,
                 "peak_mb": timing.peak_mb,
                 "compile_s": timing.compile_s,
             }.items()
@@ -175,7 +198,7 @@ def rows(
     ]
 
 
-def _convolutions(model: nnx.Module, config: ConfigDict, batch: Any) -> _Loop:
+def _convolutions(model: nnx.Module, config: ConfigDict, batch: Any) -> Loop:
     assert isinstance(model, models.CapsNet)
     graphdefs, params = zip(
         *(nnx.split(conv) for conv in (model.conv1, model.primary_capsules.conv)),
@@ -197,4 +220,4 @@ def _convolutions(model: nnx.Module, config: ConfigDict, batch: Any) -> _Loop:
 
     # Copies: the train step, which donates its state, starts from the same arrays.
     params = jax.tree.map(jnp.copy, params)
-    return _Loop(jax.jit(update, donate_argnums=0), (params, tx.init(params)), images)
+    return Loop(jax.jit(update, donate_argnums=0), (params, tx.init(params)), images)

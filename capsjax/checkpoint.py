@@ -12,7 +12,9 @@ be restored on any number of them.
 """
 
 import dataclasses
+import errno
 import pathlib
+import shutil
 import sys
 from typing import Literal
 
@@ -106,6 +108,8 @@ class Checkpoints:
             return
         content = dataclasses.asdict(record) | {"sha256": sha256(host_state)}
         try:
+            # A disk that is too full now need not be filled up first.
+            _check_room(self._path(which), host_state)
             self._managers[which].save(
                 step,
                 args=ocp.args.Composite(
@@ -116,11 +120,10 @@ class Checkpoints:
         except Exception as error:  # Orbax and its storage raise many kinds.
             kept = "there is none before it"
             if before is not None:
-                kept = f"the checkpoint of step {before} is as it was"
+                kept = f"the one of step {before} is as it was"
             raise UserError(
                 f"cannot save the checkpoint of step {step} in {self._path(which)} "
-                f"({_in_short(error)}); {kept}; make room or put right what is wrong, "
-                "and go on with --resume"
+                f"({_in_short(error)}); {kept}; put it right and go on with --resume"
             ) from error
 
     def restore(
@@ -216,6 +219,18 @@ def _manager(path: pathlib.Path, keep: int, read_only: bool) -> ocp.CheckpointMa
     return ocp.CheckpointManager(path, options=options)
 
 
+def _check_room(path: pathlib.Path, state: TrainState) -> None:
+    needed = 1.1 * sum(x.nbytes for x in jax.tree.leaves(state)) + 2**16
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"it takes {needed / 1e6:.1f} MB and the disk has {free / 1e6:.1f} MB left",
+        )
+
+
 def _in_short(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:80]}" if lines else repr(error)

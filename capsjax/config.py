@@ -34,7 +34,8 @@ def base() -> ConfigDict:
     config.num_devices = 0
     # Of the layers, "float32" or "bfloat16"; parameters, sums and loss are float32.
     config.dtype = "float32"
-    # Stops at the first NaN and names the line of code that made it; slow.
+    # Where the loss or a gradient is NaN, names the line of code that made it. Waits
+    # for every step and keeps its state, so it is slower and takes more memory.
     config.debug_nans = False
 
     config.data = ConfigDict()

@@ -1,43 +1,53 @@
 """Finding the line of code that makes a NaN."""
 
-import contextlib
 import pathlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from capsjax import parallel
 from capsjax.errors import UserError
+from capsjax.train_step import Metrics, Step, TrainState
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
-@contextlib.contextmanager
-def stop_at_nan(enabled: bool, step: int, last_good: str) -> Iterator[None]:
-    """While a step runs, turns a NaN into an error that says where it was made.
+def stop_at_nan(
+    step_fn: Step,
+    state: TrainState,
+    batch: Mapping[str, Any],
+    metrics: Metrics,
+    last_good: str,
+) -> None:
+    """Where a step's loss or gradient is NaN, says which line of code made it.
 
-    JAX checks the results of compiled functions and, where there is a NaN, runs them
-    again operation by operation; a loop (`jax.lax.scan`) or a kernel counts as one.
+    Repeats the step operation by operation on one device, without any compilation.
 
     Args:
-        enabled: otherwise nothing happens.
-        step: counted from 0.
+        step_fn: from `capsjax.train_step.step_of_one_device`.
+        state: before the step.
+        batch: of the step, in host memory.
+        metrics: what the step returned.
         last_good: where the state before is safe, for the error.
 
     Raises:
         UserError: with file, line and function.
     """
-    if not enabled:
-        yield
+    if not jnp.isnan(metrics["loss"] + metrics["gradient_norm"]):
         return
     try:
         with jax.debug_nans(True):
-            yield
+            parallel.alone(step_fn)(jax.device_get(state), batch)
+        place = "no single operation, run by itself"
     except FloatingPointError as error:
-        raise UserError(
-            f"step {step + 1} makes a NaN{_place(error)}; training has stopped; "
-            f"{last_good}"
-        ) from error
+        place = _place(error)
+    raise UserError(
+        f"step {int(state.step) + 1} makes a NaN; the first comes from {place}; "
+        f"training has stopped; {last_good}"
+    )
 
 
 def _place(error: BaseException) -> str:
@@ -48,8 +58,6 @@ def _place(error: BaseException) -> str:
         if pathlib.Path(frame.filename).is_relative_to(_ROOT)
         and "site-packages" not in frame.filename
     ]
-    if not own:
-        return ""
     frame = own[-1]
     path = pathlib.Path(frame.filename).relative_to(_ROOT)
-    return f" in {path}, line {frame.lineno}, {frame.name}: {frame.line}"
+    return f"{path}, line {frame.lineno}, {frame.name}: {frame.line}"

@@ -107,6 +107,17 @@ class Devices:
         return jax.jit(spread, donate_argnums=donated)
 
 
+def alone(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The step as one device does it for the whole batch, operation by operation."""
+    by_share = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=_AXIS)
+
+    def run(state: Any, batch: Mapping[str, Any]) -> Any:
+        with jax.disable_jit():
+            return by_share(state, {name: x[None] for name, x in batch.items()})
+
+    return run
+
+
 def choose(config: ConfigDict) -> Devices:
     """The devices that a run's config asks for.
 

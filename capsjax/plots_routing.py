@@ -16,13 +16,6 @@ _STYLES = {"float32": "-", "bfloat16": "--", "float16": ":"}
 _ASIDE = 1.02
 
 
-def latest_run(rows: Sequence[dict[str, str]], device: str) -> list[dict[str, str]]:
-    """Rows of the last run on a device."""
-    rows = [row for row in rows if row["device"] == device]
-    last = max((row["started"] for row in rows), default="")
-    return [row for row in rows if row["started"] == last]
-
-
 def times(rows: Sequence[dict[str, str]]) -> Figure:
     """Times against batch sizes: a panel for each workload (row) and mode (column).
 

@@ -116,6 +116,13 @@ def read(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return list(reader)
 
 
+def latest_run(rows: Sequence[dict[str, str]], device: str) -> list[dict[str, str]]:
+    """Rows of the last run on a device, such as ``"cpu"``."""
+    rows = [row for row in rows if row["device"] == device]
+    last = max((row["started"] for row in rows), default="")
+    return [row for row in rows if row["started"] == last]
+
+
 def training_table(rows: Sequence[dict[str, str]]) -> str:
     """A Markdown table with a line for each command, over its seeds.
 

@@ -67,6 +67,7 @@ def train(
         num_steps = min(num_steps, config.max_steps)
     graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
     num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    step_fn = train_step.step_of_one_device(graphdef, config)
     train_fn = train_step.make_train_step(graphdef, config, devices)
     eval_fn = make_eval_step(graphdef, config, devices)
     primary = parallel.is_primary()
@@ -118,9 +119,12 @@ def train(
             log = TrainLog(config, batches.steps_per_epoch, writer, progress)
             for step in range(first_step, num_steps):
                 last_good = _where_safe(checkpoints, folder)
-                with trace.step(step), stop_at_nan(config.debug_nans, step, last_good):
-                    batch = devices.shard(batches.batch(step, rows))
-                    state, metrics = train_fn(state, batch)
+                batch = batches.batch(step, rows)
+                before = state if config.debug_nans else None
+                with trace.step(step):
+                    state, metrics = train_fn(state, devices.shard(batch))
+                if before is not None:
+                    stop_at_nan(step_fn, before, batch, metrics, last_good)
                 trace.after(step, metrics)
                 log.add(step, metrics)
                 progress.advance()

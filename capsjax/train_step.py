@@ -1,6 +1,6 @@
 """One step of training: the state it carries and the function that advances it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -16,6 +16,7 @@ from capsjax.parallel import Devices
 
 Batch = Mapping[str, Any]  # of NumPy or JAX arrays
 Metrics = dict[str, Array]
+Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
 
 @flax.struct.dataclass
@@ -63,12 +64,22 @@ def make_train_step(
 ) -> jax.stages.Wrapped:
     """The compiled function from a state and a batch to the next state and metrics.
 
-    The state is on all devices (`Devices.replicate`) and is donated: the one passed in
-    must not be used again. All randomness is a function of ``config.seed``, the step
-    and an example's place in the batch. The batch is shared out (`Devices.shard`) and
-    holds ``"image"`` uint8 [B, H, W, C] and ``"label"`` int32 [B]; the metrics are the
-    means over the whole batch of the losses and of ``"accuracy"``, and the gradient's
-    norm, ``"gradient_norm"``.
+    See `step_of_one_device`. The state is on all devices (`Devices.replicate`) and the
+    batch shared out (`Devices.shard`). The state is donated: the one passed in must not
+    be used again; but ``config.debug_nans`` keeps it.
+    """
+    step = step_of_one_device(graphdef, config)
+    return devices.spread(step, donate=not config.debug_nans)
+
+
+def step_of_one_device(graphdef: nnx.GraphDef, config: ConfigDict) -> Step:
+    """What each device does in a step, from the state and its share of the batch.
+
+    The share holds ``"image"`` uint8 [B, H, W, C] and ``"label"`` int32 [B]. The state
+    and the metrics that it returns are the same on all devices: the metrics are means
+    over the whole batch of the losses and of ``"accuracy"``, and the gradient's norm,
+    ``"gradient_norm"``. All randomness is a function of ``config.seed``, the step and
+    an example's place in the whole batch.
     """
     tx = optim.build(config.optimizer)
 
@@ -102,4 +113,4 @@ def make_train_step(
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return devices.spread(train_step, donate=True)
+    return train_step

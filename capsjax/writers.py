@@ -64,7 +64,12 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 
 def _drop_rows_after(path: pathlib.Path, step: int) -> None:
-    rows = [row for row in read_metrics(path) if row["step"] <= step]
+    # The test comes after the last checkpoint: it too will be made again.
+    rows = [
+        row
+        for row in read_metrics(path)
+        if row["step"] <= step and row["split"] != "test"
+    ]
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     temporary.replace(path)

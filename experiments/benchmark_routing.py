@@ -93,7 +93,7 @@ def main() -> None:
         bad += filter(benchmark_routing.is_bad, rows)
     print(f"rows appended to {output}")
     if _PLOT.value:
-        rows = plots_routing.latest_run(results.read(output, columns), env["device"])
+        rows = results.latest_run(results.read(output, columns), env["device"])
         if any(row["median_s"] for row in rows):
             plots.save(plots_routing.times(rows), output.with_suffix(".png"))
             print(f"drawn in {output.with_suffix('.png')}")

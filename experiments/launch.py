@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -53,8 +54,29 @@ def run(main: Callable[[], object]) -> None:
             parallel.leave_at_once(1)
             sys.exit(1)
 
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    _quiet_threads()
     app.run(guarded, flags_parser=_parse)
+
+
+def _quiet_threads() -> None:
+    """Leaves it to the main thread to say what went wrong.
+
+    Where a disk is full or a checkpoint damaged, Orbax and TensorBoard's writer say so
+    in threads of their own and at length, and TensorStore that nobody waits any more
+    for what it read; the main thread meets the same error and has one line for it.
+    """
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    in_thread, in_callback = threading.excepthook, sys.unraisablehook
+
+    def of_thread(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            in_thread(arguments)
+
+    def of_callback(arguments: "sys.UnraisableHookArgs") -> None:
+        if str(arguments.exc_value) != "Event loop is closed":
+            in_callback(arguments)
+
+    threading.excepthook, sys.unraisablehook = of_thread, of_callback
 
 
 def define_config() -> flags.FlagHolder[ConfigDict]:
@@ -128,6 +150,27 @@ def define_devices() -> Callable[[], None]:
         explicit = (coordinator.value, num_processes.value, process_id.value)
         if distributed.value or any(value is not None for value in explicit):
             parallel.join(*explicit, heartbeat_timeout_s=heartbeat_timeout.value)
+
+    return take_up
+
+
+def define_images() -> Callable[[], tuple[tuple[int, int, int], int]]:
+    """Defines ``--image_shape`` and ``--num_classes``, of images made at random.
+
+    Returns:
+        What gives the shape (H, W, C) of the images and the number of classes.
+    """
+    image_shape = flags.DEFINE_list(
+        "image_shape", ["28", "28", "1"], "Height, width and channels of the images."
+    )
+    num_classes = flags.DEFINE_integer("num_classes", 10, "Classes.", lower_bound=2)
+
+    def take_up() -> tuple[tuple[int, int, int], int]:
+        text = ",".join(image_shape.value)
+        match = re.fullmatch(r"([1-9]\d*),([1-9]\d*),([1-9]\d*)", text)
+        if not match:
+            raise UserError(f"--image_shape={text} is not height,width,channels")
+        return (int(match[1]), int(match[2]), int(match[3])), num_classes.value
 
     return take_up
 

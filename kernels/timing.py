@@ -93,7 +93,10 @@ def measure(call: Callable[[], Any], *, repeats: int) -> Timing:
 
 
 def measure_in_turn(
-    calls: Sequence[Callable[[], Any]], *, repeats: int
+    calls: Sequence[Callable[[], Any]],
+    *,
+    repeats: int,
+    on_call: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
     """Times functions on the default device, after one untimed call of each.
 
@@ -103,23 +106,29 @@ def measure_in_turn(
     Args:
         calls: compiled functions that return arrays.
         repeats: timed calls of each.
+        on_call: called between the calls, ``repeats + 1`` times for each function.
 
     Raises:
         RuntimeError: on a GPU, if the profiler saw no device work or not the same work
             in every call. There is no falling back to the wall clock.
     """
     if jax.default_backend() == "gpu":
-        return [Timing(_device_seconds(call, repeats), "device") for call in calls]
+        return [
+            Timing(_device_seconds(call, repeats, on_call), "device") for call in calls
+        ]
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):
         for call, times in zip(calls, seconds, strict=True):
             started = time.perf_counter()
             jax.block_until_ready(call())
             times.append(time.perf_counter() - started)
+            on_call()
     return [Timing(tuple(times[1:]), "wall") for times in seconds]
 
 
-def _device_seconds(call: Callable[[], Any], repeats: int) -> tuple[float, ...]:
+def _device_seconds(
+    call: Callable[[], Any], repeats: int, on_call: Callable[[], None]
+) -> tuple[float, ...]:
     jax.block_until_ready(call())
     options = jax.profiler.ProfileOptions()
     options.host_tracer_level = options.python_tracer_level = 0
@@ -128,6 +137,7 @@ def _device_seconds(call: Callable[[], Any], repeats: int) -> tuple[float, ...]:
             # One more, not timed: the first call without command buffers.
             for _ in range(repeats + 1):
                 jax.block_until_ready(call())
+                on_call()
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         profile = ProfileData.from_file(str(path))
         return busy_seconds(profile, num_calls=repeats + 1)[1:]

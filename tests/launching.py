@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from capsjax.run_folder import RunFolder
@@ -28,17 +28,23 @@ TRAIN = ("-m", "experiments.train")
 
 
 def start(
-    *arguments: str, env: Mapping[str, str] | None = None, **options: Any
+    *arguments: str, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
     """Starts Python with these arguments, its output kept."""
+    return start_command([sys.executable, *arguments], env)
+
+
+def start_command(
+    command: Sequence[str], env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Starts a command in the checkout, its output kept."""
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        command,
         cwd=ROOT,
         env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 

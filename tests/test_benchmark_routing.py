@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from capsjax import benchmark_routing, plots_routing
+from capsjax import benchmark_routing, plots_routing, results
 from capsjax.errors import UserError
 from kernels import routing, timing
 from kernels.routing import api
@@ -443,8 +443,8 @@ def test_latest_run_of_this_device():
         drawn(started="2026-01-02T00:00:00+00:00", B="8"),
         drawn(started="2026-01-03T00:00:00+00:00", device="NVIDIA H200"),
     ]
-    assert plots_routing.latest_run(rows, "cpu") == rows[1:3]
-    assert plots_routing.latest_run(rows, "TPU") == []
+    assert results.latest_run(rows, "cpu") == rows[1:3]
+    assert results.latest_run(rows, "TPU") == []
 
 
 def test_figure_has_a_panel_for_each_workload_and_mode():

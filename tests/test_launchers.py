@@ -127,6 +127,7 @@ def test_compiling_without_its_environment_is_one_clear_line(tmp_path):
         "record",
         "benchmark_training",
         "benchmark_routing",
+        "benchmark_scaling",
         "compile_routing",
         "run_on_gpu",
     ],

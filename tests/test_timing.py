@@ -105,10 +105,14 @@ def test_a_gpu_trace_gives_a_timing(monkeypatch):
     )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(timing, "ProfileData", FromFile(made))
-    found = measure(lambda: calls.append(1), repeats=2)
+    between: list[int] = []
+    (found,) = measure_in_turn(
+        [lambda: calls.append(1)], repeats=2, on_call=lambda: between.append(1)
+    )
     assert found.clock == "device"
     assert found.seconds == pytest.approx((20e-9, 30e-9), rel=1e-12)
     assert len(calls) == 4  # the first is for warming up
+    assert len(between) == 3
 
 
 class FromFile:
@@ -124,9 +128,11 @@ def test_calls_alternate_on_a_cpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     order: list[str] = []
     timings = measure_in_turn(
-        [lambda: order.append("a"), lambda: order.append("b")], repeats=3
+        [lambda: order.append("a"), lambda: order.append("b")],
+        repeats=3,
+        on_call=lambda: order.append("."),
     )
-    assert order == ["a", "b"] * 4  # the first of each is not timed
+    assert order == ["a", ".", "b", "."] * 4  # the first of each is not timed
     assert [len(timing.seconds) for timing in timings] == [3, 3]
     assert {timing.clock for timing in timings} == {"wall"}
 

@@ -1,0 +1,91 @@
+"""Times the train step on 1, 2, 4, ... devices: images per second and efficiency.
+
+python -m experiments.benchmark_scaling \
+    --config=experiments/configs/mnist.py:authors_code
+python -m experiments.benchmark_scaling --config=experiments/configs/digits.py:quick \
+    --image_shape=8,8,1 --devices=1,2,4 --scaling=strong
+
+Random images of the data set's shape, so no data is needed. Prints a table, appends its
+rows with their provenance to a CSV file, and draws them as a picture beside it. On a
+CPU, devices named in --devices are made of it; they share its cores, so training gets
+no faster.
+"""
+
+import pathlib
+
+import jax
+from absl import flags
+
+from capsjax import (
+    benchmark_scaling,
+    plots,
+    plots_scaling,
+    provenance,
+    results,
+)
+from capsjax.progress import Progress
+from experiments import launch
+
+_CONFIG = launch.define_config()
+_images = launch.define_images()
+_DEVICES = flags.DEFINE_list(
+    "devices",
+    None,
+    "Numbers of devices to compare, such as 1,2,4; by default 1, 2, 4, ... and all "
+    "there are.",
+)
+_SCALING = flags.DEFINE_enum(
+    "scaling",
+    "weak",
+    benchmark_scaling.SCALINGS,
+    "weak: config.batch_size is each device's; strong: it is the whole batch, which "
+    "the devices share.",
+)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 20, "Timed steps on each number of devices.", lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    "results/scaling.csv",
+    "CSV file to append the rows to; the picture is its .png.",
+)
+
+
+def main() -> None:
+    """Measures, prints, records and draws."""
+    image_shape, num_classes = _images()
+    counts = None
+    if _DEVICES.value is not None:
+        counts = benchmark_scaling.parse_counts(_DEVICES.value)
+        jax.config.update("jax_num_cpu_devices", max(counts))  # Of a CPU only.
+    output, columns = pathlib.Path(_OUTPUT.value), benchmark_scaling.COLUMNS
+    results.read(output, columns)  # Complains about other columns before the work.
+    configs = benchmark_scaling.make_configs(
+        _CONFIG.value,
+        counts or benchmark_scaling.default_counts(len(jax.devices())),
+        _SCALING.value,
+    )
+    env = provenance.environment()
+    if env["platform"] == "cpu":
+        print(f"note: {benchmark_scaling.SHARED_CORES}", flush=True)
+        if counts is None:
+            print("note: --devices=1,2,4 makes so many of the CPU", flush=True)
+    steps = len(configs) * (_REPEATS.value + 1)
+    with Progress("timing", steps, unit="steps") as progress:
+        timings = benchmark_scaling.measure(
+            configs,
+            image_shape,
+            num_classes,
+            repeats=_REPEATS.value,
+            on_call=progress.advance,
+        )
+    rows = benchmark_scaling.rows(configs, _SCALING.value, timings, env)
+    print(benchmark_scaling.table(rows))
+    results.append(output, rows, columns)
+    newest = results.latest_run(results.read(output, columns), env["device"])
+    plots.save(plots_scaling.scaling(newest), output.with_suffix(".png"))
+    print(f"rows appended to {output}, drawn in {output.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

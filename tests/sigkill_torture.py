@@ -1,0 +1,139 @@
+"""Kills a run with SIGKILL at random times until it ends, then asks what was lost.
+
+python -m tests.sigkill_torture --kills=25
+
+Trains on the digits once without interruption, then once more with a kill at a random
+moment and ``--resume`` after each. Both must end with the same parameters, bit by bit,
+and the same metrics. The kills fall anywhere between the start of the process and its
+last step; checkpoints come so often that some of them fall inside a save.
+"""
+
+import argparse
+import pathlib
+import random
+import subprocess
+import tempfile
+import time
+
+from capsjax.run_folder import RunFolder
+from tests.launching import TRAIN, comparable, finish, losses, rows_written, start
+
+_FLAGS = (
+    "--config=experiments/configs/digits.py:quick",
+    "--config.batch_size=32",
+    "--config.log_every_steps=5",
+    "--config.checkpoint_every_steps=5",
+)
+
+
+def torture(folder: pathlib.Path, *, kills: int, steps: int, seed: int = 0) -> str:
+    """Compares a run that was killed again and again with one that was not.
+
+    Args:
+        folder: an empty one, for both runs.
+        kills: how many, at least.
+        steps: of training.
+        seed: of the moments.
+
+    Returns:
+        A line that says what was done.
+
+    Raises:
+        AssertionError: the runs differ, or the killed one ended too early.
+    """
+    flags = (
+        *_FLAGS,
+        f"--config.max_steps={steps}",
+        f"--config.num_epochs={steps}",
+    )
+    # Otherwise each start would compile again, and most kills would fall there.
+    env = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    whole, killed = RunFolder(folder / "whole"), RunFolder(folder / "killed")
+
+    _train(whole, flags, env)  # Fills the cache; what follows is as long as the others.
+    again = RunFolder(folder / "again")
+    started = time.monotonic()
+    process = start(*TRAIN, *flags, f"--workdir={again.path}", env=env)
+    while rows_written(again) == 0 and process.poll() is None:
+        time.sleep(0.02)
+    start_s = time.monotonic() - started
+    last = again.checkpoints / "last" / str(steps)
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.02)
+    train_s = time.monotonic() - started - start_s
+    assert finish(process).returncode == 0
+    assert comparable(again) == comparable(whole)
+    print(f"without a kill: {start_s:.1f} s to start, {train_s:.1f} s of training")
+
+    rng = random.Random(seed)
+    inside_a_save = 0
+    for number in range(kills):
+        # A quarter while the process starts; the others share out most of the training.
+        early = rng.random() < 0.25
+        delay = start_s * rng.random()
+        if not early:
+            delay = start_s + rng.random() * 1.5 * train_s / kills
+        before = set(killed.checkpoints.glob("*/*tmp*"))
+        process = start(*TRAIN, *flags, f"--workdir={killed.path}", "--resume", env=env)
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        out, err = process.communicate()
+        assert process.returncode == -9, f"ended before kill {number + 1}: {out} {err}"
+        cut = [p.name for p in killed.checkpoints.glob("*/*tmp*") if p not in before]
+        inside_a_save += bool(cut)
+        saved = [
+            int(path.name)
+            for path in killed.checkpoints.glob("last/*")
+            if path.name.isdigit()
+        ]
+        print(
+            f"kill {number + 1} after {delay:.2f} s: "
+            f"{rows_written(killed)} rows, newest checkpoint {max(saved, default=None)}"
+            + (f", inside the save of {', '.join(cut)}" if cut else ""),
+            flush=True,
+        )
+    _train(killed, (*flags, "--resume"), env)
+
+    assert comparable(killed) == comparable(whole), (
+        f"{comparable(killed)} is not {comparable(whole)}"
+    )
+    assert losses(killed) == losses(whole)
+    sha256 = comparable(killed)["params_sha256"]
+    return (
+        f"{kills} kills, {inside_a_save} of them inside a save: the parameters after "
+        f"{steps} steps are bit-identical (sha256 {sha256[:16]}), and so are all "
+        "losses and the result"
+    )
+
+
+def _train(folder: RunFolder, flags: tuple[str, ...], env: dict[str, str]) -> None:
+    process = start(*TRAIN, *flags, f"--workdir={folder.path}", env=env)
+    done = finish(process, timeout_s=600)
+    assert done.returncode == 0, done.stderr
+
+
+def main() -> None:
+    """Reads the flags and prints what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(
+            torture(
+                pathlib.Path(folder),
+                kills=flags.kills,
+                steps=flags.steps,
+                seed=flags.seed,
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
