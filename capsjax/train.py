@@ -118,12 +118,12 @@ def train(
         ) as progress:
             log = TrainLog(config, batches.steps_per_epoch, writer, progress)
             for step in range(first_step, num_steps):
-                last_good = _where_safe(checkpoints, folder)
                 batch = batches.batch(step, rows)
                 before = state if config.debug_nans else None
                 with trace.step(step):
                     state, metrics = train_fn(state, devices.shard(batch))
                 if before is not None:
+                    last_good = _where_safe(checkpoints, folder)
                     stop_at_nan(step_fn, before, batch, metrics, last_good)
                 trace.after(step, metrics)
                 log.add(step, metrics)
@@ -140,7 +140,7 @@ def train(
                     or _is_due(taken, config.checkpoint_every_steps)
                 )
                 if save_now or _is_due(taken, config.log_every_steps):
-                    log.flush(last_good)
+                    log.flush(_where_safe(checkpoints, folder))
                 if evaluate_now and len(data.validation):
                     found = evaluate(
                         eval_fn,

@@ -15,6 +15,20 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory) -> None:
+    """What one test compiles, all others of the session share, in whatever process."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    options = {
+        "jax_compilation_cache_dir": str(folder / "compilation_cache"),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
 @pytest.fixture(scope="session")
 def tfds_data_dir() -> str:
     """A folder of prepared TFDS data sets, or the test is skipped."""

@@ -37,11 +37,11 @@ def start(
 def start_command(
     command: Sequence[str], env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Starts a command in the checkout, its output kept."""
+    """Starts a command in the checkout, on the CPU, its output kept."""
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

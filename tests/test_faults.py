@@ -42,19 +42,10 @@ from tests.sigkill_torture import torture
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> dict[str, str]:
-    """What the processes compile, they share."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache) -> RunFolder:
+def whole(tmp_path_factory) -> RunFolder:
     """A run that nothing happened to; its last checkpoints are of steps 8 and 12."""
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "whole")
-    done = finish(start(*TRAIN, *TINY, f"--workdir={folder.path}", env=cache))
+    done = finish(start(*TRAIN, *TINY, f"--workdir={folder.path}"))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -71,7 +62,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
 # Killed.
 
 
-def test_killed_again_and_again_at_each_moment_of_a_save(tmp_path, cache, whole):
+def test_killed_again_and_again_at_each_moment_of_a_save(tmp_path, whole):
     """Before a checkpoint has a folder, before it gets its name, as old ones go.
 
     With each resume the run gets one checkpoint further.
@@ -85,11 +76,11 @@ def test_killed_again_and_again_at_each_moment_of_a_save(tmp_path, cache, whole)
         ("shutil.rmtree", "last/4", ["12", "4", "8"]),  # Three: one more than kept.
     ]
     for event, name, kept in moments:
-        done = finish(start("-m", "tests.fault_child", event, name, *flags, env=cache))
+        done = finish(start("-m", "tests.fault_child", event, name, *flags))
         assert done.returncode == -signal.SIGKILL, (event, done.stdout, done.stderr)
         found = sorted(path.name for path in (folder.checkpoints / "last").iterdir())
         assert [step for step in found if step.isdigit()] == kept, (event, name)
-    done = finish(start(*TRAIN, *flags, env=cache))
+    done = finish(start(*TRAIN, *flags))
     assert done.returncode == 0, done.stderr
     assert comparable(folder) == comparable(whole)
     assert losses(folder) == losses(whole)
@@ -107,11 +98,11 @@ def test_killed_at_random_times(tmp_path):
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
 )
-def test_a_signal_saves_and_says_how_to_go_on(number, status, tmp_path, cache, whole):
+def test_a_signal_saves_and_says_how_to_go_on(number, status, tmp_path, whole):
     """The printed command, as it stands, ends the run as if nothing had been."""
     folder = RunFolder(tmp_path / "run")
     long = ("--config.max_steps=100000", "--config.num_epochs=10000")
-    process = start(*TRAIN, *TINY, *long, f"--workdir={folder.path}", env=cache)
+    process = start(*TRAIN, *TINY, *long, f"--workdir={folder.path}")
     wait_until(lambda: rows_written(folder) > 0, process)
     process.send_signal(number)
     done = finish(process)
@@ -128,12 +119,12 @@ def test_a_signal_saves_and_says_how_to_go_on(number, status, tmp_path, cache, w
 
     _, *words = shlex.split(match[2])
     more = f"--config.max_steps={stopped_at + 2}"
-    done = finish(start(*words, more, env=cache))
+    done = finish(start(*words, more))
     assert done.returncode == 0, done.stderr
     assert f"resumed at step {stopped_at}" in done.stdout
     expected = RunFolder(tmp_path / "expected")
     flags = (*TINY, more, "--config.num_epochs=10000", f"--workdir={expected.path}")
-    done = finish(start(*TRAIN, *flags, env=cache))
+    done = finish(start(*TRAIN, *flags))
     assert done.returncode == 0, done.stderr
     sha256 = comparable(expected)["params_sha256"]
     assert comparable(folder)["params_sha256"] == sha256
@@ -184,14 +175,12 @@ def lose_everything(step_folder) -> None:
 @pytest.mark.parametrize(
     "damage", [cut_short, flip_a_bit, lose_the_record, lose_everything]
 )
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    damage, tmp_path, cache, whole
-):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, tmp_path, whole):
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole.path, folder.path)
     damage(folder.checkpoints / "last" / "12")
     flags = (*TINY, f"--workdir={folder.path}", "--resume")
-    done = finish(start(*TRAIN, *flags, env=cache))
+    done = finish(start(*TRAIN, *flags))
     assert done.returncode == 0, done.stderr
     assert "resumed at step 8" in done.stdout
     (line,) = done.stderr.strip().splitlines()
@@ -204,13 +193,29 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         assert checkpoints.latest_step() == 12
 
 
-def test_where_all_checkpoints_are_damaged_nothing_is_touched(tmp_path, cache, whole):
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path, whole):
+    """And says so; the parameters are those of one device up to rounding."""
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(whole.path, folder.path)
+    shutil.rmtree(folder.checkpoints / "last" / "12")
+    flags = ("--resume", "--cpu_devices=4", f"--workdir={folder.path}")
+    done = finish(start(*TRAIN, *TINY, *flags))
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 8, on 4 devices instead of 1: the result" in done.stdout
+    found, expected = comparable(folder), comparable(whole)
+    assert found["params_sha256"] != expected["params_sha256"]
+    assert found["params_l2"] == pytest.approx(expected["params_l2"], rel=1e-6)
+    for a, b in zip(losses(folder), losses(whole), strict=True):
+        assert a == (b[0], b[1], pytest.approx(b[2], rel=1e-4))
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_touched(tmp_path, whole):
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole.path, folder.path)
     for step in ("8", "12"):
         cut_short(folder.checkpoints / "last" / step)
     flags = (*TINY, f"--workdir={folder.path}", "--resume")
-    done = finish(start(*TRAIN, *flags, env=cache))
+    done = finish(start(*TRAIN, *flags))
     assert_one_line(done, "last/12", "damaged", "remove")
     kept = sorted(path.name for path in (folder.checkpoints / "last").iterdir())
     assert kept == ["12", "8"]
@@ -225,7 +230,7 @@ class _Usage(NamedTuple):
     free: int
 
 
-def on_a_disk_of_its_own(script: str, tmp_path, cache) -> subprocess.CompletedProcess:
+def on_a_disk_of_its_own(script: str, tmp_path) -> subprocess.CompletedProcess:
     """Runs a script of the shell in which ``$disk`` can be mounted.
 
     It may use ``train WORDS...``, which trains in ``$disk/run``.
@@ -240,10 +245,10 @@ def on_a_disk_of_its_own(script: str, tmp_path, cache) -> subprocess.CompletedPr
     head = f"disk={shlex.quote(str(disk))}; python={shlex.quote(sys.executable)}\n"
     head += 'train() { "$python" -m experiments.train "$@" --workdir=$disk/run; }\n'
     command = [*allowed, "sh", "-c", head + script, "sh", *TINY]
-    return finish(start_command(command, env=cache), timeout_s=200)
+    return finish(start_command(command), timeout_s=200)
 
 
-def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path, cache, whole):
+def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path, whole):
     """Filled up after step 4; once there is room again, the run goes on."""
     results = tmp_path / "results"
     results.mkdir()
@@ -260,7 +265,7 @@ def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path, cache, wh
         train "$@" --resume || exit 12
         cp $disk/run/result.json {results}
     """
-    done = on_a_disk_of_its_own(script, tmp_path, cache)
+    done = on_a_disk_of_its_own(script, tmp_path)
     assert done.returncode == 0, (done.stdout, done.stderr)
     before, after = done.stderr.split("the disk is full\n")
     assert before == ""
@@ -272,9 +277,9 @@ def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path, cache, wh
     assert comparable(RunFolder(results)) == comparable(whole)
 
 
-def test_a_read_only_disk_is_one_clear_line(tmp_path, cache):
+def test_a_read_only_disk_is_one_clear_line(tmp_path):
     script = 'mount -t tmpfs -o ro tmpfs $disk; train "$@"'
-    done = on_a_disk_of_its_own(script, tmp_path, cache)
+    done = on_a_disk_of_its_own(script, tmp_path)
     assert_one_line(done, "cannot write", "Read-only file system")
 
 
@@ -409,7 +414,7 @@ def test_debug_nans_changes_nothing_where_there_is_none(run_on):
     assert plain == debugged
 
 
-def test_images_that_are_not_bytes_are_refused(tmp_path, cache):
+def test_images_that_are_not_bytes_are_refused(tmp_path):
     """NaN cannot come in by files: floats do not."""
     images = np.full((40, 8, 8), np.nan, np.float32)
     np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(40) % 10)
@@ -418,7 +423,7 @@ def test_images_that_are_not_bytes_are_refused(tmp_path, cache):
     assert_one_line(done, "float32", "uint8")
 
 
-def test_a_truncated_npz_file_is_one_clear_line(tmp_path, cache):
+def test_a_truncated_npz_file_is_one_clear_line(tmp_path):
     path = tmp_path / "mine.npz"
     images = np.random.default_rng(0).integers(0, 256, (400, 8, 8), np.uint8)
     np.savez(path, images=images, labels=np.arange(400) % 10)

@@ -19,6 +19,9 @@ from capsjax.evaluate import evaluate, make_eval_step
 from capsjax.parallel import Devices
 from kernels import gpu
 
+pytestmark = pytest.mark.skipif(
+    len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
+)
 STEPS = 4
 
 

@@ -1,5 +1,6 @@
 """Two processes with two CPU devices each, on this machine, train as one does."""
 
+import os
 import re
 import signal
 
@@ -21,34 +22,43 @@ from tests.launching import (
 SGD = ("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.1")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> dict[str, str]:
-    """What the processes compile, they share."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-def start_two(folder: RunFolder, cache: dict[str, str], *flags: str):
+def start_two(folder: RunFolder, *flags: str, in_slurm: bool = False):
+    """Told by flags which process each is, or as Slurm would by its environment."""
     shared = (
         *TRAIN,
         *TINY,
         *SGD,
         *flags,
         f"--workdir={folder.path}",
-        f"--coordinator_address=localhost:{free_port()}",
-        "--num_processes=2",
         "--cpu_devices=2",
         "--heartbeat_timeout=10",
     )
-    return [start(*shared, f"--process_id={i}", env=cache) for i in range(2)]
+    if in_slurm:
+        # JAX takes the port of the first process from the job's number.
+        job = {
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+        }
+        return [
+            start(
+                *shared,
+                "--distributed",
+                env={**job, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+            )
+            for i in range(2)
+        ]
+    first = f"--coordinator_address=localhost:{free_port()}"
+    return [
+        start(*shared, first, "--num_processes=2", f"--process_id={i}")
+        for i in range(2)
+    ]
 
 
 @pytest.fixture(scope="module")
-def on_one_device(tmp_path_factory, cache) -> RunFolder:
+def on_one_device(tmp_path_factory) -> RunFolder:
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "one")
-    done = finish(start(*TRAIN, *TINY, *SGD, f"--workdir={folder.path}", env=cache))
+    done = finish(start(*TRAIN, *TINY, *SGD, f"--workdir={folder.path}"))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -63,10 +73,10 @@ def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
     assert results[0]["params_l2"] == pytest.approx(results[1]["params_l2"], rel=1e-7)
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
-def test_two_processes_equal_one(mode, tmp_path, cache, on_one_device):
+@pytest.mark.parametrize(("mode", "in_slurm"), [("jit", False), ("pmap", True)])
+def test_two_processes_equal_one(mode, in_slurm, tmp_path, on_one_device):
     folder = RunFolder(tmp_path / "run")
-    two = start_two(folder, cache, f"--config.parallelism={mode}")
+    two = start_two(folder, f"--config.parallelism={mode}", in_slurm=in_slurm)
     first, second = [finish(process) for process in two]
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "4 x cpu in 2 processes" in first.stdout
@@ -76,9 +86,9 @@ def test_two_processes_equal_one(mode, tmp_path, cache, on_one_device):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_where_one_process_dies_the_other_ends_with_an_error(victim, tmp_path, cache):
+def test_where_one_process_dies_the_other_ends_with_an_error(victim, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    two = start_two(folder, cache, "--config.max_steps=0", "--config.num_epochs=10000")
+    two = start_two(folder, "--config.max_steps=0", "--config.num_epochs=10000")
     wait_until(lambda: rows_written(folder) > 3, two[0])
     two[victim].kill()
     survivor = finish(two[1 - victim], timeout_s=60)
@@ -87,10 +97,10 @@ def test_where_one_process_dies_the_other_ends_with_an_error(victim, tmp_path, c
     assert "another task died" in survivor.stderr
 
 
-def test_an_error_in_one_process_ends_both(tmp_path, cache):
+def test_an_error_in_one_process_ends_both(tmp_path):
     """The first finds the folder occupied; the second must not wait for it."""
     (tmp_path / "thesis.tex").write_text("years of work")
-    two = start_two(RunFolder(tmp_path), cache)
+    two = start_two(RunFolder(tmp_path))
     first, second = [finish(process, timeout_s=60) for process in two]
     assert first.returncode == 1
     assert "error: " in first.stderr
@@ -98,11 +108,11 @@ def test_an_error_in_one_process_ends_both(tmp_path, cache):
     assert second.returncode != 0
 
 
-def test_sigterm_to_one_process_saves_and_ends_both(tmp_path, cache, on_one_device):
+def test_sigterm_to_one_process_saves_and_ends_both(tmp_path, on_one_device):
     """They agree on a step, and go on later as if nothing had been."""
     folder = RunFolder(tmp_path / "run")
     long = ("--config.max_steps=100000", "--config.num_epochs=10000")
-    two = start_two(folder, cache, *long)
+    two = start_two(folder, *long)
     wait_until(lambda: rows_written(folder) > 0, two[0])
     two[1].send_signal(signal.SIGTERM)
     first, second = [finish(process) for process in two]
@@ -117,7 +127,7 @@ def test_sigterm_to_one_process_saves_and_ends_both(tmp_path, cache, on_one_devi
     assert (folder.checkpoints / "last" / str(saved)).is_dir()
 
     more = (f"--config.max_steps={saved + 3}", "--config.num_epochs=10000", "--resume")
-    two = start_two(folder, cache, *more)
+    two = start_two(folder, *more)
     first, second = [finish(process) for process in two]
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert f"resumed at step {saved}" in first.stdout

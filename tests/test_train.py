@@ -1,5 +1,6 @@
 """Training as a whole, on a tiny network and real digits."""
 
+import gzip
 import json
 import math
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from capsjax import data, losses, train_step
+from capsjax import data, losses, plots, train_step
 from capsjax.data import Dataset, ImageSet
 from capsjax.errors import UserError
 from capsjax.parallel import Devices
@@ -174,6 +175,22 @@ def test_resume_beyond_the_last_step_is_refused(finished_run, digits_data):
     with pytest.raises(UserError, match=r"6 steps already.* 3 "):
         train(config, digits_data, finished_run, resume=True)
     assert finished_run.load_config().max_steps == 6
+
+
+def test_a_trace_of_some_steps_is_written(
+    tiny_config, digits_data, tmp_path, monkeypatch
+):
+    """Of those asked for, for Perfetto and for TensorBoard; also where the run ends."""
+    monkeypatch.setattr(plots, "write_all", lambda *_, **__: None)
+    folder = RunFolder(tmp_path / "run")
+    tiny_config.max_steps = 4
+    train(tiny_config, digits_data, folder, profile_steps=range(2, 9))
+    (perfetto,) = folder.profile.rglob("perfetto_trace.json.gz")
+    with gzip.open(perfetto) as file:
+        events = json.load(file)["traceEvents"]
+    marks = [event for event in events if event.get("name") == "train"]
+    assert sorted(int(mark["args"]["step_num"]) for mark in marks) == [2, 3]
+    assert list(folder.profile.rglob("*.xplane.pb"))
 
 
 def test_steps_that_overflow_stop_the_run(tiny_config, digits_data, tmp_path):
