@@ -96,6 +96,8 @@ class Checkpoints:
     def save(self, which: Which, state: TrainState, record: Record) -> None:
         """Saves a state, unless its step is saved already, and drops older ones.
 
+        Also newer ones: they come from steps that a run has lost and takes again.
+
         Raises:
             UserError: it could not be written; the checkpoints before are as they were.
         """
@@ -110,6 +112,9 @@ class Checkpoints:
         try:
             # A disk that is too full now need not be filled up first.
             _check_room(self._path(which), host_state)
+            for newer in self._managers[which].all_steps():
+                if newer > step:
+                    self._managers[which].delete(newer)
             self._managers[which].save(
                 step,
                 args=ocp.args.Composite(

@@ -51,6 +51,16 @@ def test_the_last_two_and_the_newest_best_are_kept(tmp_path, state):
     assert kept == {"last": ["2", "3"], "best": ["3"]}
 
 
+def test_a_checkpoint_of_steps_that_are_taken_again_gives_way(tmp_path, state):
+    """The best of step 9 is left from before a kill; now step 6 is the best."""
+    with Checkpoints(RunFolder(tmp_path)) as checkpoints:
+        checkpoints.save("best", at_step(state, 9), Record(best_step=9))
+    with Checkpoints(RunFolder(tmp_path)) as checkpoints:
+        checkpoints.save("best", at_step(state, 6), Record(best_step=6))
+        restored, record = checkpoints.restore(state, "best")
+    assert restored.step == record.best_step == 6
+
+
 def test_no_checkpoint_is_an_error(tmp_path, state):
     with (
         Checkpoints(RunFolder(tmp_path)) as checkpoints,
