@@ -29,7 +29,7 @@ def stop_at_nan(
     Args:
         step_fn: from `capsjax.train_step.step_of_one_device`.
         state: before the step.
-        batch: of the step, in host memory.
+        batch: the whole one of the step, in host memory.
         metrics: what the step returned.
         last_good: where the state before is safe, for the error.
 

@@ -124,7 +124,8 @@ def train(
                     state, metrics = train_fn(state, devices.shard(batch))
                 if before is not None:
                     last_good = _where_safe(checkpoints, folder)
-                    stop_at_nan(step_fn, before, batch, metrics, last_good)
+                    whole = batches.batch(step)
+                    stop_at_nan(step_fn, before, whole, metrics, last_good)
                 trace.after(step, metrics)
                 log.add(step, metrics)
                 progress.advance()
