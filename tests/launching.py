@@ -13,9 +13,10 @@ from capsjax.run_folder import RunFolder
 from capsjax.writers import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = "--config=experiments/configs/digits.py:quick"
 # The smallest CapsNet: what takes time is to start a process and to compile.
 TINY = (
-    "--config=experiments/configs/digits.py:quick",
+    DIGITS,
     "--config.batch_size=16",
     "--config.max_steps=12",
     "--config.log_every_steps=2",
@@ -59,6 +60,20 @@ def finish(
         out, err = process.communicate()
         raise AssertionError(f"hangs after {timeout_s} s: {out} {err}") from None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(launcher: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Runs a launcher to its end."""
+    return finish(start("-m", f"experiments.{launcher}", *flags), timeout_s=300)
+
+
+def assert_one_line(process: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The process failed with one line on standard error that has all the words."""
+    assert process.returncode == 1, (process.stdout, process.stderr)
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert process.stderr.startswith("error: ")
+    for word in words:
+        assert word in process.stderr
 
 
 def wait_until(

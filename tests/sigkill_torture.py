@@ -11,7 +11,6 @@ last step; checkpoints come so often that some of them fall inside a save.
 import argparse
 import pathlib
 import random
-import subprocess
 import tempfile
 import time
 
@@ -31,7 +30,7 @@ def torture(folder: pathlib.Path, *, kills: int, steps: int, seed: int = 0) -> s
 
     Args:
         folder: an empty one, for both runs.
-        kills: how many, at least.
+        kills: how many.
         steps: of training.
         seed: of the moments.
 
@@ -53,35 +52,27 @@ def torture(folder: pathlib.Path, *, kills: int, steps: int, seed: int = 0) -> s
     }
     whole, killed = RunFolder(folder / "whole"), RunFolder(folder / "killed")
 
-    _train(whole, flags, env)  # Fills the cache; what follows is as long as the others.
-    again = RunFolder(folder / "again")
-    started = time.monotonic()
-    process = start(*TRAIN, *flags, f"--workdir={again.path}", env=env)
-    while rows_written(again) == 0 and process.poll() is None:
-        time.sleep(0.02)
-    start_s = time.monotonic() - started
-    last = again.checkpoints / "last" / str(steps)
-    while not last.exists() and process.poll() is None:
-        time.sleep(0.02)
-    train_s = time.monotonic() - started - start_s
-    assert finish(process).returncode == 0
-    assert comparable(again) == comparable(whole)
-    print(f"without a kill: {start_s:.1f} s to start, {train_s:.1f} s of training")
+    _train(whole, flags, env)
+    num_rows = len(losses(whole))
 
     rng = random.Random(seed)
     inside_a_save = 0
     for number in range(kills):
-        # A quarter while the process starts; the others share out most of the training.
-        early = rng.random() < 0.25
-        delay = start_s * rng.random()
-        if not early:
-            delay = start_s + rng.random() * 1.5 * train_s / kills
+        # Each kill has its part of the run to fall in, however fast the machine is; a
+        # quarter of them come while the process starts.
+        last_row = int(num_rows * (number + rng.random()) / (kills + 1))
+        seconds = 6 * rng.random() if rng.random() < 0.25 else float("inf")
         before = set(killed.checkpoints.glob("*/*tmp*"))
+        started = time.monotonic()
         process = start(*TRAIN, *flags, f"--workdir={killed.path}", "--resume", env=env)
-        try:
-            process.wait(delay)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        while (
+            process.poll() is None
+            and rows_written(killed) <= last_row
+            and time.monotonic() < started + seconds
+        ):
+            time.sleep(0.01)
+        time.sleep(0.1 * rng.random())
+        process.kill()
         out, err = process.communicate()
         assert process.returncode == -9, f"ended before kill {number + 1}: {out} {err}"
         cut = [p.name for p in killed.checkpoints.glob("*/*tmp*") if p not in before]
@@ -92,7 +83,7 @@ def torture(folder: pathlib.Path, *, kills: int, steps: int, seed: int = 0) -> s
             if path.name.isdigit()
         ]
         print(
-            f"kill {number + 1} after {delay:.2f} s: "
+            f"kill {number + 1} after {time.monotonic() - started:.1f} s: "
             f"{rows_written(killed)} rows, newest checkpoint {max(saved, default=None)}"
             + (f", inside the save of {', '.join(cut)}" if cut else ""),
             flush=True,

@@ -16,7 +16,7 @@ from capsjax.errors import UserError
 from kernels import routing, timing
 from kernels.routing import api
 from kernels.routing.workloads import Workload
-from tests.test_launchers import ROOT, assert_one_line, run
+from tests.launching import ROOT, assert_one_line, run
 
 TINY = Workload(I=5, P=3, J=4, Q=2, leaky=True, num_iterations=3)
 ENV = {

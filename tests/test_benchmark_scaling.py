@@ -10,7 +10,7 @@ from capsjax import benchmark_scaling, plots, plots_scaling
 from capsjax.config import baseline_cnn, cross_entropy
 from capsjax.errors import UserError
 from kernels.timing import Timing
-from tests.test_launchers import DIGITS, run
+from tests.launching import DIGITS, run
 
 ENV = {
     "started": "2026-01-01T00:00:00+00:00",

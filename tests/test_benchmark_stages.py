@@ -26,8 +26,8 @@ from capsjax.benchmark_stages import BACKWARD, FORWARD, OPTIMIZER, STEP, TRAIN
 from capsjax.errors import UserError
 from experiments.configs import digits, mnist
 from kernels import routing, timing
+from tests.launching import run
 from tests.test_benchmark_routing import ENV
-from tests.test_launchers import run
 
 SHAPE, NUM_CLASSES = (8, 8, 1), 10
 STAGES = ["conv1", "primary_capsules", "routing", "decoder", "loss"]

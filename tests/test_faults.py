@@ -30,6 +30,7 @@ from experiments.configs import digits
 from tests.launching import (
     TINY,
     TRAIN,
+    assert_one_line,
     comparable,
     finish,
     losses,
@@ -48,15 +49,6 @@ def whole(tmp_path_factory) -> RunFolder:
     done = finish(start(*TRAIN, *TINY, f"--workdir={folder.path}"))
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """An error that is one line on standard error and has all the words."""
-    assert done.returncode == 1, (done.stdout, done.stderr)
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("error: ")
-    for word in words:
-        assert word in done.stderr
 
 
 # Killed.

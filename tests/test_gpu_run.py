@@ -6,7 +6,7 @@ import pytest
 
 from capsjax import gpu_run
 from kernels import gpu
-from tests.test_launchers import assert_one_line, run
+from tests.launching import assert_one_line, run
 
 OK = ["-c", "print('fine')"]
 

@@ -1,36 +1,13 @@
 """The launchers as a user meets them: in a process of their own."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-DIGITS = "--config=experiments/configs/digits.py:quick"
+from tests.launching import DIGITS, assert_one_line, run
+
 MNIST = "--config=experiments/configs/mnist.py:paper,quick"
-
-
-def run(launcher: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{launcher}", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def assert_one_line(process: subprocess.CompletedProcess[str], *words: str) -> None:
-    """The process failed with one line on standard error that has all the words."""
-    assert process.returncode == 1, process.stderr
-    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
-    assert process.stderr.startswith("error: ")
-    for word in words:
-        assert word in process.stderr
 
 
 def test_train_evaluate_and_record(tmp_path):
