@@ -37,6 +37,14 @@ def base() -> ConfigDict:
     # Where the loss or a gradient is NaN, names the line of code that made it. Waits
     # for every step and keeps its state, so it is slower and takes more memory.
     config.debug_nans = False
+    # Evaluates the validation images every so many steps, besides the end of every
+    # epoch; 0: only then.
+    config.evaluate_every_steps = 0
+    # Ends training once so large a share of the validation images is right; 0: never.
+    config.stop_at_validation_accuracy = 0.0
+    # With each evaluation of a CapsNet, a row of how much each routing iteration
+    # changes the logits, and of the coupling coefficients' entropy.
+    config.diagnose_routing = False
 
     config.data = ConfigDict()
     # A name from capsjax.data.DATASETS.
@@ -47,6 +55,18 @@ def base() -> ConfigDict:
     config.data.image_size = 0
     # Training images held out for validation; the split does not depend on the seed.
     config.data.validation_examples = 5_000
+    # The data set of single digits that "multimnist", "expanded" and "affnist" are made
+    # from.
+    config.data.base = "mnist"
+    # Side in pixels of the black canvas on which they put each digit.
+    config.data.canvas = 40
+    # Largest shift of a digit from the canvas's centre along each axis, in pixels.
+    config.data.shift = 6
+    # "multimnist": pairs that each validation and test digit is the first one of.
+    config.data.pairs_per_digit = 1
+    # "smallnorb": "azimuth" or "elevation" trains on some viewpoints and tests on
+    # others; "" is the official split.
+    config.data.novel_viewpoint = ""
 
     # Applied to training and evaluation images alike (see capsjax.augment).
     config.preprocess = ConfigDict()
@@ -58,6 +78,13 @@ def base() -> ConfigDict:
 
     # Applied to training images only.
     config.augment = ConfigDict()
+    # Largest rotation either way, in degrees.
+    config.augment.rotation = 0.0
+    # Smallest and largest factor of size, drawn for each axis.
+    config.augment.scale = (1.0, 1.0)
+    # Largest shear: pixels that a row moves for each pixel of its distance from the
+    # centre.
+    config.augment.shear = 0.0
     # Largest random shift along each axis in pixels, zero fill.
     config.augment.shift = 2
     # Mirrors half of the images left to right.
@@ -66,6 +93,8 @@ def base() -> ConfigDict:
     config.augment.brightness = 0.0
     # Smallest and largest factor of contrast.
     config.augment.contrast = (1.0, 1.0)
+    # Brightness and contrast of the whole image, before the patch is cut out.
+    config.augment.colors_before_crop = False
 
     config.model = capsnet()
     config.loss = margin_loss()
@@ -80,6 +109,14 @@ def base() -> ConfigDict:
     config.optimizer.decay_steps = 2_000
     config.optimizer.min_learning_rate = 1e-6
     return config
+
+
+def with_defaults(config: ConfigDict) -> ConfigDict:
+    """A config of an earlier version, with the fields that have been added since."""
+    complete = base()
+    del complete.model, complete.loss  # Their fields depend on their names.
+    complete.update(config)
+    return complete
 
 
 def capsnet() -> ConfigDict:
@@ -170,10 +207,17 @@ def check(config: ConfigDict) -> None:
         "log_every_steps": 1,
         "checkpoint_every_steps": 0,
         "num_devices": 0,
+        "evaluate_every_steps": 0,
+        "stop_at_validation_accuracy": 0,
         "data.validation_examples": 0,
         "data.image_size": 0,
+        "data.canvas": 1,
+        "data.shift": 0,
+        "data.pairs_per_digit": 1,
         "preprocess.crop": 0,
         "augment.shift": 0,
+        "augment.rotation": 0,
+        "augment.shear": 0,
         "augment.brightness": 0,
         "optimizer.decay_steps": 1,
         "optimizer.learning_rate": 0,
@@ -190,12 +234,13 @@ def check(config: ConfigDict) -> None:
             f"config.optimizer.decay_rate is {config.optimizer.decay_rate}; "
             "it must be above 0 and at most 1"
         )
-    contrast = tuple(config.augment.contrast)
-    if len(contrast) != 2 or not 0 <= contrast[0] <= contrast[1]:
-        raise UserError(
-            f"config.augment.contrast is {contrast}; "
-            "it must be (smallest, largest) with 0 <= smallest <= largest"
-        )
+    for field, least in (("contrast", 0.0), ("scale", 0.01)):
+        limits = tuple(config.augment[field])
+        if len(limits) != 2 or not least <= limits[0] <= limits[1]:
+            raise UserError(
+                f"config.augment.{field} is {limits}; "
+                f"it must be (smallest, largest) with {least:g} <= smallest <= largest"
+            )
     if config.dtype not in DTYPES:
         raise UserError(
             f"unknown config.dtype {config.dtype!r}; choose {' or '.join(DTYPES)}"
@@ -210,7 +255,7 @@ def check(config: ConfigDict) -> None:
     leaves_unit_range = {
         "preprocess.standardize": config.preprocess.standardize,
         "augment.brightness": config.augment.brightness > 0,
-        "augment.contrast": contrast != (1.0, 1.0),
+        "augment.contrast": tuple(config.augment.contrast) != (1.0, 1.0),
     }
     for field, is_set in leaves_unit_range.items():
         if is_set and config.model.get("decoder_units"):

@@ -23,6 +23,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from capsjax.config import with_defaults
 from capsjax.errors import UserError
 
 # What may differ between a run and its continuation: how long it goes on, where, and
@@ -35,6 +36,7 @@ _MAY_CHANGE = (
     "parallelism",
     "num_devices",
     "debug_nans",
+    "diagnose_routing",
 )
 
 
@@ -118,7 +120,7 @@ class RunFolder:
         Raises:
             UserError: there is no run in it.
         """
-        return ConfigDict(_tuples(self._read(self.config)))
+        return with_defaults(ConfigDict(_tuples(self._read(self.config))))
 
     def record_env(self, env: dict[str, Any], *, resumed_at: int | None) -> None:
         """Writes ``env.json``, or appends to its list of resumes."""
@@ -156,8 +158,10 @@ class RunFolder:
             raise UserError(f"cannot read {path}: {error}") from error
 
     def _check_same_config(self, config: ConfigDict) -> None:
-        old = _flatten(self._read(self.config))
-        new = _flatten(json.loads(config.to_json_best_effort()))
+        old, new = (
+            _flatten(json.loads(some.to_json_best_effort()))
+            for some in (self.load_config(), config)
+        )
         differing = [
             f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
             for key in sorted(old.keys() | new.keys())

@@ -177,13 +177,7 @@ def define_images() -> Callable[[], tuple[tuple[int, int, int], int]]:
 
 def load_data(config: ConfigDict, data_dir: str | None) -> data.Dataset:
     """The data set that a run's config asks for."""
-    return data.load(
-        config.data.name,
-        data_dir=data_dir,
-        path=config.data.path or None,
-        validation_examples=config.data.validation_examples,
-        image_size=config.data.image_size,
-    )
+    return data.load(data_dir=data_dir, **config.data.to_dict())
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from capsjax.data import digits, folder, npz, tfds_sets
 from capsjax.data.batching import TrainBatches, eval_batches
@@ -56,6 +57,7 @@ def load(
     path: str | None = None,
     validation_examples: int = 0,
     image_size: int = 0,
+    **derivation: Any,
 ) -> Dataset:
     """Loads a data set into memory.
 
@@ -69,6 +71,7 @@ def load(
             each class in proportion; the choice is the same in every run.
         image_size: side in pixels to which all images are resized, bilinear and
             antialiased; 0 keeps them as stored.
+        **derivation: how a data set is made from another; further fields of `Source`.
 
     Returns:
         The data set; `validation` is empty if `validation_examples` is 0.
@@ -98,7 +101,7 @@ def load(
             "as they are stored"
         )
 
-    dataset = DATASETS[name](Source(data_dir, path, image_size))
+    dataset = DATASETS[name](Source(data_dir, path or None, image_size, **derivation))
     try:
         train, validation = carve(dataset.train, validation_examples, SPLIT_SEED)
     except UserError as error:

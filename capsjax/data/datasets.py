@@ -23,11 +23,21 @@ class Source:
         path: the file or folder of a data set of the user's own, else None.
         image_size: side in pixels to which images that differ in size are brought;
             0 keeps them as they are stored.
+        base: the data set of single digits that others are made from.
+        canvas: side in pixels of the canvas on which those put each digit.
+        shift: a digit's largest shift from the canvas's centre, in pixels.
+        pairs_per_digit: of validation and test digits, see `capsjax.data.multimnist`.
+        novel_viewpoint: see `capsjax.data.smallnorb`.
     """
 
     data_dir: str | None = None
     path: str | None = None
     image_size: int = 0
+    base: str = "mnist"
+    canvas: int = 40
+    shift: int = 6
+    pairs_per_digit: int = 1
+    novel_viewpoint: str = ""
 
     def own_path(self, what: str) -> Path:
         """Returns `path`, with ~ expanded.
