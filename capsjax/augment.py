@@ -4,6 +4,8 @@ Functions of one image take float32 [H, W, C] with values in [0, 1] and a key;
 `for_training` and `for_evaluation` apply what a config asks for to a batch.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
@@ -58,6 +60,19 @@ def for_evaluation(
         return standardize(image) if config.preprocess.standardize else image
 
     return jax.vmap(one)(to_unit_range(images))
+
+
+def targets(batch: Mapping[str, Array], seen: Array) -> Array:
+    """What a decoder should draw: the images as the model sees them, or their parts.
+
+    Args:
+        batch: "parts" uint8 [B, K, H, W, C], where images are made of such.
+        seen: float32 [B, h, w, C], what the model sees.
+
+    Returns:
+        float32 [B, h, w, C], or [B, K, H, W, C] in [0, 1].
+    """
+    return to_unit_range(batch["parts"]) if "parts" in batch else seen
 
 
 def output_shape(

@@ -39,12 +39,14 @@ class Record:
         num_devices: that the state was computed on.
         best_accuracy: on the validation images, of the best checkpoint so far; or None.
         best_step: of that checkpoint; or None.
+        reached: whether the validation accuracy has been reached at which the run ends.
     """
 
     seconds: float = 0.0
     num_devices: int = 1
     best_accuracy: float | None = None
     best_step: int | None = None
+    reached: bool = False
 
 
 class Checkpoints:
@@ -179,7 +181,8 @@ class Checkpoints:
     def resume(self, template: TrainState) -> tuple[TrainState, Record] | None:
         """The newest state to go on from, in all processes, or None: there is none.
 
-        As `restore` with ``discard``; the record is the primary process's.
+        As `restore` with ``discard``; the record is the primary process's, in others
+        only its ``reached``.
         """
         found = None
         if self.latest_step() is not None:
@@ -189,6 +192,7 @@ class Checkpoints:
         if not parallel.from_primary(found is not None):
             return None
         state, record = found or (template, Record())
+        record.reached = bool(parallel.from_primary(record.reached))
         return parallel.from_primary(state), record
 
     def _path(self, which: Which) -> pathlib.Path:

@@ -62,8 +62,9 @@ def base() -> ConfigDict:
     config.data.canvas = 40
     # Largest shift of a digit from the canvas's centre along each axis, in pixels.
     config.data.shift = 6
-    # "multimnist": pairs that each validation and test digit is the first one of.
-    config.data.pairs_per_digit = 1
+    # "multimnist": pairs that each validation and test digit is the first one of;
+    # "affnist": transformed versions of each test digit, where they are generated.
+    config.data.versions_per_digit = 1
     # "smallnorb": "azimuth" or "elevation" trains on some viewpoints and tests on
     # others; "" is the official split.
     config.data.novel_viewpoint = ""
@@ -150,7 +151,8 @@ def baseline_cnn() -> ConfigDict:
         {
             "name": "baseline_cnn",
             "conv_channels": (256, 256, 128),
-            "kernel_size": 5,
+            "kernel_sizes": (5, 5, 5),
+            "pool": False,
             "dense_units": (328, 192),
             "dropout_rate": 0.5,
         }
@@ -174,6 +176,11 @@ def margin_loss() -> ConfigDict:
 def cross_entropy() -> ConfigDict:
     """``config.loss`` of a CNN."""
     return ConfigDict({"name": "cross_entropy"})
+
+
+def sigmoid_cross_entropy() -> ConfigDict:
+    """``config.loss`` of a CNN where images show several classes."""
+    return ConfigDict({"name": "sigmoid_cross_entropy"})
 
 
 def use_authors_code(config: ConfigDict) -> None:
@@ -213,7 +220,7 @@ def check(config: ConfigDict) -> None:
         "data.image_size": 0,
         "data.canvas": 1,
         "data.shift": 0,
-        "data.pairs_per_digit": 1,
+        "data.versions_per_digit": 1,
         "preprocess.crop": 0,
         "augment.shift": 0,
         "augment.rotation": 0,
@@ -245,13 +252,31 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"unknown config.dtype {config.dtype!r}; choose {' or '.join(DTYPES)}"
         )
-    suitable = {"capsnet": "margin", "baseline_cnn": "cross_entropy"}
+    several = config.data.name == "multimnist"
+    cross_entropy_of = {True: "sigmoid_cross_entropy", False: "cross_entropy"}
+    suitable = {"capsnet": "margin", "baseline_cnn": cross_entropy_of[several]}
     loss = suitable.get(config.model.name, config.loss.name)
     if config.loss.name != loss:
         raise UserError(
             f"config.loss.name {config.loss.name!r} does not suit config.model.name "
-            f"{config.model.name!r}; set it to {loss!r}"
+            f"{config.model.name!r} on {config.data.name}; set it to {loss!r}"
         )
+    changes_images = {
+        "preprocess.crop": config.preprocess.crop,
+        "preprocess.standardize": config.preprocess.standardize,
+        "augment.shift": config.augment.shift,
+        "augment.rotation": config.augment.rotation,
+        "augment.shear": config.augment.shear,
+        "augment.scale": tuple(config.augment.scale) != (1.0, 1.0),
+        "augment.flip": config.augment.flip,
+    }
+    for field, is_set in changes_images.items():
+        if several and is_set:
+            raise UserError(
+                f"config.{field} and multimnist do not go together: it would change "
+                "the pairs, but not the digits that the decoder is to draw; leave it "
+                "out (config.data.shift moves the digits)"
+            )
     leaves_unit_range = {
         "preprocess.standardize": config.preprocess.standardize,
         "augment.brightness": config.augment.brightness > 0,

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from capsjax import augment, losses, models, parallel
+from capsjax import augment, classification, losses, models, parallel
 from capsjax.data import ImageSet, eval_batches
 from capsjax.parallel import Devices
 from capsjax.train_step import Batch
@@ -26,13 +25,15 @@ class Evaluation:
     """What a model makes of a set of images.
 
     Attributes:
-        metrics: means over the examples: the losses, ``"accuracy"`` and
-            ``"error_percent"``.
-        predictions: int32 [N], classes.
+        metrics: means over the examples: the losses, ``"accuracy"``,
+            ``"error_percent"`` and what else `capsjax.classification.metrics` has.
+        predictions: int32 [N], classes; or [N, K] where images show K.
+        scores: float32 [N, J], see `capsjax.models.ModelOutput`.
     """
 
     metrics: dict[str, float]
     predictions: np.ndarray
+    scores: np.ndarray
 
 
 def make_eval_step(
@@ -40,16 +41,20 @@ def make_eval_step(
 ) -> EvalStep:
     """The compiled function from parameters and a batch to numbers for each example.
 
-    Returns a function whose result holds the losses, [B] each, and ``"prediction"``
-    int32 [B], of the whole batch on every device. The loss is training's: the decoder
-    reads the capsule of the label.
+    Returns a function whose result holds the losses and other metrics, [B] each,
+    ``"prediction"`` int32 [B] or [B, K], and ``"score"`` [B, J], of the whole batch on
+    every device. The loss is training's: the decoder reads the capsule of the label.
     """
 
     def eval_step(params: nnx.State, batch: Batch) -> dict[str, jax.Array]:
+        labels = batch["label"]
         images = augment.for_evaluation(batch["image"], config)
-        output = models.apply(graphdef, params, images, batch["label"], config.dtype)
-        result = losses.per_example(output, images, batch["label"], config.loss)
-        result["prediction"] = jnp.argmax(output.scores, axis=1).astype(jnp.int32)
+        output = models.apply(graphdef, params, images, labels, config.dtype)
+        targets = augment.targets(batch, images)
+        result = losses.per_example(output, targets, labels, config.loss)
+        predictions = classification.predict(output.scores, labels)
+        result |= classification.metrics(predictions, labels)
+        result |= {"prediction": predictions, "score": output.scores}
         return parallel.gather(result)
 
     return devices.spread(eval_step)
@@ -86,24 +91,25 @@ def evaluate(
             columns.setdefault(name, []).append(values[real])
         on_batch(int(real.sum()))
     per_example = {name: np.concatenate(parts) for name, parts in columns.items()}
-    predictions = per_example.pop("prediction")
+    predictions, scores = per_example.pop("prediction"), per_example.pop("score")
     metrics = {
         name: float(np.mean(values, dtype=np.float64))
         for name, values in per_example.items()
     }
-    wrong = int(np.sum(predictions != image_set.labels))
+    right = classification.is_right(predictions, image_set.labels)
+    wrong = int(np.sum(~right))
     metrics["accuracy"] = 1 - wrong / len(predictions)
     metrics["error_percent"] = 100 * wrong / len(predictions)
-    return Evaluation(metrics, predictions)
+    return Evaluation(metrics, predictions, scores)
 
 
 def make_reconstruct(graphdef: nnx.GraphDef, config: ConfigDict) -> Reconstruct:
     """The jitted function from parameters, images and classes to what was drawn.
 
     It runs on one device, and takes parameters that are there or in host memory.
-    Its images are uint8 [B, H, W, C]; it returns them as the model sees them and the
-    reconstructions, both [B, h, w, C], from the capsules of the given classes (None
-    for a model without a decoder).
+    Its images are uint8 [B, H, W, C]; it returns them as the model sees them, and the
+    reconstructions from the capsules of the given classes (None for a model without a
+    decoder), both [B, h, w, C]. Of classes [B, K] it draws K, [B, K, h, w, C].
     """
 
     @jax.jit

@@ -165,10 +165,11 @@ class MaskedDecoder(nnx.Module):
     """Reconstructs the image from the pose of one class capsule.
 
     All other classes' poses are masked out by zeros. Hidden layers are ReLU, the output
-    is a sigmoid: images must lie in [0, 1].
+    is a sigmoid: images must lie in [0, 1]. Where an image shows several classes, each
+    is drawn on its own.
 
     References:
-        Sabour, Frosst and Hinton 2017, section 4.1 and figure 2.
+        Sabour, Frosst and Hinton 2017, section 4.1, figure 2 and section 6.
     """
 
     def __init__(
@@ -192,12 +193,19 @@ class MaskedDecoder(nnx.Module):
         self.image_shape = image_shape
 
     def __call__(
-        self, poses: Float[Array, "B J Q"], labels: Int[Array, " B"]
-    ) -> Float[Array, "B H W C"]:
+        self, poses: Float[Array, "B J Q"], labels: Int[Array, "B *K"]
+    ) -> Float[Array, "B *K H W C"]:
         """Reconstructions in [0, 1] from the poses of the classes in ``labels``.
 
         float32 at least, also in half precision: a pixel has 256 levels.
         """
+        if labels.ndim == 1:
+            return self._draw(poses, labels)
+        return jax.vmap(self._draw, (None, 1), 1)(poses, labels)
+
+    def _draw(
+        self, poses: Float[Array, "B J Q"], labels: Int[Array, " B"]
+    ) -> Float[Array, "B H W C"]:
         mask = jax.nn.one_hot(labels, poses.shape[1], dtype=poses.dtype)
         x = (poses * mask[:, :, None]).reshape(poses.shape[0], -1)
         *hidden, last = self.layers

@@ -1,7 +1,8 @@
 """The models: CapsNet and the paper's baseline CNN, with one calling convention.
 
 ``model(images, labels, dropout_keys=...)`` returns a `ModelOutput`. Labels choose which
-capsule the decoder reads (training); without them it reads the predicted class's.
+capsule the decoder reads (training), or which K, one after the other; without them it
+reads the predicted class's.
 `apply` does so in the dtype of a run's config.
 """
 
@@ -37,7 +38,8 @@ class ModelOutput:
         scores: [B, J]; the largest is the prediction. Lengths of the class capsules in
             [0, 1) for a CapsNet, logits for a CNN.
         poses: [B, J, Q] of the class capsules, or None.
-        reconstructions: [B, H, W, C] in [0, 1], or None.
+        reconstructions: [B, H, W, C] in [0, 1], or [B, K, H, W, C] of K classes; or
+            None.
     """
 
     scores: Array
@@ -168,7 +170,7 @@ class CapsNet(nnx.Module):
     def __call__(
         self,
         images: Float[Array, "B H W C"],
-        labels: Int[Array, " B"] | None = None,
+        labels: Int[Array, "B *K"] | None = None,
         *,
         dropout_keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
@@ -192,14 +194,16 @@ class CapsNet(nnx.Module):
 
 
 class BaselineCNN(nnx.Module):
-    """The paper's baseline: three convolutions, two dense layers with dropout.
+    """Convolutions and dense layers: the CNNs that the paper compares CapsNet with.
 
-    256, 256 and 128 channels of 5x5 kernels with stride 1 ("SAME" padding gives the
-    paper's 35.4M parameters: 35,445,522 on 28x28x1 with 10 classes), then 328 and 192
-    units. The convolutions' padding and the dropout rate are not in the paper.
+    By default the MNIST baseline: 256, 256 and 128 channels of 5x5 kernels with stride
+    1 ("SAME" padding gives the paper's 35.4M parameters: 35,445,522 on 28x28x1 with 10
+    classes), then 328 and 192 units. The convolutions' padding and the dropout rate are
+    not in the paper. The MultiMNIST baseline has 512 and 256 channels of 9x9 and 5x5
+    kernels, each followed by pooling, and 1024 units: 24,563,978 on 36x36x1.
 
     References:
-        Sabour, Frosst and Hinton 2017, section 5.
+        Sabour, Frosst and Hinton 2017, sections 5 and 6.1.
     """
 
     def __init__(
@@ -208,11 +212,33 @@ class BaselineCNN(nnx.Module):
         num_classes: int,
         *,
         conv_channels: Sequence[int] = (256, 256, 128),
-        kernel_size: int = 5,
+        kernel_sizes: Sequence[int] = (5, 5, 5),
+        pool: bool = False,
         dense_units: Sequence[int] = (328, 192),
         dropout_rate: float = 0.5,
         rngs: nnx.Rngs,
     ):
+        """Builds the network.
+
+        Args:
+            image_shape: (H, W, C) in pixels and channels.
+            num_classes: J.
+            conv_channels: of each convolution.
+            kernel_sizes: in pixels, as many.
+            pool: halves height and width after each convolution, to the largest of 2x2.
+            dense_units: of the hidden dense layers.
+            dropout_rate: before the last layer.
+            rngs: its ``params`` stream starts the parameters.
+
+        Raises:
+            ValueError: not as many kernel sizes as convolutions, or an image that is
+                too small for the pooling.
+        """
+        if len(kernel_sizes) != len(conv_channels):
+            raise ValueError(
+                f"{len(conv_channels)} conv_channels but {len(kernel_sizes)} "
+                "kernel_sizes; give each convolution one"
+            )
         H, W, C = image_shape
         he_normal = jax.nn.initializers.he_normal()
         channels = [C, *conv_channels]
@@ -220,14 +246,24 @@ class BaselineCNN(nnx.Module):
             Conv(
                 n_in,
                 n_out,
-                kernel_size,
+                size,
                 padding="SAME",
                 kernel_init=he_normal,
                 bias_init=jax.nn.initializers.zeros,
                 rngs=rngs,
             )
-            for n_in, n_out in itertools.pairwise(channels)
+            for (n_in, n_out), size in zip(
+                itertools.pairwise(channels), kernel_sizes, strict=True
+            )
         )
+        self.pool = pool
+        halvings = len(conv_channels) if pool else 0
+        H, W = H >> halvings, W >> halvings
+        if min(H, W) < 1:
+            raise ValueError(
+                f"images of {image_shape[0]}x{image_shape[1]} pixels cannot be halved "
+                f"{halvings} times; use fewer conv_channels or no pool"
+            )
         units = [H * W * channels[-1], *dense_units]
         self.dense = nnx.List(
             nnx.Linear(n_in, n_out, kernel_init=he_normal, rngs=rngs)
@@ -239,7 +275,7 @@ class BaselineCNN(nnx.Module):
     def __call__(
         self,
         images: Float[Array, "B H W C"],
-        labels: Int[Array, " B"] | None = None,
+        labels: Int[Array, "B *K"] | None = None,
         *,
         dropout_keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
@@ -248,6 +284,8 @@ class BaselineCNN(nnx.Module):
         x = images
         for conv in self.convs:
             x = jax.nn.relu(conv(x))
+            if self.pool:
+                x = nnx.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
         for dense in self.dense:
             x = jax.nn.relu(dense(x))
@@ -300,7 +338,7 @@ def apply(
     graphdef: nnx.GraphDef,
     params: nnx.State,
     images: Float[Array, "B H W C"],
-    labels: Int[Array, " B"],
+    labels: Int[Array, "B *K"],
     dtype: DTypeLike,
     *,
     dropout_keys: Key[Array, " B"] | None = None,
@@ -311,7 +349,7 @@ def apply(
         graphdef: the model's structure.
         params: its parameters, float32.
         images: float32.
-        labels: classes.
+        labels: the class of each image, or its K classes.
         dtype: of all layers; half precision is summed in float32.
         dropout_keys: one for each example in training; None in evaluation.
 

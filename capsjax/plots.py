@@ -1,4 +1,8 @@
-"""The figures of a run: learning curves, reconstructions, errors, confusion matrix."""
+"""The figures of a run: learning curves, reconstructions, errors, confusion matrix.
+
+Of images that show two classes there are segmentations instead, see
+`capsjax.plots_segmentation`.
+"""
 
 import pathlib
 from collections.abc import Sequence
@@ -12,6 +16,7 @@ import numpy as np
 from flax import nnx
 from matplotlib.figure import Figure
 
+from capsjax import plots_segmentation
 from capsjax.data import Dataset, ImageSet
 from capsjax.evaluate import Reconstruct
 from capsjax.run_folder import RunFolder
@@ -35,12 +40,18 @@ def write_all(
     Args:
         folder: the run's; its metrics are read.
         data: the run's; the test images are shown.
-        predictions: int [N], of the test images.
+        predictions: int [N] or [N, K], of the test images.
         reconstruct: see `capsjax.evaluate.make_reconstruct`.
         params: of the model.
     """
     folder.plots.mkdir(exist_ok=True)
     save(learning_curves(read_metrics(folder.metrics)), folder.plots / "curves.png")
+    if data.test.labels.ndim == 2:
+        figure = plots_segmentation.segmentations(
+            data, predictions=predictions, reconstruct=reconstruct, params=params
+        )
+        save(figure, folder.plots / "segmentations.png")
+        return
     save(
         confusion_matrix(data.test.labels, predictions, data.class_names),
         folder.plots / "confusion_matrix.png",

@@ -59,6 +59,12 @@ def train(
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     config_lib.check(config)
+    target = config.stop_at_validation_accuracy
+    if target and not len(data.validation):
+        raise UserError(
+            f"config.stop_at_validation_accuracy is {target}, but there are no "
+            "validation images; set config.data.validation_examples"
+        )
     devices = parallel.choose(config)
     batches = TrainBatches(data.train, config.batch_size, config.seed)
     rows = devices.rows(config.batch_size)
@@ -117,7 +123,7 @@ def train(
             shown=primary,
         ) as progress:
             log = TrainLog(config, batches.steps_per_epoch, writer, progress)
-            for step in range(first_step, num_steps):
+            for step in range(first_step, num_steps) if not record.reached else ():
                 batch = batches.batch(step, rows)
                 before = state if config.debug_nans else None
                 with trace.step(step):
@@ -133,7 +139,9 @@ def train(
                 taken = step + 1
                 asked_to_stop = stop.received(taken)
                 evaluate_now = (
-                    taken % batches.steps_per_epoch == 0 or taken == num_steps
+                    taken % batches.steps_per_epoch == 0
+                    or taken == num_steps
+                    or _is_due(taken, config.evaluate_every_steps)
                 )
                 save_now = (
                     evaluate_now
@@ -157,13 +165,17 @@ def train(
                         record.best_accuracy = found["accuracy"]
                         record.best_step = taken
                         checkpoints.save("best", state, record)
+                    record.reached = 0 < target <= found["accuracy"]
                 if save_now:
                     record.seconds = time.monotonic() - started
                     checkpoints.save("last", state, record)
                     log.restart_timer()
                 if asked_to_stop is not None:
                     raise Stopped(asked_to_stop, taken)
+                if record.reached:
+                    break
 
+        num_steps = int(state.step)
         with Progress(
             "testing", len(data.test), unit="images", shown=primary
         ) as progress:
@@ -196,6 +208,7 @@ def train(
             "best_validation_step": record.best_step,
             "num_parameters": num_parameters,
             "steps": num_steps,
+            "reached_validation_accuracy": record.reached if target else None,
             "seconds": record.seconds,
             **_from_metrics(folder, config.batch_size),
             **provenance.fingerprint(params),

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
-from capsjax import augment, losses, models, optim, parallel
+from capsjax import augment, classification, losses, models, optim, parallel
 from capsjax.parallel import Devices
 
 Batch = Mapping[str, Any]  # of NumPy or JAX arrays
@@ -75,22 +75,24 @@ def make_train_step(
 def step_of_one_device(graphdef: nnx.GraphDef, config: ConfigDict) -> Step:
     """What each device does in a step, from the state and its share of the batch.
 
-    The share holds ``"image"`` uint8 [B, H, W, C] and ``"label"`` int32 [B]. The state
-    and the metrics that it returns are the same on all devices: the metrics are means
-    over the whole batch of the losses and of ``"accuracy"``, and the gradient's norm,
-    ``"gradient_norm"``. All randomness is a function of ``config.seed``, the step and
-    an example's place in the whole batch.
+    The share holds what `capsjax.data.datasets.Examples.batch` says. The state and the
+    metrics that it returns are the same on all devices: the metrics are means over the
+    whole batch of the losses and of those in `capsjax.classification.metrics`, and the
+    gradient's norm, ``"gradient_norm"``. All randomness is a function of
+    ``config.seed``, the step and an example's place in the whole batch.
     """
     tx = optim.build(config.optimizer)
 
-    def loss_of(params: nnx.State, images: Array, labels: Array, dropout_keys: Array):
+    def loss_of(params: nnx.State, images: Array, batch: Batch, dropout_keys: Array):
+        labels = batch["label"]
         output = models.apply(
             graphdef, params, images, labels, config.dtype, dropout_keys=dropout_keys
         )
-        parts = losses.per_example(output, images, labels, config.loss)
-        metrics = {name: jnp.mean(values) for name, values in parts.items()}
-        hits = jnp.argmax(output.scores, axis=1) == labels
-        metrics["accuracy"] = jnp.mean(hits.astype(jnp.float32))
+        targets = augment.targets(batch, images)
+        numbers = losses.per_example(output, targets, labels, config.loss)
+        predictions = classification.predict(output.scores, labels)
+        numbers |= classification.metrics(predictions, labels)
+        metrics = {name: jnp.mean(values) for name, values in numbers.items()}
         return metrics["loss"], metrics
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -102,9 +104,7 @@ def step_of_one_device(graphdef: nnx.GraphDef, config: ConfigDict) -> Step:
         )
         images = augment.for_training(batch["image"], augment_keys, config)
         gradients, metrics = parallel.mean(
-            jax.grad(loss_of, has_aux=True)(
-                state.params, images, batch["label"], dropout_keys
-            )
+            jax.grad(loss_of, has_aux=True)(state.params, images, batch, dropout_keys)
         )
         # Optax raises floats to integer powers, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):

@@ -21,13 +21,25 @@ from experiments.configs import cifar10, digits, mnist, variants
 FOLDER = Path(variants.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "variants")
 # Shapes of the data sets' images; all have 10 classes.
-IMAGE_SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}
+IMAGE_SHAPES = {
+    "mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "digits": (8, 8, 1),
+    "expanded": (40, 40, 1),
+    "multimnist": (36, 36, 1),
+}
 EVERY_CONFIG = [
     ("mnist", "paper"),
     ("mnist", "authors_code"),
     ("mnist", "baseline"),
     ("cifar10", ""),
     ("digits", ""),
+    ("expanded", "paper"),
+    ("expanded", "authors_code"),
+    ("expanded", "baseline"),
+    ("multimnist", "paper"),
+    ("multimnist", "authors_code"),
+    ("multimnist", "baseline"),
 ]
 
 

@@ -210,7 +210,10 @@ def test_shipped_losses_pass_the_check(config):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "hinge"}, "'hinge' in config.loss.name; choose margin or cross_"),
+        (
+            {"name": "hinge"},
+            "'hinge' in config.loss.name; choose one of margin, cross_",
+        ),
         (
             {"name": "margin", "class_reduction": "mean"},
             "config.loss.class_reduction 'mean'; choose one of sum, half_mean",

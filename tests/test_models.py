@@ -24,7 +24,7 @@ def config_of(name, **options):
     if name == "baseline_cnn":
         fields = {
             "conv_channels": (4, 3),
-            "kernel_size": 3,
+            "kernel_sizes": (3, 3),
             "dense_units": (8, 7),
             "dropout_rate": 0.5,
         }

@@ -1,7 +1,8 @@
 """Data sets, decoded into memory and batched by NumPy; nothing here imports JAX.
 
 To add a data set, write one file with a function `load(source: Source) -> Dataset` and
-add one line to `DATASETS`.
+add one line to `DATASETS`; or, if it is made from another, a function
+`derive(base: Dataset, source: Source) -> Dataset` and a line in `DERIVED`.
 """
 
 import dataclasses
@@ -10,7 +11,15 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from capsjax.data import digits, folder, npz, tfds_sets
+from capsjax.data import (
+    affnist,
+    digits,
+    expanded,
+    folder,
+    multimnist,
+    npz,
+    tfds_sets,
+)
 from capsjax.data.batching import TrainBatches, eval_batches
 from capsjax.data.datasets import (
     SPLIT_SEED,
@@ -24,6 +33,7 @@ from capsjax.errors import UserError
 
 __all__ = [
     "DATASETS",
+    "DERIVED",
     "Dataset",
     "ImageSet",
     "Source",
@@ -49,6 +59,13 @@ DATASETS: dict[str, Callable[[Source], Dataset]] = {
 }
 """Loaders by name. They return the whole training set; `load` splits it."""
 
+DERIVED: dict[str, Callable[[Dataset, Source], Dataset]] = {
+    "multimnist": multimnist.derive,
+    "expanded": expanded.derive,
+    "affnist": affnist.derive,
+}
+"""What makes data sets from another, `Source.base`, that has been split already."""
+
 
 def load(
     name: str,
@@ -62,7 +79,7 @@ def load(
     """Loads a data set into memory.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS` or `DERIVED`.
         data_dir: the TensorFlow Datasets directory of mnist, fashion_mnist, kmnist and
             cifar10; None is TFDS's own default, the environment variable TFDS_DATA_DIR
             or else ~/tensorflow_datasets.
@@ -80,12 +97,26 @@ def load(
         UserError: an unknown name, an argument out of range, or data that are missing
             or not as they should be.
     """
-    if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(
-            f"unknown data set {name!r}; {hint}known: {', '.join(DATASETS)}"
+    source = Source(data_dir, path or None, image_size, **derivation)
+    if name in DERIVED:
+        if source.base not in DATASETS:
+            raise UserError(
+                f"{name} cannot be made from config.data.base {source.base!r}; "
+                f"choose one of {', '.join(DATASETS)}"
+            )
+        base = load(
+            source.base,
+            data_dir=data_dir,
+            path=path,
+            validation_examples=validation_examples,
+            image_size=image_size,
         )
+        return DERIVED[name](base, source)
+    if name not in DATASETS:
+        known = [*DATASETS, *DERIVED]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(f"unknown data set {name!r}; {hint}known: {', '.join(known)}")
     if path and name not in _OWN_DATA:
         raise UserError(
             f"the data set {name} takes no path (got {path}); to read your own images "
@@ -101,7 +132,7 @@ def load(
             "as they are stored"
         )
 
-    dataset = DATASETS[name](Source(data_dir, path or None, image_size, **derivation))
+    dataset = DATASETS[name](source)
     try:
         train, validation = carve(dataset.train, validation_examples, SPLIT_SEED)
     except UserError as error:

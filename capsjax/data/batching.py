@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from capsjax.data.datasets import ImageSet
+from capsjax.data.datasets import Examples, ImageSet
 from capsjax.errors import UserError
 
 
@@ -12,8 +12,9 @@ class TrainBatches:
     """Shuffled batches of one size, addressed by step.
 
     Every epoch has a permutation of its own, and leaves out the last N mod B examples
-    of it. `batch` is a pure function of (seed, step), so that a resumed run goes on in
-    the very same order.
+    of it; what else is drawn for an epoch (see `ImageSet.for_epoch`) is drawn by its
+    own generator, too. `batch` is a pure function of (seed, step), so that a resumed
+    run goes on with the very same examples.
 
     Args:
         image_set: N examples.
@@ -39,8 +40,9 @@ class TrainBatches:
         self._image_set = image_set
         self._batch_size = batch_size
         self._seed = seed
-        # The latest epoch and its permutation, made anew only when the epoch changes.
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        # The latest epoch, its permutation and examples, made anew only when the epoch
+        # changes.
+        self._epoch: tuple[int, np.ndarray, Examples] = (-1, np.empty(0), image_set)
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         """Returns the batch of one step, or some rows of it.
@@ -50,7 +52,7 @@ class TrainBatches:
             rows: which; nothing is read for the others.
 
         Returns:
-            "image" uint8 [B, H, W, C] and "label" int32 [B].
+            See `Examples.batch`.
 
         Raises:
             ValueError: `step` is negative.
@@ -58,16 +60,15 @@ class TrainBatches:
         if step < 0:
             raise ValueError(f"step {step} is negative")
         epoch, index = divmod(step, self.steps_per_epoch)
-        cached, order = self._order
+        cached, order, examples = self._epoch
         if cached != epoch:
             rng = np.random.default_rng((self._seed, epoch))
             order = rng.permutation(len(self._image_set))
-            self._order = epoch, order
-        chosen = order[index * self._batch_size : (index + 1) * self._batch_size][rows]
-        return {
-            "image": self._image_set.images[chosen],
-            "label": self._image_set.labels[chosen],
-        }
+            draws = np.random.default_rng((self._seed, epoch, 1))
+            examples = self._image_set.for_epoch(draws)
+            self._epoch = epoch, order, examples
+        chosen = order[index * self._batch_size : (index + 1) * self._batch_size]
+        return examples.batch(chosen[rows])
 
 
 def eval_batches(
@@ -80,8 +81,8 @@ def eval_batches(
         batch_size: B, at least 1.
 
     Yields:
-        "image" uint8 [B, H, W, C], "label" int32 [B] and "mask" float32 [B], which is
-        1 for an example and 0 for the zeros that fill up the last batch.
+        The entries of `Examples.batch` and "mask" float32 [B], which is 1 for an
+        example and 0 for the zeros that fill up the last batch.
 
     Raises:
         UserError: `batch_size` is less than 1.
@@ -89,12 +90,11 @@ def eval_batches(
     if batch_size < 1:
         raise UserError(f"evaluation batch size {batch_size}; choose 1 or more")
     for start in range(0, len(image_set), batch_size):
-        images = image_set.images[start : start + batch_size]
-        labels = image_set.labels[start : start + batch_size]
-        padding = batch_size - len(labels)
-        mask = np.ones(len(labels), np.float32)
-        if padding:
-            images = np.pad(images, [(0, padding)] + [(0, 0)] * 3)
-            labels = np.pad(labels, (0, padding))
-            mask = np.pad(mask, (0, padding))
-        yield {"image": images, "label": labels, "mask": mask}
+        indices = np.arange(start, min(start + batch_size, len(image_set)))
+        batch = image_set.batch(indices)
+        batch["mask"] = np.ones(len(indices), np.float32)
+        padding = batch_size - len(indices)
+        yield {
+            name: np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) if padding else x
+            for name, x in batch.items()
+        }

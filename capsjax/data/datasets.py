@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,8 @@ class Source:
         base: the data set of single digits that others are made from.
         canvas: side in pixels of the canvas on which those put each digit.
         shift: a digit's largest shift from the canvas's centre, in pixels.
-        pairs_per_digit: of validation and test digits, see `capsjax.data.multimnist`.
+        versions_per_digit: pairs or transformed versions that are made of each test
+            digit, see `capsjax.data.multimnist` and `capsjax.data.affnist`.
         novel_viewpoint: see `capsjax.data.smallnorb`.
     """
 
@@ -36,7 +38,7 @@ class Source:
     base: str = "mnist"
     canvas: int = 40
     shift: int = 6
-    pairs_per_digit: int = 1
+    versions_per_digit: int = 1
     novel_viewpoint: str = ""
 
     def own_path(self, what: str) -> Path:
@@ -53,13 +55,30 @@ class Source:
         return Path(self.path).expanduser()
 
 
+class Examples(Protocol):
+    """Labelled images that can be asked for by number."""
+
+    def batch(self, indices: npt.NDArray[np.integer]) -> dict[str, np.ndarray]:
+        """Some examples, as the train and evaluation steps take them.
+
+        Args:
+            indices: [B].
+
+        Returns:
+            "image" uint8 [B, H, W, C] and "label" int32 [B], or [B, K] where each image
+            shows K classes; then also "parts" uint8 [B, K, H, W, C], what each image is
+            made of.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images and their labels, decoded once into memory.
 
     Attributes:
         images: uint8 [N, H, W, C], C in 1..4.
-        labels: int32 [N].
+        labels: int32 [N], or [N, K] where each image shows K classes.
 
     Raises:
         UserError: a shape or a dtype is another.
@@ -80,16 +99,35 @@ class ImageSet:
                 f"images have shape {images.shape}; wanted [N, H, W, C] with 1 to 4 "
                 "channels, channels last"
             )
-        if labels.dtype != np.int32 or labels.ndim != 1:
+        if labels.dtype != np.int32 or labels.ndim not in (1, 2):
             raise UserError(
                 f"labels have dtype {labels.dtype} and shape {labels.shape}; "
-                "wanted int32 [N]"
+                "wanted int32 [N], or [N, K] for images of K classes"
             )
         if len(images) != len(labels):
             raise UserError(f"{len(images)} images but {len(labels)} labels")
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def batch(self, indices: npt.NDArray[np.integer]) -> dict[str, np.ndarray]:
+        """See `Examples.batch`."""
+        return {"image": self.images[indices], "label": self.labels[indices]}
+
+    def for_epoch(self, rng: np.random.Generator) -> Examples:
+        """What an epoch of training takes: N examples, here the same in every epoch.
+
+        Args:
+            rng: the epoch's own; where epochs differ, it makes all choices.
+        """
+        del rng
+        return self
 
     def take(self, indices: npt.NDArray[np.integer]) -> "ImageSet":
         """Returns the examples at `indices`, integers [M], in that order."""
@@ -128,10 +166,10 @@ class Dataset:
                 if split != "validation":
                     raise UserError(f"{self.name}: the {split} set is empty")
                 continue
-            if image_set.images.shape[1:] != self.image_shape:
+            if image_set.image_shape != self.image_shape:
                 raise UserError(
                     f"{self.name}: train images have shape {self.image_shape} but "
-                    f"{split} images {image_set.images.shape[1:]}; they must agree"
+                    f"{split} images {image_set.image_shape}; they must agree"
                 )
             lowest, highest = int(image_set.labels.min()), int(image_set.labels.max())
             if lowest < 0 or highest >= self.num_classes:
@@ -148,8 +186,7 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of every image."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+        return self.train.image_shape
 
 
 def empty_like(image_set: ImageSet) -> ImageSet:
