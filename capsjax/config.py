@@ -66,7 +66,8 @@ def base() -> ConfigDict:
     # "affnist": transformed versions of each test digit, where they are generated.
     config.data.versions_per_digit = 1
     # "smallnorb": "azimuth" or "elevation" trains on some viewpoints and tests on
-    # others; "" is the official split.
+    # others, "azimuth_familiar" or "elevation_familiar" on the same; "" is the official
+    # split.
     config.data.novel_viewpoint = ""
 
     # Applied to training and evaluation images alike (see capsjax.augment).

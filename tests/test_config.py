@@ -12,22 +12,25 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from capsjax import augment, losses, models, optim, train_step
+from capsjax import augment, data, losses, models, optim, train_step
 from capsjax import config as config_lib
 from capsjax.errors import UserError
 from capsjax.parallel import Devices
-from experiments.configs import cifar10, digits, mnist, variants
+from experiments.configs import cifar10, digits, mnist, smallnorb, svhn, variants
 
 FOLDER = Path(variants.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "variants")
-# Shapes of the data sets' images; all have 10 classes.
+# Shapes of the data sets' images.
 IMAGE_SHAPES = {
     "mnist": (28, 28, 1),
     "cifar10": (32, 32, 3),
     "digits": (8, 8, 1),
     "expanded": (40, 40, 1),
     "multimnist": (36, 36, 1),
+    "smallnorb": (48, 48, 2),
+    "svhn": (32, 32, 3),
 }
+NUM_CLASSES = dict.fromkeys(IMAGE_SHAPES, 10) | {"smallnorb": 5}
 EVERY_CONFIG = [
     ("mnist", "paper"),
     ("mnist", "authors_code"),
@@ -40,6 +43,8 @@ EVERY_CONFIG = [
     ("multimnist", "paper"),
     ("multimnist", "authors_code"),
     ("multimnist", "baseline"),
+    ("smallnorb", "official"),
+    ("svhn", ""),
 ]
 
 
@@ -184,6 +189,61 @@ def test_cifar10_is_the_released_codes():
     assert {name: fields[name] for name in expected} == expected
 
 
+def test_smallnorb_is_the_released_codes_but_for_the_decoder():
+    fields = flatten(smallnorb.get_config())
+    expected = {
+        "preprocess.crop": 32,
+        "preprocess.standardize": True,
+        "augment.shift": 0,
+        "augment.flip": False,
+        "augment.brightness": 63 / 255,
+        "augment.contrast": (0.2, 1.8),
+        "augment.colors_before_crop": True,
+        "model.route_primary": True,
+        "model.routing_bias": True,
+        "model.initializers": "authors_code",
+        "model.decoder_units": (),
+        "loss.class_reduction": "half_mean",
+        "data.novel_viewpoint": "",
+    }
+    assert {name: fields[name] for name in expected} == expected
+    # Else as for MNIST.
+    different = differences(mnist.get_config("authors_code"), smallnorb.get_config())
+    assert set(different) <= expected.keys() | {
+        "data.name",
+        "data.validation_examples",
+        "num_epochs",
+    }
+
+
+@pytest.mark.parametrize("preset", ["azimuth", "elevation"])
+def test_smallnorb_on_novel_viewpoints(preset):
+    official, novel = smallnorb.get_config(), smallnorb.get_config(preset)
+    assert differences(official, novel) == {
+        "data.novel_viewpoint": ("", preset),
+        "data.validation_examples": (2_430, 810),
+        "num_epochs": (1_800, 5_400),
+    }
+    # As many steps: 24,300 photographs from 18 azimuths and 9 elevations, or a third.
+    for config, num_images in ((official, 24_300), (novel, 24_300 // 3)):
+        steps = (num_images - config.data.validation_examples) // config.batch_size
+        assert config.num_epochs * steps >= config.max_steps == 300_000
+
+
+def test_svhn_is_the_papers_smaller_network():
+    assert differences(mnist.get_config("paper"), svhn.get_config()) == {
+        "data.name": ("mnist", "svhn_cropped"),
+        "num_epochs": (700, 600),
+        "augment.shift": (2, 0),
+        "model.conv1_channels": (256, 64),
+        "model.primary_types": (32, 16),
+        "model.primary_dim": (8, 6),
+        "model.class_dim": (16, 8),
+    }
+    steps_per_epoch = (73_257 - 5_000) // 128
+    assert svhn.get_config().num_epochs * steps_per_epoch >= 300_000
+
+
 def test_every_file_of_configs_is_in_the_tests():
     assert {name for name, _ in EVERY_CONFIG} == set(NAMES)
 
@@ -222,7 +282,7 @@ def test_quick_variants_are_much_smaller_and_differ_in_nothing_else(name, preset
                 lambda c=c: models.build(
                     c.model,
                     augment.output_shape(IMAGE_SHAPES[name], c),
-                    10,
+                    NUM_CLASSES[name],
                     nnx.Rngs(0),
                 )
             )
@@ -246,7 +306,7 @@ def test_a_step_of_every_config_fits_together(name, preset, quick):
         return train_step.make_train_step(graphdef, config, one)
 
     def start_and_step(batch):
-        graphdef, state = train_step.create(config, shape, 10)
+        graphdef, state = train_step.create(config, shape, NUM_CLASSES[name])
         after, metrics = step(graphdef)(state, batch)
         return jax.tree.leaves(state), jax.tree.leaves(after), metrics
 
@@ -281,7 +341,7 @@ def test_unknown_presets_are_refused_with_the_known_ones(words):
         mnist.get_config(words)
 
 
-@pytest.mark.parametrize("config", [cifar10, digits])
+@pytest.mark.parametrize("config", [cifar10, digits, svhn])
 def test_configs_without_presets_know_quick_only(config):
     with pytest.raises(UserError, match=r"'paper'; choose quick$"):
         config.get_config("paper")
@@ -388,4 +448,4 @@ def test_what_the_shipped_configs_name_exists(name, preset):
     losses.check(config.loss)
     optim.build(config.optimizer)
     assert config.model.name in models.MODELS
-    assert config.data.name in IMAGE_SHAPES
+    assert config.data.name in data.DATASETS

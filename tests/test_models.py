@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from capsjax import config as config_lib
 from capsjax import losses, models
 from capsjax.errors import UserError
-from experiments.configs import cifar10, mnist
+from experiments.configs import cifar10, mnist, smallnorb, svhn
 from tests import routing_reference
 from tests.test_convolution import correlate
 
@@ -103,8 +103,21 @@ def with_bias(**options):
         (with_bias(decoder_units=()), (28, 28, 1), 10, 6_804_384),
         (with_bias(), (36, 36, 1), 10, 11_361_968),
         (with_bias(), (40, 40, 1), 10, 13_475_808),
-        (with_bias(decoder_units=()), (32, 32, 2), 5, 6_661_200),
+        (smallnorb.get_config().model, (32, 32, 2), 5, 6_661_200),
         (with_bias(), (32, 32, 2), 5, 6_661_200 + 2_665_984),
+        (
+            svhn.get_config().model,
+            (32, 32, 3),
+            10,
+            # conv1, to 24x24 positions; primary capsules, 8x8 of each type.
+            (9 * 9 * 3 + 1) * 64
+            + (9 * 9 * 64 + 1) * 16 * 6
+            # Class capsules; the decoder.
+            + (8 * 8 * 16) * 10 * 8 * 6
+            + (10 * 8 + 1) * 512
+            + (512 + 1) * 1024
+            + (1024 + 1) * 32 * 32 * 3,
+        ),
     ],
     ids=[
         "mnist_paper",
@@ -114,8 +127,9 @@ def with_bias(**options):
         "mnist_without_decoder",
         "multi_mnist",
         "affnist",
-        "small_norb_without_decoder",
         "small_norb",
+        "small_norb_with_decoder",
+        "svhn",
     ],
 )
 def test_numbers_of_parameters(config, image_shape, num_classes, expected):

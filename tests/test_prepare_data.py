@@ -1,7 +1,6 @@
 """Preparing data sets from original files, and reading prepared ones."""
 
 import dataclasses
-import gzip
 import hashlib
 import http.server
 import io
@@ -23,17 +22,13 @@ from PIL import Image
 import capsjax.data
 from capsjax.data import prepare
 from capsjax.errors import UserError
+from tests.test_originals import made_norb, matlab, norb_matrix, zipped
 
 ROOT = Path(__file__).parents[1]
 CIFAR_NAMES = ["airplane", "automobile", "bird", "cat", "deer"]
 CIFAR_NAMES += ["dog", "frog", "horse", "ship", "truck"]
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 NUM_TRAIN, NUM_TEST = 30, 10
-
-
-def zipped(content: bytes) -> bytes:
-    """Without the time, which would tell the tests' names of two processes apart."""
-    return gzip.compress(content, mtime=0)
 
 
 def idx(array):
@@ -110,6 +105,32 @@ def cifar_files(sets, names=CIFAR_NAMES):
     return {"cifar-10-binary.tar.gz": tar(members)}
 
 
+def svhn_files(sets):
+    def arrays(images, labels):
+        X = np.empty((32, 32, 3, len(images)), np.uint8)
+        for index, image in enumerate(images):
+            X[:, :, :, index] = image
+        y = [[{0: 10}.get(label, label)] for label in labels.tolist()]
+        return {"X": X, "y": np.array(y, np.uint8)}
+
+    return {
+        f"{split}_32x32.mat": matlab(arrays(part.images, part.labels))
+        for split, part in sets.items()
+    }
+
+
+def norb_files(sets):
+    prefixes = {
+        "train": "smallnorb-5x46789x9x18x6x2x96x96-training",
+        "test": "smallnorb-5x01235x9x18x6x2x96x96-testing",
+    }
+    return {
+        f"{prefixes[split]}-{kind}.mat.gz": norb_matrix(array)
+        for split, arrays in sets.items()
+        for kind, array in arrays.items()
+    }
+
+
 def tar(members):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -129,10 +150,19 @@ def mnist(monkeypatch):
     return sets, files
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist", "cifar10"])
-def test_pixels_and_labels_survive(name, tmp_path, monkeypatch):
-    sets = made((32, 32, 3) if name == "cifar10" else (28, 28, 1))
-    files = cifar_files(sets) if name == "cifar10" else mnist_files(sets)
+@pytest.mark.parametrize(
+    ("name", "make_files"),
+    [
+        ("mnist", mnist_files),
+        ("fashion_mnist", mnist_files),
+        ("kmnist", mnist_files),
+        ("cifar10", cifar_files),
+        ("svhn_cropped", svhn_files),
+    ],
+)
+def test_pixels_and_labels_survive(name, make_files, tmp_path, monkeypatch):
+    sets = made((28, 28, 1) if make_files is mnist_files else (32, 32, 3))
+    files = make_files(sets)
     register(monkeypatch, name, files)
     data_dir = str(tmp_path / "data")
 
@@ -159,6 +189,84 @@ def test_pixels_and_labels_survive(name, tmp_path, monkeypatch):
     assert stored["version"] == str(original.version)
     assert stored["fileFormat"] == "array_record"
     assert int(stored["downloadSize"]) == sum(map(len, files.values()))
+
+
+def test_smallnorb_survives(tmp_path, monkeypatch):
+    """Read by TFDS itself; `capsjax.data.smallnorb` has tests of its own."""
+    sets = {"train": made_norb(7), "test": made_norb(4)}
+    files = norb_files(sets)
+    register(monkeypatch, "smallnorb", files)
+    data_dir = str(tmp_path / "data")
+
+    message = prepare.prepare("smallnorb", data_dir, write(tmp_path / "f", files))
+
+    assert "prepared smallnorb 2.0.0" in message
+    assert "7 train, 4 test" in message
+    for split, arrays in sets.items():
+        wanted = [
+            (
+                *(camera.tobytes() for camera in cameras),
+                *map(int, (category, instance, elevation, azimuth // 2, lighting)),
+            )
+            for cameras, category, (instance, elevation, azimuth, lighting) in zip(
+                arrays["dat"], arrays["cat"], arrays["info"], strict=True
+            )
+        ]
+        features = ["label_category", "instance", "label_elevation"]
+        features += ["label_azimuth", "label_lighting"]
+        found = [
+            (
+                record["image"].tobytes(),
+                record["image2"].tobytes(),
+                *(int(record[feature]) for feature in features),
+            )
+            for record in tfds.builder("smallnorb", data_dir=data_dir).as_data_source(
+                split
+            )
+        ]
+        assert sorted(found) == sorted(wanted)
+
+
+def test_svhn_comes_without_the_extra_images(tmp_path, monkeypatch):
+    sets = made((32, 32, 3))
+    files = svhn_files(sets)
+    assert sorted(files) == sorted(
+        info.filename for info in prepare.BUILDERS["svhn_cropped"].url_infos.values()
+    )
+    register(monkeypatch, "svhn_cropped", files)
+    prepare.prepare("svhn_cropped", str(tmp_path), write(tmp_path / "f", files))
+    builder = tfds.builder("svhn_cropped", data_dir=str(tmp_path))
+    assert set(builder.info.splits) == {"train", "test"}
+    # The identifiers are those that TFDS would give.
+    record = builder.as_data_source("train")[0]
+    index = int(record["id"].decode().removeprefix("train_"))
+    assert record["id"] == f"train_{index:06d}".encode()
+    np.testing.assert_array_equal(record["image"], sets["train"].images[index])
+    assert record["label"] == sets["train"].labels[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "make_files", "damaged"),
+    [
+        (
+            "smallnorb",
+            norb_files,
+            "smallnorb-5x01235x9x18x6x2x96x96-testing-cat.mat.gz",
+        ),
+        ("svhn_cropped", svhn_files, "test_32x32.mat"),
+    ],
+)
+def test_what_is_found_late_leaves_nothing(
+    name, make_files, damaged, tmp_path, monkeypatch
+):
+    """These test files are read when the training set is written already."""
+    norb = {"train": made_norb(3), "test": made_norb(2)}
+    files = make_files(norb if name == "smallnorb" else made((32, 32, 3)))
+    files[damaged] = b"not it"
+    register(monkeypatch, name, files)
+    with pytest.raises(UserError, match=f"^cannot .*{damaged}.*fetch it again$"):
+        prepare.prepare(name, str(tmp_path / "data"), write(tmp_path / "f", files))
+    assert list((tmp_path / "data" / name).iterdir()) == []
 
 
 def test_prepared_already(mnist, tmp_path):

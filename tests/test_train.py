@@ -17,7 +17,7 @@ from capsjax.parallel import Devices
 from capsjax.run_folder import RunFolder
 from capsjax.train import train
 from capsjax.writers import read_metrics
-from experiments.configs import cifar10, digits, mnist
+from experiments.configs import cifar10, digits, mnist, smallnorb, svhn
 
 ONE = Devices(jax.devices()[:1])
 
@@ -268,6 +268,8 @@ QUICK = {
     "mnist:authors_code": mnist.get_config("authors_code,quick"),
     "mnist:baseline": mnist.get_config("baseline,quick"),
     "cifar10": cifar10.get_config("quick"),
+    "smallnorb": smallnorb.get_config("quick"),
+    "svhn": svhn.get_config("quick"),
 }
 
 
@@ -276,11 +278,18 @@ def test_every_configs_quick_variant_runs_a_step(config: ConfigDict, tmp_path):
     """On random images of the right shape, from the first step to the plots."""
     config = ConfigDict(config)
     rng = np.random.default_rng(0)
-    shape = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+    shape = {
+        "digits": (8, 8, 1),
+        "mnist": (28, 28, 1),
+        "cifar10": (32, 32, 3),
+        "smallnorb": (48, 48, 2),
+        "svhn_cropped": (32, 32, 3),
+    }
+    names = tuple("01234" if config.data.name == "smallnorb" else "0123456789")
 
     def images(count: int) -> ImageSet:
         size = (count, *shape[config.data.name])
-        labels = np.arange(count, dtype=np.int32) % 10
+        labels = np.arange(count, dtype=np.int32) % len(names)
         return ImageSet(rng.integers(0, 256, size, np.uint8), labels)
 
     made = Dataset(
@@ -288,7 +297,7 @@ def test_every_configs_quick_variant_runs_a_step(config: ConfigDict, tmp_path):
         train=images(20),
         validation=images(10),
         test=images(12),
-        class_names=tuple("0123456789"),
+        class_names=names,
         provenance="random images",
     )
     config.max_steps, config.batch_size, config.num_devices = 1, 8, 1

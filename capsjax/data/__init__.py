@@ -18,6 +18,7 @@ from capsjax.data import (
     folder,
     multimnist,
     npz,
+    smallnorb,
     tfds_sets,
 )
 from capsjax.data.batching import TrainBatches, eval_batches
@@ -55,6 +56,8 @@ DATASETS: dict[str, Callable[[Source], Dataset]] = {
     "fashion_mnist": functools.partial(tfds_sets.load, "fashion_mnist"),
     "kmnist": functools.partial(tfds_sets.load, "kmnist"),
     "cifar10": functools.partial(tfds_sets.load, "cifar10"),
+    "svhn_cropped": functools.partial(tfds_sets.load, "svhn_cropped"),
+    "smallnorb": smallnorb.load,
     **_OWN_DATA,
 }
 """Loaders by name. They return the whole training set; `load` splits it."""
@@ -80,9 +83,9 @@ def load(
 
     Args:
         name: one of `DATASETS` or `DERIVED`.
-        data_dir: the TensorFlow Datasets directory of mnist, fashion_mnist, kmnist and
-            cifar10; None is TFDS's own default, the environment variable TFDS_DATA_DIR
-            or else ~/tensorflow_datasets.
+        data_dir: the TensorFlow Datasets directory of the data sets that
+            `capsjax.data.prepare` makes; None is TFDS's own default, the environment
+            variable TFDS_DATA_DIR or else ~/tensorflow_datasets.
         path: the image folder of "folder", the file of "npz".
         validation_examples: how many training examples to hold out for validation,
             each class in proportion; the choice is the same in every run.
@@ -121,6 +124,11 @@ def load(
         raise UserError(
             f"the data set {name} takes no path (got {path}); to read your own images "
             f"choose the data set {' or '.join(_OWN_DATA)}"
+        )
+    if (viewpoint := derivation.get("novel_viewpoint")) and name != "smallnorb":
+        raise UserError(
+            f"novel_viewpoint is {viewpoint!r}, but {name} has no viewpoints; leave it "
+            "out or choose the data set smallnorb"
         )
     if validation_examples < 0:
         raise UserError(

@@ -4,10 +4,13 @@ They are read with TFDS's random-access data sources, which need no TensorFlow, 
 decoded once into memory. `capsjax.data.prepare` puts them on disk.
 """
 
+import dataclasses
 import io
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
@@ -15,12 +18,17 @@ from tqdm import tqdm
 from capsjax.data.datasets import Dataset, ImageSet, Source, empty_like
 from capsjax.errors import UserError
 
+Transform = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+"""Makes of an image uint8 [H, W, C] another one, of any size."""
+
 _READ_AHEAD = 1000
 """Records per read: one read per record takes twice as long."""
 
+_JPEG_START = bytes.fromhex("ffd8ff")
+
 
 def load(name: str, source: Source) -> Dataset:
-    """Loads a prepared data set whole.
+    """Loads a prepared data set of images with one label each.
 
     Args:
         name: its TFDS name, for instance "mnist".
@@ -33,74 +41,153 @@ def load(name: str, source: Source) -> Dataset:
         UserError: the data set is not prepared there, not stored as array_record, or
             its files cannot be read.
     """
+    builder = open_prepared(name, source.data_dir)
+    train, test = (read_split(builder, split) for split in ("train", "test"))
+    return Dataset(
+        name=name,
+        train=train.image_set("label"),
+        validation=empty_like(train.image_set("label")),
+        test=test.image_set("label"),
+        class_names=tuple(builder.info.features["label"].names),
+        provenance=provenance(builder, train, test),
+    )
+
+
+def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """Opens a prepared data set, of which `read_split` then reads a split.
+
+    Args:
+        name: its TFDS name.
+        data_dir: the TensorFlow Datasets directory; None or "" is TFDS's own default.
+
+    Returns:
+        TFDS's builder of it.
+
+    Raises:
+        UserError: the data set is not prepared there, or its description is damaged.
+    """
     try:
-        builder = tfds.builder(name, data_dir=source.data_dir or None)
+        builder = tfds.builder(name, data_dir=data_dir or None)
     # protobuf's and JSON's errors, for metadata that are cut off.
     except Exception as error:
         raise UserError(
-            f"cannot open {name} in {source.data_dir or 'the default data directory'} "
+            f"cannot open {name} in {data_dir or 'the default data directory'} "
             f"({error}); delete its directory there and prepare it again by: "
             f"python -m experiments.prepare_data --dataset={name}"
         ) from error
-    prepare = (
-        f"python -m experiments.prepare_data --dataset={name} "
-        f"--data_dir={builder.data_dir_root}"
-    )
     if not builder.info.initialized:
         raise UserError(
             f"no {name} {builder.version} in the data directory "
-            f"{builder.data_dir_root}; prepare it by: {prepare} (or give the data_dir "
-            "that has it)"
+            f"{builder.data_dir_root}; prepare it by: {_command(builder)} (or give the "
+            "data_dir that has it)"
         )
+    return builder
 
-    shape = builder.info.features["image"].shape
-    image_sets, oddities = {}, []
-    for split in ("train", "test"):
-        try:
-            records = builder.as_data_source(
-                split, decoders={"image": tfds.decode.SkipDecoding()}
-            )
-            image_sets[split], oddity = _decode(records, shape, f"{name} {split}")
-        except NotImplementedError:
-            raise UserError(
-                f"{builder.data_dir} is not stored as array_record, the one format "
-                "that is read without TensorFlow; move it away and prepare it by: "
-                f"{prepare}"
-            ) from None
-        # Damage surfaces as RuntimeError from array_record, DecodeError from protobuf,
-        # and OSError, SyntaxError or ValueError from the image decoder.
-        except Exception as error:
-            raise UserError(
-                f"the {split} files of {name} in {builder.data_dir} are missing or "
-                f"damaged ({error}); delete that directory and prepare it again by: "
-                f"{prepare}"
-            ) from error
-        if oddity and oddity not in oddities:
-            oddities.append(oddity)
 
-    return Dataset(
-        name=name,
-        train=image_sets["train"],
-        validation=empty_like(image_sets["train"]),
-        test=image_sets["test"],
-        class_names=tuple(builder.info.features["label"].names),
-        provenance="; ".join(
-            [
-                f"{name} {builder.version} in TensorFlow Datasets form "
-                f"({builder.info.homepage})",
-                *oddities,
-            ]
-        ),
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """A split of a prepared data set, decoded.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        labels: int32 [N] by feature, for instance "label".
+        oddity: says in words if the images went through JPEG, else "".
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: dict[str, npt.NDArray[np.int32]]
+    oddity: str
+
+    def image_set(self, label: str) -> ImageSet:
+        """Returns the images with the feature `label` as their labels."""
+        return ImageSet(self.images, self.labels[label])
+
+
+def read_split(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    image_features: Sequence[str] = ("image",),
+    label_features: Sequence[str] = ("label",),
+    transform: Transform = lambda image: image,
+) -> Split:
+    """Reads one split of a prepared data set whole.
+
+    Args:
+        builder: what `open_prepared` returned.
+        split: "train" or "test".
+        image_features: those that hold images, all of one size; their channels are put
+            one behind the other.
+        label_features: those that hold integers.
+        transform: done to each such image, uint8 [H, W, C], before it is kept.
+
+    Returns:
+        The images and labels, in the order of the records.
+
+    Raises:
+        UserError: the data set is not stored as array_record, or its files cannot be
+            read.
+    """
+    try:
+        decoders = dict.fromkeys(image_features, tfds.decode.SkipDecoding())
+        records = builder.as_data_source(split, decoders=decoders)
+        return _decode(
+            builder,
+            records,
+            f"{builder.name} {split}",
+            image_features,
+            label_features,
+            transform,
+        )
+    except NotImplementedError:
+        raise UserError(
+            f"{builder.data_dir} is not stored as array_record, the one format "
+            "that is read without TensorFlow; move it away and prepare it by: "
+            f"{_command(builder)}"
+        ) from None
+    # Damage surfaces as RuntimeError from array_record, DecodeError from protobuf,
+    # and OSError, SyntaxError or ValueError from the image decoder.
+    except Exception as error:
+        raise UserError(
+            f"the {split} files of {builder.name} in {builder.data_dir} are missing or "
+            f"damaged ({error}); delete that directory and prepare it again by: "
+            f"{_command(builder)}"
+        ) from error
+
+
+def provenance(builder: tfds.core.DatasetBuilder, *splits: Split) -> str:
+    """Says in one line which data set was read, and what is odd about its images."""
+    oddities = dict.fromkeys(split.oddity for split in splits if split.oddity)
+    return "; ".join(
+        [
+            f"{builder.name} {builder.version} in TensorFlow Datasets form "
+            f"({builder.info.homepage})",
+            *oddities,
+        ]
+    )
+
+
+def _command(builder: tfds.core.DatasetBuilder) -> str:
+    """The command that prepares the data set where it is missing."""
+    return (
+        f"python -m experiments.prepare_data --dataset={builder.name} "
+        f"--data_dir={builder.data_dir_root}"
     )
 
 
 def _decode(
-    records: Any, shape: tuple[int, int, int], title: str
-) -> tuple[ImageSet, str]:
-    """Decodes all records; also says in words if their images went through JPEG."""
+    builder: tfds.core.DatasetBuilder,
+    records: Any,
+    title: str,
+    image_features: Sequence[str],
+    label_features: Sequence[str],
+    transform: Transform,
+) -> Split:
+    """Decodes all records."""
     n = len(records)
-    images = np.empty((n, *shape), np.uint8)
-    labels = np.empty(n, np.int32)
+    shapes = {name: builder.info.features[name].shape for name in image_features}
+    plain = [np.zeros(shape, np.uint8) for shape in shapes.values()]
+    images = np.empty((n, *transform(np.concatenate(plain, -1)).shape), np.uint8)
+    labels = {name: np.empty(n, np.int32) for name in label_features}
     oddity = ""
     # disable=None: a bar on a terminal only.
     with tqdm(total=n, desc=f"reading {title}", unit="image", disable=None) as bar:
@@ -109,17 +196,31 @@ def _decode(
             # __getitems__ is the data source's documented way to read many at once.
             batch = records.__getitems__(list(indices))
             for index, record in zip(indices, batch, strict=True):
-                with Image.open(io.BytesIO(record["image"])) as image:
-                    if image.format == "JPEG" and not oddity:
-                        oddity = (
-                            f"images stored as JPEG of quality {_jpeg_quality(image)}, "
-                            "so pixels differ a little from the originals"
-                        )
-                    # [H, W] of a gray image to [H, W, 1]; any other size raises.
-                    images[index] = np.asarray(image).reshape(shape)
-                labels[index] = record["label"]
+                oddity = oddity or _oddity(record[image_features[0]])
+                parts = [_pixels(record[name], shapes[name]) for name in shapes]
+                images[index] = transform(np.concatenate(parts, -1))
+                for name in label_features:
+                    labels[name][index] = record[name]
             bar.update(len(indices))
-    return ImageSet(images, labels), oddity
+    return Split(images, labels, oddity)
+
+
+def _pixels(content: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Decodes one image file to uint8 [H, W, C]."""
+    with Image.open(io.BytesIO(content)) as image:
+        # [H, W] of a gray image to [H, W, 1]; any other size raises.
+        return np.asarray(image).reshape(shape)
+
+
+def _oddity(content: bytes) -> str:
+    """Says in words if an image went through JPEG; "" if not."""
+    if not content.startswith(_JPEG_START):  # opening it would take its time.
+        return ""
+    with Image.open(io.BytesIO(content)) as image:
+        return (
+            f"images stored as JPEG of quality {_jpeg_quality(image)}, "
+            "so pixels differ a little from the originals"
+        )
 
 
 def _jpeg_quality(image: Image.Image) -> int | str:
