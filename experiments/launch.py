@@ -25,8 +25,11 @@ _CONFIG_FLAG = re.compile(r"--?config(?:=(.*))?")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
 
 
-def run(main: Callable[[], object]) -> None:
+def run(main: Callable[..., object], *, positional: str | None = None) -> None:
     """Parses the flags and runs ``main``; ends the process.
+
+    Arguments that are no flags are refused, unless ``positional`` says what they are,
+    such as ``"RUNS..."``: then ``main`` is handed the list of them, at least one.
 
     What the user can put right, a `UserError` or a wrong flag, is printed as one line
     and exits with status 1; other errors keep their traceback. Training that was asked
@@ -35,10 +38,13 @@ def run(main: Callable[[], object]) -> None:
     """
 
     def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            _fail(f"unexpected argument {argv[1]!r}; flags begin with --")
+        given = argv[1:]
+        if given and positional is None:
+            _fail(f"unexpected argument {given[0]!r}; flags begin with --")
+        if not given and positional is not None:
+            _fail(f"give {positional} after the launcher's name; --help explains them")
         try:
-            main()
+            main(*([] if positional is None else [given]))
         except UserError as error:
             _fail(str(error))
         except Stopped as stopped:

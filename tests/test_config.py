@@ -448,4 +448,4 @@ def test_what_the_shipped_configs_name_exists(name, preset):
     losses.check(config.loss)
     optim.build(config.optimizer)
     assert config.model.name in models.MODELS
-    assert config.data.name in data.DATASETS
+    assert config.data.name in data.DATASETS | data.DERIVED

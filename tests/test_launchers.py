@@ -102,6 +102,7 @@ def test_compiling_without_its_environment_is_one_clear_line(tmp_path):
         "evaluate",
         "prepare_data",
         "record",
+        "report",
         "benchmark_training",
         "benchmark_routing",
         "benchmark_scaling",

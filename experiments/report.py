@@ -1,0 +1,37 @@
+"""Builds one HTML page, and a Markdown file, that show what came out of runs.
+
+python -m experiments.report runs/sweep runs/mnist --output=report.html
+
+RUNS are folders of runs, or folders that hold some at any depth. The page needs no
+other file: open it in a browser, or send it. It begins with what makes the runs hard to
+compare, if anything does; then come the results over seeds, learning curves, the
+figures and tables that lie directly in the given folders (their captions may stand in a
+file captions.json, {"file.png": "caption"}), and each run with provenance and figures.
+"""
+
+import pathlib
+
+from absl import flags
+
+from capsjax import report
+from experiments import launch
+
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    "report.html",
+    "The HTML file to write; the Markdown goes beside it with the suffix .md, its "
+    "pictures into a folder beside it.",
+)
+_TITLE = flags.DEFINE_string(
+    "title", None, "Title of the report; by default from the names of the folders."
+)
+
+
+def main(folders: list[str]) -> None:
+    """Reads the runs and writes the report."""
+    given = [pathlib.Path(folder) for folder in folders]
+    print(report.write(given, pathlib.Path(_OUTPUT.value), _TITLE.value))
+
+
+if __name__ == "__main__":
+    launch.run(main, positional="RUNS...")
