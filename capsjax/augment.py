@@ -16,6 +16,9 @@ from capsjax.errors import UserError
 Image = Float[Array, "H W C"]
 Patch = Float[Array, "h w C"]
 
+# The settings of `random_affine` that leave an image as it is.
+_NO_MOVES = {"rotation": 0.0, "scale": (1.0, 1.0), "shear": 0.0}
+
 
 def for_training(
     images: UInt8[Array, "B H W C"], keys: Key[Array, " B"], config: ConfigDict
@@ -31,17 +34,33 @@ def for_training(
         float32 in [0, 1], unless brightness, contrast or standardisation say otherwise.
     """
     augment, crop = config.augment, config.preprocess.crop
+    moves = {
+        "rotation": augment.rotation,
+        "scale": tuple(augment.scale),
+        "shear": augment.shear,
+    }
 
-    def one(image: Image, key: Array) -> Patch:
-        keys = jax.random.split(key, 5)
-        if crop:
-            image = random_crop(image, keys[0], crop)
-        if augment.flip:
-            image = random_flip(image, keys[1])
+    def colors(image: Image, keys: Array) -> Image:
         if augment.brightness:
             image = random_brightness(image, keys[2], augment.brightness)
         if tuple(augment.contrast) != (1.0, 1.0):
             image = random_contrast(image, keys[3], *augment.contrast)
+        return image
+
+    def one(image: Image, key: Array) -> Patch:
+        # No other number of keys, or runs would not be repeated by later versions:
+        # what is drawn besides takes fold_in(key, 5), 6, ..., which differ from these.
+        keys = jax.random.split(key, 5)
+        if augment.colors_before_crop:
+            image = colors(image, keys)
+        if moves != _NO_MOVES:
+            image = random_affine(image, jax.random.fold_in(key, 5), **moves)
+        if crop:
+            image = random_crop(image, keys[0], crop)
+        if augment.flip:
+            image = random_flip(image, keys[1])
+        if not augment.colors_before_crop:
+            image = colors(image, keys)
         if augment.shift:
             image = random_shift(image, keys[4], augment.shift)
         return standardize(image) if config.preprocess.standardize else image
@@ -105,6 +124,79 @@ def random_shift(image: Image, key: Array, most: int) -> Image:
     padded = jnp.pad(image, [(most, most), (most, most), (0, 0)])
     row, column = jax.random.randint(key, (2,), 0, 2 * most + 1)
     return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
+
+
+def random_affine(
+    image: Image,
+    key: Array,
+    *,
+    rotation: float,
+    scale: tuple[float, float],
+    shear: float,
+) -> Image:
+    """Scales, shears and rotates the image about its centre, filling with zeros.
+
+    Each is drawn evenly from its range, and they are done in this order.
+
+    Args:
+        image: any size; it keeps it.
+        key: of this image.
+        rotation: largest angle either way, in degrees.
+        scale: smallest and largest factor of size; rows and columns have one each.
+        shear: largest shear either way, see `affine_matrix`.
+    """
+    keys = jax.random.split(key, 3)
+    angle = jax.random.uniform(keys[0], minval=-rotation, maxval=rotation)
+    factors = jax.random.uniform(keys[1], (2,), minval=scale[0], maxval=scale[1])
+    slope = jax.random.uniform(keys[2], minval=-shear, maxval=shear)
+    return affine(image, affine_matrix(angle, factors, slope))
+
+
+def affine(image: Image, matrix: Float[Array, "2 2"]) -> Image:
+    """Moves every pixel's place about the image's centre; bilinear, zero fill.
+
+    Args:
+        image: any size; it keeps it.
+        matrix: takes the (row, column) distance of a place in the image from the centre
+            to that of the place it moves to; must have an inverse.
+    """
+    (a, b), (c, d) = matrix
+    determinant = a * d - b * c
+    H, W, _ = image.shape
+    centre = (H - 1) / 2, (W - 1) / 2
+    # Products and sums of their own: a matrix product would be rounded on a GPU.
+    row, column = jnp.meshgrid(
+        jnp.arange(H, dtype=jnp.float32) - centre[0],
+        jnp.arange(W, dtype=jnp.float32) - centre[1],
+        indexing="ij",
+    )
+    places = [
+        (d * row - b * column) / determinant + centre[0],
+        (a * column - c * row) / determinant + centre[1],
+    ]
+    return jax.vmap(
+        lambda channel: jax.scipy.ndimage.map_coordinates(channel, places, order=1),
+        in_axes=2,
+        out_axes=2,
+    )(image)
+
+
+def affine_matrix(
+    angle: Float[Array, ""], scale: Float[Array, " 2"], shear: Float[Array, ""]
+) -> Float[Array, "2 2"]:
+    """The matrix of `affine` that scales first, then shears, then rotates.
+
+    Args:
+        angle: in degrees, counterclockwise.
+        scale: factors of the image's height and width.
+        shear: pixels that a row moves to the right for each pixel that it lies below
+            the centre.
+    """
+    radians = jnp.deg2rad(angle)
+    cos, sin = jnp.cos(radians), jnp.sin(radians)
+    # rotation [[cos, -sin], [sin, cos]] times shear [[1, 0], [shear, 1]].
+    turned = jnp.array([[cos - sin * shear, -sin], [sin + cos * shear, cos]])
+    return turned * scale[None]
 
 
 def random_crop(image: Image, key: Array, side: int) -> Patch:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from capsjax import augment
 from capsjax import config as config_lib
@@ -31,6 +32,7 @@ EVERYTHING = {
     "brightness": 0.2,
     "contrast": (0.5, 1.5),
 }
+AFFINE = {"rotation": 20.0, "scale": (0.8, 1.2), "shear": 0.2}
 
 
 def random_bytes(*shape, seed=0):
@@ -90,7 +92,10 @@ def test_bytes_become_numbers_from_zero_to_one():
 
 def test_evaluation_images_are_never_augmented():
     images = random_bytes(5, 9, 10, 2)
-    config = config_of(shift=2, flip=True, brightness=0.5, contrast=(0.2, 1.8))
+    config = config_of(
+        shift=2, flip=True, brightness=0.5, contrast=(0.2, 1.8), **AFFINE
+    )
+    config.augment.colors_before_crop = True
     found = evaluate(images, config)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(as_bytes(found), images)
@@ -126,6 +131,34 @@ def test_an_examples_randomness_does_not_depend_on_the_batchs_size():
     images = random_bytes(8, 9, 10, 2)
     np.testing.assert_allclose(
         train(images[:4], config), train(images, config)[:4], atol=1e-5
+    )
+
+
+def test_without_affine_moves_the_draws_are_those_of_the_first_version():
+    """Bit by bit, so that old runs can be repeated: five keys, in this order."""
+
+    def as_before(image, key):
+        keys = jax.random.split(key, 5)
+        image = augment.random_crop(image, keys[0], 6)
+        image = augment.random_flip(image, keys[1])
+        image = augment.random_brightness(image, keys[2], 0.2)
+        image = augment.random_contrast(image, keys[3], 0.5, 1.5)
+        return augment.standardize(augment.random_shift(image, keys[4], 1))
+
+    images = jnp.asarray(random_bytes(8, 9, 10, 2))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(8))
+    expected = jax.jit(jax.vmap(as_before))(augment.to_unit_range(images), keys)
+    np.testing.assert_array_equal(train(images, config_of(**EVERYTHING)), expected)
+
+
+def test_affine_moves_leave_the_other_draws_as_they_are():
+    """A rotation too small to be seen."""
+    images = random_bytes(8, 9, 10, 2)
+    options = {"crop": 6, "shift": 1, "flip": True}
+    np.testing.assert_allclose(
+        train(images, config_of(**options, rotation=1e-5)),
+        train(images, config_of(**options)),
+        atol=1e-4,
     )
 
 
@@ -201,6 +234,177 @@ def test_a_crop_larger_than_the_images_is_refused(shape):
         augment.output_shape(shape, config_of(crop=24))
 
 
+# Affine moves.
+
+
+@jax.jit
+def affine(image, angle, scale, shear):
+    matrix = augment.affine_matrix(angle, scale, shear)
+    return augment.affine(image, matrix)
+
+
+def moved(image, angle=0.0, scale=(1.0, 1.0), shear=0.0):
+    """An image of floats after one affine move; the angle is in degrees."""
+    settings = (jnp.float32(x) for x in (angle, scale, shear))
+    return np.asarray(affine(jnp.asarray(image, jnp.float32), *settings))
+
+
+def moved_in_float64(image, matrix):
+    """SciPy's, which wants the matrix from the new place to the old one."""
+    inverse = np.linalg.inv(matrix)
+    centre = (np.array(image.shape[:2]) - 1) / 2
+    return np.stack(
+        [
+            scipy.ndimage.affine_transform(
+                np.float64(channel),
+                inverse,
+                offset=centre - inverse @ centre,
+                order=1,
+                mode="grid-constant",
+            )
+            for channel in np.moveaxis(image, 2, 0)
+        ],
+        axis=2,
+    )
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[1.0, 0.0], [0.0, 1.0]],
+        [[1.3, 0.4], [-0.2, 0.8]],
+        [[-0.6, 0.9], [1.1, 0.3]],
+        [[0.01, 0.0], [0.0, 100.0]],
+    ],
+)
+@pytest.mark.parametrize("shape", [(9, 10, 2), (8, 5, 1)])
+def test_any_matrix_moves_images_as_scipy_does(matrix, shape):
+    image = unit(random_bytes(*shape))
+    found = jax.jit(augment.affine)(jnp.asarray(image), jnp.float32(np.array(matrix)))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, moved_in_float64(image, matrix), atol=1e-5)
+
+
+def test_scale_then_shear_then_rotation_against_scipy():
+    image = unit(random_bytes(11, 8, 3))
+    radians = np.deg2rad(25)
+    cos, sin = np.cos(radians), np.sin(radians)
+    # Distances (row, column); rows point down, so this is counterclockwise.
+    matrix = (
+        np.array([[cos, -sin], [sin, cos]])
+        @ np.array([[1, 0], [0.3, 1]])
+        @ np.diag([0.7, 1.4])
+    )
+    np.testing.assert_allclose(
+        moved(image, 25.0, (0.7, 1.4), 0.3), moved_in_float64(image, matrix), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("side", [6, 7])
+def test_a_quarter_turn_is_counterclockwise(side):
+    image = unit(random_bytes(side, side, 2))
+    np.testing.assert_allclose(moved(image, 90.0), np.rot90(image), atol=1e-5)
+    np.testing.assert_allclose(moved(image, -90.0), np.rot90(image, -1), atol=1e-5)
+    # A pixel at the top, right of the middle, goes to the left, above the middle.
+    dot = np.zeros((7, 7, 1))
+    dot[0, 4] = 1
+    places = np.argwhere(moved(dot, 90.0) > 0.5)
+    np.testing.assert_array_equal(places, [[2, 0, 0]])
+
+
+def test_scale_two_makes_a_square_twice_as_wide():
+    """Each axis by its own factor; the sum of the pixels grows with the area."""
+    square = np.zeros((20, 20, 1))
+    square[8:12, 8:12] = 1
+    for scale in ((2.0, 2.0), (1.0, 2.0), (2.0, 1.0)):
+        found = moved(square, scale=scale)
+        expected = (4 * scale[0], 4 * scale[1])
+        bright = found[:, :, 0] > 0.5
+        assert (bright.any(axis=1).sum(), bright.any(axis=0).sum()) == expected
+        np.testing.assert_allclose(found.sum(), expected[0] * expected[1], rtol=1e-5)
+
+
+def test_shear_moves_a_row_by_its_distance_from_the_centre():
+    line = np.zeros((7, 11, 1))
+    line[:, 5] = 1
+    columns = moved(line, shear=1.0)[:, :, 0].argmax(axis=1)
+    np.testing.assert_array_equal(columns, np.arange(7) - 3 + 5)
+
+
+def test_affine_moves_of_nothing_change_nothing():
+    image = unit(random_bytes(9, 10, 2))
+    np.testing.assert_allclose(moved(image), image, atol=1e-6)
+
+    @jax.jit
+    def still(image):
+        return augment.random_affine(
+            image, KEY, rotation=0.0, scale=(1.0, 1.0), shear=0.0
+        )
+
+    np.testing.assert_allclose(still(jnp.asarray(image)), image, atol=1e-6)
+
+
+def drawn_moves(config, n=1000):
+    """What was drawn n times, [4, n]: degrees, factors (row, column) and shear.
+
+    In an image whose pixels say their place, the neighbours of the centre say where
+    they come from; bilinear interpolation of such an image is exact.
+    """
+    side, step = 15, 16
+    places = np.moveaxis(np.mgrid[:side, :side], 0, 2)
+    found = train(copies(np.uint8(step * places), n), config) * (255 / step)
+    centre = found[:, 7, 7]
+    np.testing.assert_allclose(centre, np.full_like(centre, 7), atol=1e-4)
+    inverse = np.stack([found[:, 8, 7] - centre, found[:, 7, 8] - centre], axis=2)
+    matrix = np.linalg.inv(np.float64(inverse))
+    # The column's way is rotated and scaled only; shear shows in the row's.
+    radians = np.arctan2(-matrix[:, 0, 1], matrix[:, 1, 1])
+    cos, sin = np.cos(radians), np.sin(radians)
+    down = cos * matrix[:, 0, 0] + sin * matrix[:, 1, 0]
+    aside = cos * matrix[:, 1, 0] - sin * matrix[:, 0, 0]
+    across = np.hypot(matrix[:, 0, 1], matrix[:, 1, 1])
+    return np.stack([np.rad2deg(radians), down, across, aside / down])
+
+
+def test_affine_moves_are_drawn_evenly_and_apart():
+    n = 1000
+    drawn = drawn_moves(config_of(rotation=30.0, scale=(0.5, 1.5), shear=0.4), n)
+    for values, (low, high) in zip(
+        drawn, [(-30, 30), (0.5, 1.5), (0.5, 1.5), (-0.4, 0.4)], strict=True
+    ):
+        share = (values - low) / (high - low)
+        assert -1e-3 <= share.min() < 0.02
+        assert 0.98 < share.max() <= 1 + 1e-3
+        # A uniform distribution's mean and standard deviation.
+        assert abs(share.mean() - 0.5) < 4 / np.sqrt(12 * n)
+        np.testing.assert_allclose(share.std(), 1 / np.sqrt(12), rtol=0.05)
+    # Four standard deviations.
+    assert np.abs(np.corrcoef(drawn) - np.eye(4)).max() < 4 / np.sqrt(n)
+
+
+@pytest.mark.parametrize(
+    ("move", "row"),
+    [({"rotation": 20.0}, 0), ({"scale": (0.8, 1.2)}, 1), ({"shear": 0.3}, 3)],
+)
+def test_each_affine_setting_alone_moves_in_its_own_way(move, row):
+    drawn = drawn_moves(config_of(**move), 20)
+    changed = [row, 2] if row == 1 else [row]
+    still = np.delete(drawn, changed, axis=0)
+    expected = np.delete(np.array([0.0, 1.0, 1.0, 0.0]), changed)
+    np.testing.assert_allclose(
+        still, np.repeat(expected[:, None], 20, axis=1), atol=1e-3
+    )
+    assert np.all(drawn[changed].std(axis=1) > 0.01)
+
+
+def test_affine_moves_stay_in_the_unit_range():
+    images = random_bytes(200, 9, 10, 2)
+    images[:100] = 255
+    found = train(images, config_of(rotation=45.0, scale=(0.5, 2.0), shear=0.5))
+    assert found.min() >= 0
+    assert found.max() <= 1 + 1e-6
+
+
 # Colours and mirrors.
 
 
@@ -250,7 +454,54 @@ def test_contrast_scales_the_distance_to_each_channels_mean():
     np.testing.assert_allclose(factors.std(), (high - low) / np.sqrt(12), rtol=0.05)
 
 
+def test_colours_before_the_crop_are_the_whole_images():
+    """Contrast keeps the whole image's mean in place, not the patch's."""
+    image = np.zeros((8, 8, 1), np.uint8)
+    image[0, 0] = 255
+    plain = unit(image).mean()
+    options = {"crop": 7, "contrast": (0.5, 1.5)}
+    for before in (True, False):
+        config = config_of(**options, colors_before_crop=before)
+        found = train(copies(image, 300), config)
+        inside = found[:, 0, 0, 0] > 0.3  # The patch has the bright pixel.
+        assert 30 < inside.sum() < 150
+        factors = found.max(axis=(1, 2, 3)) - found.min(axis=(1, 2, 3))
+        dark = found[:, 3, 3, 0]
+        if before:
+            # Where there is no bright pixel nothing else tells the factor.
+            np.testing.assert_allclose(
+                dark[inside], plain * (1 - factors[inside]), atol=1e-6
+            )
+            assert np.all(np.abs(dark[~inside]) <= 0.5 * plain + 1e-6)
+            assert np.abs(dark[~inside]).max() > 0.4 * plain
+        else:
+            patch = 1 / 49
+            np.testing.assert_allclose(
+                dark[inside], patch * (1 - factors[inside]), atol=1e-6
+            )
+            assert not np.any(dark[~inside])
+
+
+def test_colours_before_the_crop_change_nothing_else():
+    """Without a crop and moves, before and after are the same."""
+    images = random_bytes(8, 9, 10, 2)
+    options = {"flip": True, "brightness": 0.2, "contrast": (0.5, 1.5)}
+    np.testing.assert_allclose(
+        train(images, config_of(**options, colors_before_crop=True)),
+        train(images, config_of(**options)),
+        atol=1e-6,
+    )
+
+
 # Together.
+
+
+def test_affine_moves_come_before_the_crop():
+    """Twice as large, the bright middle fills the image, and so every patch of it."""
+    image = np.zeros((20, 20, 1), np.uint8)
+    image[4:16, 4:16] = 255
+    found = train(copies(image, 20), config_of(crop=10, scale=(2.0, 2.0)))
+    assert found.min() > 0.999
 
 
 def test_crops_and_shifts_are_drawn_apart():
