@@ -278,6 +278,12 @@ def check(config: ConfigDict) -> None:
                 "the pairs, but not the digits that the decoder is to draw; leave it "
                 "out (config.data.shift moves the digits)"
             )
+    if config.diagnose_routing and config.model.name != "capsnet":
+        raise UserError(
+            "config.diagnose_routing is on, but config.model.name is "
+            f"{config.model.name!r}, which has no routing; leave it out or set the "
+            "model to 'capsnet'"
+        )
     leaves_unit_range = {
         "preprocess.standardize": config.preprocess.standardize,
         "augment.brightness": config.augment.brightness > 0,

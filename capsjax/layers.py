@@ -160,6 +160,16 @@ class RoutedCapsules(nnx.Module):
             implementation=self.implementation,
         )
 
+    def diagnose(self, poses: Float[Array, "B I P"]) -> routing.Diagnosis:
+        """What each routing iteration does to the poses of a few dozen examples."""
+        return routing.diagnose(
+            poses,
+            self.weights[...],
+            None if self.bias is None else self.bias[...],
+            num_iterations=self.num_iterations,
+            leaky=self.leaky,
+        )
+
 
 class MaskedDecoder(nnx.Module):
     """Reconstructs the image from the pose of one class capsule.

@@ -176,10 +176,7 @@ class CapsNet(nnx.Module):
     ) -> ModelOutput:
         """Classifies and reconstructs a batch; CapsNet has no dropout."""
         del dropout_keys
-        with jax.named_scope("conv1"):
-            features = jax.nn.relu(self.conv1(images))
-        with jax.named_scope("primary_capsules"):
-            primary = self.primary_capsules(features)
+        primary = self._primary(images)
         with jax.named_scope("class_capsules"):
             poses = self.class_capsules(primary)
             # The loss compares lengths with margins; two digits are not enough.
@@ -191,6 +188,16 @@ class CapsNet(nnx.Module):
         with jax.named_scope("decoder"):
             reconstructions = self.decoder(poses, labels)
         return ModelOutput(lengths, poses, reconstructions)
+
+    def diagnose_routing(self, images: Float[Array, "B H W C"]) -> routing.Diagnosis:
+        """What each routing iteration does to a few dozen images."""
+        return self.class_capsules.diagnose(self._primary(images))
+
+    def _primary(self, images: Float[Array, "B H W C"]) -> Float[Array, "B I P"]:
+        with jax.named_scope("conv1"):
+            features = jax.nn.relu(self.conv1(images))
+        with jax.named_scope("primary_capsules"):
+            return self.primary_capsules(features)
 
 
 class BaselineCNN(nnx.Module):

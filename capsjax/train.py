@@ -19,10 +19,13 @@ from capsjax.errors import UserError
 from capsjax.evaluate import evaluate, make_eval_step, make_reconstruct
 from capsjax.profiling import StepTrace
 from capsjax.progress import Progress
+from capsjax.routing_log import make_diagnose
 from capsjax.run_folder import RunFolder, write_json
 from capsjax.stop import Stopped, StopRequests
 from capsjax.train_log import TrainLog
 from capsjax.writers import MetricsWriter, read_metrics
+
+_DIAGNOSED_IMAGES = 64
 
 
 def train(
@@ -77,6 +80,7 @@ def train(
     train_fn = train_step.make_train_step(graphdef, config, devices)
     eval_fn = make_eval_step(graphdef, config, devices)
     primary = parallel.is_primary()
+    diagnose = make_diagnose(graphdef, config) if config.diagnose_routing else None
 
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
@@ -166,6 +170,11 @@ def train(
                         record.best_step = taken
                         checkpoints.save("best", state, record)
                     record.reached = 0 < target <= found["accuracy"]
+                if evaluate_now and diagnose is not None and primary:
+                    # From host memory: one device of one process does it.
+                    params = jax.device_get(state.params)
+                    images = data.train.images[:_DIAGNOSED_IMAGES]
+                    writer.write(taken, "routing", diagnose(params, images))
                 if save_now:
                     record.seconds = time.monotonic() - started
                     checkpoints.save("last", state, record)

@@ -13,7 +13,7 @@ class MetricsWriter:
     """Appends rows of numbers; use it as a context manager.
 
     A row of ``metrics.jsonl`` is ``{"step": ..., "split": "train" | "validation" |
-    "test", name: number, ...}``; TensorBoard shows it as ``split/name``.
+    "test" | "routing", name: number, ...}``; TensorBoard shows it as ``split/name``.
     """
 
     def __init__(self, folder: RunFolder, *, resume_step: int, enabled: bool = True):

@@ -442,6 +442,19 @@ def test_a_loss_that_is_not_the_models_is_refused(model, loss):
         config_lib.check(config)
 
 
+def test_routing_is_diagnosed_where_there_is_some():
+    for config, fits in (
+        (config_lib.base(), True),
+        (mnist.get_config("baseline"), False),
+    ):
+        config.diagnose_routing = True
+        if fits:
+            config_lib.check(config)
+            continue
+        with pytest.raises(UserError, match=r"diagnose_routing.*'baseline_cnn'"):
+            config_lib.check(config)
+
+
 @pytest.mark.parametrize(("name", "preset"), EVERY_CONFIG)
 def test_what_the_shipped_configs_name_exists(name, preset):
     config = module(name).get_config(preset)

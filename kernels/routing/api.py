@@ -85,7 +85,7 @@ def route(
     References:
         Sabour, Frosst and Hinton 2017, section 2, Procedure 1.
     """
-    _check(inputs, weights, bias, num_iterations)
+    check(inputs, weights, bias, num_iterations)
     if implementation is None:
         implementation = _best(inputs, weights)
     if implementation not in IMPLEMENTATIONS:
@@ -108,9 +108,15 @@ def _best(inputs: Array, weights: Array) -> str:
     return "mosaic_gpu" if fused else "xla"
 
 
-def _check(
+def check(
     inputs: Array, weights: Array, bias: Array | None, num_iterations: int
 ) -> None:
+    """Refuses arguments that no routing can take.
+
+    Raises:
+        ValueError: wrong ranks, sizes or dtypes that do not agree, or
+            ``num_iterations`` below 1.
+    """
     shapes = f"inputs {inputs.shape}, weights {weights.shape}" + (
         "" if bias is None else f", bias {bias.shape}"
     )
