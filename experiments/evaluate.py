@@ -5,14 +5,12 @@ python -m experiments.evaluate --workdir=runs/digits --checkpoint=best
 
 import json
 
-import jax
 from absl import flags
 
-from capsjax import parallel, train_step
-from capsjax.checkpoint import Checkpoints, Which
+from capsjax.checkpoint import Which
 from capsjax.errors import UserError
-from capsjax.evaluate import evaluate, make_eval_step
 from capsjax.progress import Progress
+from capsjax.restore import restore
 from capsjax.run_folder import RunFolder
 from experiments import launch
 
@@ -46,20 +44,10 @@ def main() -> None:
             f"the run in {folder.path} has no {_SPLIT.value} images "
             "(config.data.validation_examples is 0)"
         )
-    graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
-    devices = parallel.Devices(jax.devices(), config.parallelism)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(state, which)
+    model = restore(folder, data, which)
     with Progress("evaluating", len(images), unit="images") as progress:
-        found = evaluate(
-            make_eval_step(graphdef, config, devices),
-            devices.replicate(state.params),
-            images,
-            config.batch_size,
-            devices,
-            on_batch=progress.advance,
-        )
-    step = {"step": int(state.step), "examples": len(images)}
+        found = model.evaluate(images, on_batch=progress.advance)
+    step = {"step": model.step, "examples": len(images)}
     print(json.dumps(step | found.metrics, indent=2))
 
 

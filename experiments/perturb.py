@@ -1,0 +1,83 @@
+"""Draws what each dimension of the class capsules means, as figure 4 of the paper.
+
+python -m experiments.perturb --workdir=runs/digits --class_name=7
+
+One test image of a class is reconstructed again and again, each time with one dimension
+of its class capsule changed by -0.25 to 0.25 in steps of 0.05. Each class has a figure
+of its own, perturbation_CLASS.png.
+"""
+
+import pathlib
+import urllib.parse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from capsjax import augment, plots, plots_perturbation
+from capsjax.checkpoint import Which
+from capsjax.errors import UserError
+from capsjax.perturbation import DELTAS, classes_of, example_of, perturbations
+from capsjax.restore import restore
+from capsjax.run_folder import RunFolder
+from experiments import launch
+
+_DATA_DIR = launch.define_data_dir()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, as given to experiments.train.", required=True
+)
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint",
+    "last",
+    ["last", "best"],
+    "Which parameters: those of the last step, as in result.json, or the best by "
+    "validation accuracy.",
+)
+_CLASS_NAME = flags.DEFINE_string(
+    "class_name", None, "Which class, by its name; by default all, a figure each."
+)
+_EXAMPLE = flags.DEFINE_integer(
+    "example",
+    0,
+    "Which of the test images of the class, counted from 0.",
+    lower_bound=0,
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder of the figures; by default WORKDIR/plots."
+)
+
+
+def main() -> None:
+    """Restores the parameters and draws the figures."""
+    which: Which = "best" if _CHECKPOINT.value == "best" else "last"
+    folder = RunFolder(_WORKDIR.value)
+    config = folder.load_config()
+    data = launch.load_data(config, _DATA_DIR.value)
+    labels = classes_of(data, _CLASS_NAME.value)
+    examples = [example_of(data, label, _EXAMPLE.value) for label in labels]
+    model = restore(folder, data, which)
+    params = jax.device_put(model.params)
+    output = pathlib.Path(_OUTPUT.value or folder.plots).expanduser()
+    for label, image in zip(labels, examples, strict=True):
+        drawn = perturbations(model.graphdef, config, params, image, label)
+        name = data.class_names[label]
+        figure = plots_perturbation.dimensions(
+            f"{data.name}, class {name}: the dimensions of its capsule\n"
+            f"run {folder.path.name}, step {model.step}",
+            np.asarray(augment.for_evaluation(jnp.asarray(image[None]), config)[0]),
+            np.asarray(drawn),
+            DELTAS,
+        )
+        # A name may hold what no file's name can.
+        path = output / f"perturbation_{urllib.parse.quote(name, safe=' ')}.png"
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            plots.save(figure, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+        print(path)
+
+
+if __name__ == "__main__":
+    launch.run(main)
