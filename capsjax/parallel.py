@@ -169,7 +169,8 @@ def example_indices(count: int) -> Int[Array, " count"]:
 
 def is_primary() -> bool:
     """Whether this is the process that writes the run's files and reports."""
-    return jax.process_index() == 0
+    # To ask a lone process for its number would take up the GPU.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def from_primary(tree: Any) -> Any:

@@ -94,9 +94,11 @@ class Progress:
         self._last_line = now = time.monotonic()
         rate = (self._done - self._done_before) / (now - self._started)
         left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
+        speed = rate * self._scale
+        rounded = f"{speed:.2g}" if 0 < speed < 1 else f"{speed:.0f}"
         line = (
             f"{self._what}: {self._done}/{self._total} "
-            f"({rate * self._scale:.0f} {self._unit}/s, {left} left)"
+            f"({rounded} {self._unit}/s, {left} left)"
         )
         text = f" {self._text}" if self._text else ""
         print(line + text, file=self._stream, flush=True)

@@ -16,13 +16,18 @@ class Stopped(Exception):
 
     Attributes:
         signal: that asked for it.
-        step: steps taken, and saved.
     """
 
-    def __init__(self, signal: signal.Signals, step: int):
-        super().__init__(f"stopped by {signal.name} after step {step}")
+    def __init__(self, signal: signal.Signals, done: int | str):
+        """Says what is saved.
+
+        Args:
+            signal: that asked for it.
+            done: steps taken; where it is not the steps of one run, in words.
+        """
+        after = f"step {done}" if isinstance(done, int) else done
+        super().__init__(f"stopped by {signal.name} after {after}")
         self.signal = signal
-        self.step = step
 
 
 class StopRequests:
@@ -34,7 +39,8 @@ class StopRequests:
     """
 
     def __init__(self) -> None:
-        self._several = jax.process_count() > 1
+        # To ask a lone process for its number would take up the GPU.
+        self._several = jax.distributed.is_initialized() and jax.process_count() > 1
         self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 

@@ -22,6 +22,7 @@ from capsjax.errors import UserError
 from capsjax.stop import Stopped
 
 _CONFIG_FLAG = re.compile(r"--?config(?:=(.*))?")
+_CONFIG_WORD = re.compile(r"--?((?:no)?config(?:\.[\w.]+)?)(=.*)?", re.DOTALL)
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
 
 
@@ -100,6 +101,23 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
     return holder
 
 
+def config_words() -> list[str]:
+    """``--config`` and each ``--config.FIELD`` of this command, a word for each flag.
+
+    For launchers whose trainings are commands of their own.
+    """
+    words, rest = [], iter(sys.argv[1:])
+    for word in rest:
+        match = _CONFIG_WORD.fullmatch(word)
+        if not match:
+            continue
+        name, value = match.groups()
+        if value is None and name in flags.FLAGS and not flags.FLAGS[name].boolean:
+            value = f"={next(rest)}"
+        words.append(f"--{name}{value or ''}")
+    return words
+
+
 def define_data_dir() -> flags.FlagHolder[str | None]:
     """Defines ``--data_dir``, the folder of the TFDS data sets."""
     return flags.DEFINE_string(
@@ -108,6 +126,26 @@ def define_data_dir() -> flags.FlagHolder[str | None]:
         "Folder of the TFDS data sets (see experiments/prepare_data.py); by default "
         "the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets. Not needed "
         "for the digits or for one's own images.",
+    )
+
+
+def define_jobs() -> flags.FlagHolder[int | None]:
+    """Defines ``--jobs``, of launchers that run many trainings."""
+    return flags.DEFINE_integer(
+        "jobs",
+        None,
+        "Trainings at the same time; by default as many as there are GPUs, one on a "
+        "CPU.",
+        lower_bound=1,
+    )
+
+
+def define_dry_run() -> flags.FlagHolder[bool]:
+    """Defines ``--dry_run``, of launchers that run many trainings."""
+    return flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Prints the commands of the trainings, for a cluster, and does nothing.",
     )
 
 
@@ -252,6 +290,6 @@ def _fail(message: str) -> NoReturn:
 def _resume() -> str:
     """The command that goes on with the training that this one began."""
     words = [os.path.basename(sys.executable), *sys.orig_argv[1:]]
-    if not flags.FLAGS.resume:
+    if "resume" in flags.FLAGS and not flags.FLAGS.resume:
         words.append("--resume")
     return shlex.join(words)

@@ -48,3 +48,14 @@ def test_a_terminal_gets_a_bar():
     assert "training: 100%" in stream.getvalue()
     assert "32.0/32.0" in stream.getvalue()
     assert "loss 0.5" in stream.getvalue()
+
+
+def test_slow_work_has_a_speed_too(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with Progress("runs", 4, unit="runs", stream=stream) as shown:
+        now[0] += 80.0
+        shown.advance()
+    (line, _) = stream.getvalue().splitlines()
+    assert line == "runs: 1/4 (0.013 runs/s, 04:00 left)"

@@ -1,0 +1,62 @@
+"""Trains with each number of routing iterations, with and without reconstruction.
+
+python -m experiments.sweep_routing --config=experiments/configs/mnist.py:paper \
+    --workdir=runs/sweep --config.max_steps=10000 --iterations=1,3 --seeds=3
+
+Each training is a process of its own, one on each GPU or one after another on a CPU,
+with its run's folder and its log in --workdir. The same command again goes on where the
+last one ended. It leaves in --workdir a row for each run (sweep.csv), the table of the
+test errors (sweep.md, sweep_table.csv), and figures: error against iterations, training
+loss, and how much each iteration changes the routing logits.
+"""
+
+import pathlib
+
+from absl import flags
+
+from capsjax import grid, sweep
+from experiments import launch
+
+_CONFIG = launch.define_config()
+_DATA_DIR = launch.define_data_dir()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the trainings and of what they show.", required=True
+)
+_ITERATIONS = flags.DEFINE_list(
+    "iterations", ["1", "2", "3", "5", "7", "10"], "Numbers of routing iterations."
+)
+_RECONSTRUCTION = flags.DEFINE_list(
+    "reconstruction",
+    ["false", "true"],
+    "Whether to train with the decoder: false, true, or false,true for both.",
+)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 3, "Trainings of each setting, with seeds from 0.", lower_bound=1
+)
+_JOBS = launch.define_jobs()
+_DRY_RUN = launch.define_dry_run()
+
+
+def main() -> None:
+    """Trains what is not trained yet, and makes table and figures."""
+    words = launch.config_words()
+    cells = sweep.cells(
+        sweep.parse_iterations(_ITERATIONS.value),
+        sweep.parse_reconstruction(_RECONSTRUCTION.value),
+    )
+    sweep.check(_CONFIG.value, words, cells)
+    if _DATA_DIR.value is not None:
+        words.append(f"--data_dir={_DATA_DIR.value}")
+    runs = sweep.runs(cells, _SEEDS.value, words)
+    workdir = pathlib.Path(_WORKDIR.value)
+    if _DRY_RUN.value:
+        print("\n".join(grid.commands(runs, workdir)))
+        return
+    outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
+    print(sweep.write(workdir, cells, _SEEDS.value))
+    print(f"table in {workdir / 'sweep.md'}, rows and figures beside it")
+    grid.refuse_failures(outcomes, workdir)
+
+
+if __name__ == "__main__":
+    launch.run(main)
