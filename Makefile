@@ -25,7 +25,8 @@ DATA_DIR ?=
 PIP_PROGRESS := | awk '/^(Collecting|Installing|Successfully)/ \
 	{print "  " $$1, $$2; fflush()}'
 
-.PHONY: help setup demo test test-gpu-compile compile-report gpu lint clean
+.PHONY: help setup demo test test-gpu-compile compile-report experiments-smoke gpu \
+	lint clean
 
 help: ## Lists the commands
 	@echo "capsjax: capsule networks in JAX and Flax"
@@ -68,6 +69,25 @@ test-gpu-compile: $(READY) $(COMPILE_READY) ## Compiles the kernels for an H200;
 
 compile-report: $(READY) $(COMPILE_READY) ## Renews results/routing_compile.md; no GPU
 	@$(BIN)/python -m experiments.compile_routing --python=$(COMPILE_PYTHON)
+
+# With DATA_DIR on the real MNIST, else on scikit-learn's digits at the same size.
+SMOKE := runs/smoke
+SMOKE_IMAGES := $(if $(DATA_DIR),--images=mnist --data_dir=$(DATA_DIR),--images=digits)
+SMOKE_TRAIN := --config=experiments/configs/digits.py:quick --config.max_steps=20
+
+experiments-smoke: $(READY) ## Runs each of the paper's experiments, tiny, in minutes
+	@echo "Running every experiment at its smallest; the results go to $(SMOKE)."
+	@rm -rf $(SMOKE)
+	@$(BIN)/python -m experiments.sweep_routing $(SMOKE_TRAIN) --iterations=1,3 \
+		--seeds=1 --workdir=$(SMOKE)/sweep
+	@$(BIN)/python -m experiments.reproduce --table=1 --scale=smoke --seeds=1 \
+		$(SMOKE_IMAGES) --workdir=$(SMOKE)/table1
+	@$(BIN)/python -m experiments.affnist --scale=smoke $(SMOKE_IMAGES) \
+		--workdir=$(SMOKE)/affnist
+	@$(BIN)/python -m experiments.ensemble $(SMOKE_TRAIN) --members=2 \
+		--workdir=$(SMOKE)/ensemble
+	@$(BIN)/python -m experiments.perturb --workdir=$(SMOKE)/ensemble/seed0 --class_name=3
+	@$(BIN)/python -m experiments.report $(SMOKE)/* --output=$(SMOKE)/report.html
 
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY)) ## Tests, benchmark and training on a GPU, 10 minutes
 	@$(GPU_PYTHON) -m experiments.run_on_gpu $(if $(DATA_DIR),--data_dir=$(DATA_DIR))

@@ -100,6 +100,7 @@ def test_compiling_without_its_environment_is_one_clear_line(tmp_path):
     [
         "train",
         "evaluate",
+        "perturb",
         "prepare_data",
         "record",
         "report",
@@ -108,12 +109,47 @@ def test_compiling_without_its_environment_is_one_clear_line(tmp_path):
         "benchmark_scaling",
         "compile_routing",
         "run_on_gpu",
+        "sweep_routing",
     ],
 )
 def test_help_explains(launcher):
     process = run(launcher, "--help")
     assert process.returncode in (0, 1)  # absl's --help exits with 1.
     assert f"python -m experiments.{launcher}" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("launcher", "flags", "count", "words"),
+    [
+        ("reproduce", ["--scale=paper"], 24, ["mnist.py:authors_code", "=()"]),
+        ("affnist", ["--scale=cpu"], 2, ["expanded.py:paper,cpu", "=0.9923"]),
+        ("ensemble", [DIGITS, "--config.max_steps=3"], 7, ["seed=6", "max_steps=3"]),
+    ],
+)
+def test_a_dry_run_prints_the_commands(tmp_path, launcher, flags, count, words):
+    workdir = tmp_path / "runs"
+    process = run(launcher, *flags, f"--workdir={workdir}", "--dry_run")
+    assert process.returncode == 0, process.stderr
+    commands = process.stdout.splitlines()
+    assert len(commands) == count
+    assert all(c.startswith("python -m experiments.train --config=") for c in commands)
+    for word in words:
+        assert word in process.stdout
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "flags", "words"),
+    [
+        ("reproduce", ["--cells=mnist_r2"], ["mnist_r2", "mnist_r3_decoder"]),
+        ("affnist", ["--images=digits", "--data_dir=x"], ["--data_dir"]),
+        ("ensemble", [DIGITS, "--config.seed=3"], ["--config.seed", "--members"]),
+    ],
+)
+def test_bad_flags_of_experiments_are_one_clear_line(tmp_path, launcher, flags, words):
+    process = run(launcher, *flags, f"--workdir={tmp_path / 'runs'}")
+    assert_one_line(process, *words)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_benchmark_gives_rows_and_the_ratio(tmp_path):

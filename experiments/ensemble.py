@@ -1,0 +1,61 @@
+"""Trains models that differ in their seed and tests them together.
+
+python -m experiments.ensemble --config=experiments/configs/cifar10.py \
+    --data_dir=DIR --workdir=runs/ensemble
+
+Each training is a process of its own, one on each GPU or one after another on a CPU.
+Their scores for each class are summed; the single models are reported, too. The paper
+does so with seven models on CIFAR-10. The same command again goes on where the last one
+ended. It leaves in --workdir the runs, ensemble.csv, ensemble.md and ensemble.png.
+"""
+
+import pathlib
+
+from absl import flags
+
+from capsjax import config as config_lib
+from capsjax import ensemble, grid
+from capsjax.errors import UserError
+from capsjax.run_folder import RunFolder
+from experiments import launch
+
+_CONFIG = launch.define_config()
+_DATA_DIR = launch.define_data_dir()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the runs and of what they show.", required=True
+)
+_MEMBERS = flags.DEFINE_integer(
+    "members", 7, "Models, with seeds from 0.", lower_bound=1
+)
+_JOBS = launch.define_jobs()
+_DRY_RUN = launch.define_dry_run()
+
+
+def main() -> None:
+    """Trains what is not trained yet, and tests all together."""
+    config = _CONFIG.value
+    config_lib.check(config)
+    if config.data.name == "multimnist":
+        raise UserError("an ensemble needs images of one class each, not multimnist")
+    words = launch.config_words()
+    if any(word.startswith("--config.seed") for word in words):
+        raise UserError("--config.seed is what an ensemble sets; use --members instead")
+    if _DATA_DIR.value is not None:
+        words.append(f"--data_dir={_DATA_DIR.value}")
+    runs = [
+        grid.Run(f"seed{seed}", [*words, f"--config.seed={seed}"])
+        for seed in range(_MEMBERS.value)
+    ]
+    workdir = pathlib.Path(_WORKDIR.value)
+    if _DRY_RUN.value:
+        print("\n".join(grid.commands(runs, workdir)))
+        return
+    grid.refuse_failures(grid.run_all(runs, workdir, jobs=_JOBS.value), workdir)
+    data = launch.load_data(config, _DATA_DIR.value)
+    folders = [RunFolder(workdir / run.name) for run in runs]
+    print(ensemble.write(workdir, folders, data))
+    print(f"rows, table and figure in {workdir}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,101 @@
+"""Reproduces table 1 of the paper: MNIST and MultiMNIST, routing and reconstruction.
+
+python -m experiments.reproduce --table=1 --scale=paper --data_dir=DIR \
+    --workdir=runs/table1
+
+Trains the baseline CNN and CapsNet with 1 and 3 routing iterations, without and with
+reconstruction, each with several seeds, and prints ours beside the paper's. Each
+training is a process of its own, one on each GPU or one after another on a CPU; the
+same command again goes on where the last one ended, and only collects what is there if
+all have ended. It leaves in --workdir the runs, table1.csv and table1.md, which say how
+long each run was: a short run is never taken for a full one.
+"""
+
+import pathlib
+
+from absl import flags
+
+from capsjax import grid, paper_table
+from capsjax.errors import UserError
+from capsjax.paper_table import Cell
+from experiments import launch, scales
+
+_TABLE = flags.DEFINE_enum("table", "1", ["1"], "Which table of the paper.")
+_SCALE = scales.define_scale()
+_IMAGES = scales.define_images()
+_DATA_DIR = launch.define_data_dir()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the runs and of the table.", required=True
+)
+_PRESET = flags.DEFINE_enum(
+    "preset",
+    "authors_code",
+    ["paper", "authors_code"],
+    "Settings of the CapsNets, see experiments/configs/mnist.py.",
+)
+_CELLS = flags.DEFINE_list(
+    "cells",
+    [],
+    "Which cells, by default all: "
+    + ", ".join(cell.name for cell in paper_table.CELLS)
+    + ".",
+)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 3, "Trainings of each cell, with seeds from 0.", lower_bound=1
+)
+_JOBS = launch.define_jobs()
+_DRY_RUN = launch.define_dry_run()
+
+
+def main() -> None:
+    """Trains what is not trained yet, and writes the table."""
+    cells, workdir = _chosen(_CELLS.value), pathlib.Path(_WORKDIR.value)
+    # Seed by seed, so that a table that is cut short has every cell.
+    runs = [
+        grid.Run(paper_table.run_name(cell, seed), _flags(cell, seed))
+        for seed in range(_SEEDS.value)
+        for cell in cells
+    ]
+    if _DRY_RUN.value:
+        print("\n".join(grid.commands(runs, workdir)))
+        return
+    outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
+    seeds, images, scale = _SEEDS.value, _IMAGES.value, _SCALE.value
+    print(paper_table.write(workdir, cells, seeds, images, scale))
+    print(f"rows and table {_TABLE.value} in {workdir}")
+    grid.refuse_failures(outcomes, workdir)
+
+
+def _chosen(names: list[str]) -> list[Cell]:
+    cells = {cell.name: cell for cell in paper_table.CELLS}
+    unknown = [name for name in names if name not in cells]
+    if unknown:
+        raise UserError(
+            f"unknown cell {unknown[0]!r} in --cells; choose from {', '.join(cells)}"
+        )
+    return [cells[name] for name in dict.fromkeys(names or cells)]
+
+
+def _flags(cell: Cell, seed: int) -> list[str]:
+    preset = _PRESET.value if cell.iterations else "baseline"
+    words = [
+        scales.config_flag(cell.data, preset, _SCALE.value),
+        f"--config.seed={seed}",
+        *scales.data_flags(
+            _IMAGES.value, _DATA_DIR.value, derived=cell.data == "multimnist"
+        ),
+    ]
+    if _SCALE.value == "smoke":
+        words.append("--config.max_steps=20")
+    if _SCALE.value == "paper":
+        # As the paper: on all training images.
+        words.append("--config.data.validation_examples=0")
+    if cell.iterations:
+        words.append(f"--config.model.routing_iterations={cell.iterations}")
+        if not cell.reconstruction:
+            words.append("--config.model.decoder_units=()")
+    return words
+
+
+if __name__ == "__main__":
+    launch.run(main)

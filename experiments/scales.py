@@ -1,0 +1,58 @@
+"""What the launchers of the paper's experiments share: how much to train, on what."""
+
+from absl import flags
+
+from capsjax.errors import UserError
+
+_SIZES = {"smoke": "quick", "cpu": "cpu", "paper": ""}
+
+
+def define_scale() -> flags.FlagHolder[str]:
+    """Defines ``--scale``."""
+    return flags.DEFINE_enum(
+        "scale",
+        "cpu",
+        list(_SIZES),
+        "smoke: tiny networks for seconds, to see that all works; cpu: networks a "
+        "sixteenth as costly, for minutes to an hour on two cores; paper: as published "
+        "and as long as the released code trains, for GPUs.",
+    )
+
+
+def define_images() -> flags.FlagHolder[str]:
+    """Defines ``--images``."""
+    return flags.DEFINE_enum(
+        "images",
+        "mnist",
+        ["mnist", "digits"],
+        "mnist, from --data_dir; or digits, scikit-learn's 1,797 resized to 28x28, to "
+        "try things out without any download.",
+    )
+
+
+def config_flag(name: str, preset: str, scale: str) -> str:
+    """The flag that chooses a config of ``experiments/configs`` at a scale."""
+    words = ",".join(word for word in (preset, _SIZES[scale]) if word)
+    return f"--config=experiments/configs/{name}.py:{words}"
+
+
+def data_flags(images: str, data_dir: str | None, *, derived: bool = True) -> list[str]:
+    """The flags that choose the images.
+
+    Args:
+        images: the value of ``--images``.
+        data_dir: of the TFDS data sets, or None.
+        derived: whether the config's data set is made from others.
+
+    Raises:
+        UserError: a data directory is given that the digits do not need.
+    """
+    if images == "mnist":
+        return [] if data_dir is None else [f"--data_dir={data_dir}"]
+    if data_dir is not None:
+        raise UserError("--images=digits needs no --data_dir; leave one of them out")
+    return [
+        f"--config.data.{'base' if derived else 'name'}=digits",
+        "--config.data.image_size=28",
+        "--config.data.validation_examples=180",
+    ]
