@@ -80,8 +80,8 @@ experiments-smoke: $(READY) ## Runs each of the paper's experiments, tiny, in mi
 	@rm -rf $(SMOKE)
 	@$(BIN)/python -m experiments.sweep_routing $(SMOKE_TRAIN) --iterations=1,3 \
 		--seeds=1 --workdir=$(SMOKE)/sweep
-	@$(BIN)/python -m experiments.reproduce --table=1 --scale=smoke --seeds=1 \
-		$(SMOKE_IMAGES) --workdir=$(SMOKE)/table1
+	@$(BIN)/python -m experiments.reproduce --table=1 --scale=smoke --max_steps=20 \
+		--seeds=1 $(SMOKE_IMAGES) --workdir=$(SMOKE)/table1
 	@$(BIN)/python -m experiments.affnist --scale=smoke $(SMOKE_IMAGES) \
 		--workdir=$(SMOKE)/affnist
 	@$(BIN)/python -m experiments.ensemble $(SMOKE_TRAIN) --members=2 \

@@ -158,14 +158,25 @@ def _notes(
 
 
 def write(
-    workdir: pathlib.Path, cells: Sequence[Cell], seeds: int, images: str, scale: str
+    workdir: pathlib.Path,
+    output: pathlib.Path,
+    cells: Sequence[Cell],
+    seeds: int,
+    images: str,
+    scale: str,
 ) -> str:
     """Writes ``table1.csv`` and ``table1.md`` into a folder; returns the table.
 
-    Its arguments are those of `rows`.
+    Args:
+        workdir: see `rows`.
+        output: the folder of the files.
+        cells: see `rows`, as all arguments that follow.
+        seeds: of each cell.
+        images: that the runs train on.
+        scale: of the runs.
     """
     found = rows(workdir, cells, seeds, images, scale)
     text = markdown(found, cells, seeds)
-    results.write(workdir / "table1.csv", found, COLUMNS)
-    (workdir / "table1.md").write_text(text)
+    results.write(output / "table1.csv", found, COLUMNS)
+    (output / "table1.md").write_text(text)
     return text

@@ -277,7 +277,8 @@ def _introduction(
     return (
         f"{config.model.name} with {num_parameters:,} parameters on {data.name}: "
         f"{len(data.train):,} training, {len(data.validation):,} validation, "
-        f"{len(data.test):,} test images; {devices}\nrun folder {folder.path}"
+        f"{len(data.test):,} test images; {devices}\n"
+        f"data: {data.provenance}\nrun folder {folder.path}"
     )
 
 

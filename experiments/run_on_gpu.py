@@ -2,10 +2,10 @@
 
 python -m experiments.run_on_gpu --data_dir=DIR
 
-Runs the kernels' tests, the routing benchmark and a short training with the fused
-kernels, in the given time, and leaves rows, tables, figures and logs in
-``results/<device>``. A step that fails or runs out of time does not stop the others;
-the exit status is 1 then.
+Runs the kernels' tests, the routing benchmark and as much of the paper's table 1 as
+there fits, with trainings shorter than the paper's, in the given time, and leaves rows,
+tables, figures and logs in ``results/<device>``. A step that fails or runs out of time
+does not stop the others; the exit status is 1 then.
 """
 
 import pathlib

@@ -34,6 +34,20 @@ def test_a_step_out_of_time_keeps_what_it_printed(tmp_path):
     assert outcomes[0].seconds < 30
 
 
+def test_a_step_is_asked_to_stop_before_it_is_killed(tmp_path):
+    """So that trainings which it has started do not outlive it."""
+    program = (
+        "import signal, sys, time\n"
+        "stop = lambda *_: sys.exit(print('saved', flush=True))\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "time.sleep(60)"
+    )
+    gpu_run.run(
+        [gpu_run.Step("slow", ["-c", program], 1)], tmp_path, 3, lambda line: None
+    )
+    assert (tmp_path / "slow.log").read_text() == "saved\n"
+
+
 @pytest.mark.parametrize("data_dir", [None, "/data"])
 def test_the_steps_share_the_time_and_their_modules_are_there(data_dir):
     root = pathlib.Path(gpu_run.__file__).parent.parent
@@ -43,7 +57,7 @@ def test_the_steps_share_the_time_and_their_modules_are_there(data_dir):
         module = step.command[1]
         assert module == "pytest" or (root / f"{module.replace('.', '/')}.py").exists()
         assert (f"--data_dir={data_dir}" in step.command) == (
-            data_dir is not None and step.name == "training"
+            data_dir is not None and step.name == "table1"
         )
 
 

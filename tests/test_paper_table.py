@@ -38,7 +38,7 @@ def test_the_papers_numbers():
 
 def test_mean_and_deviation_stand_beside_the_papers(tmp_path):
     make_runs(tmp_path, {cell.name: (0.2, 0.3, 0.4) for cell in CELLS})
-    text = paper_table.write(tmp_path, CELLS, 3, "mnist", "paper")
+    text = paper_table.write(tmp_path, tmp_path, CELLS, 3, "mnist", "paper")
     for line, cell in zip(lines(text), CELLS, strict=True):
         assert line[0] == cell.data
         assert line[-4:] == ["3", "300,000", "0.30 ± 0.100", cell.paper]
@@ -51,7 +51,7 @@ def test_mean_and_deviation_stand_beside_the_papers(tmp_path):
 def test_short_small_and_missing_runs_are_said_to_be_so(tmp_path):
     make_runs(tmp_path, {CELLS[0].name: (1.0, 2.0)}, steps=500)
     make_runs(tmp_path, {CELLS[4].name: (0.25,)})
-    text = paper_table.write(tmp_path, CELLS, 2, "digits", "cpu")
+    text = paper_table.write(tmp_path, tmp_path, CELLS, 2, "digits", "cpu")
     table = lines(text)
     assert table[0][-4:-1] == ["2", "500", "1.50 ± 0.707"]
     assert table[4][-4:-1] == ["1 of 2", "300,000", "0.25"]

@@ -54,5 +54,5 @@ def get_config(words: str = "") -> ConfigDict:
         config.model.dense_units = (396,)
         config.loss = base.cross_entropy()
     if size:
-        variants.shrink(config, size, cpu_steps=6_000)
+        variants.shrink(config, size, cpu_steps=4_000)
     return config
