@@ -76,7 +76,11 @@ class Written:
 
 
 def write(
-    given: Sequence[pathlib.Path], output: pathlib.Path, title: str | None = None
+    given: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    title: str | None = None,
+    *,
+    each_run: bool = True,
 ) -> Written:
     """Reads runs and writes a report on them, as an HTML page and as Markdown.
 
@@ -86,6 +90,8 @@ def write(
         output: the HTML file. The Markdown has the suffix ``.md``, and its pictures
             are in the folder ``NAME_figures`` beside it.
         title: of the report; by default made from the names of the folders.
+        each_run: whether each run has a part of its own, with its provenance and its
+            figures, which may be most of the report.
 
     Raises:
         UserError: there are no runs; or ``output`` does not end in ``.html``, is a file
@@ -108,7 +114,7 @@ def write(
         *_introduction(runs, groups, notes),
         *_results(columns, groups),
         *extras,
-        *_details(runs, groups),
+        *(_details(runs, groups) if each_run else []),
     ]
     markdown, pictures = document.to_markdown(title, blocks, figures.name)
     try:

@@ -210,8 +210,7 @@ def train(
 
         params = jax.device_get(state.params)
         result = {
-            "test_accuracy": test.metrics["accuracy"],
-            "test_error_percent": test.metrics["error_percent"],
+            **{f"test_{name}": value for name, value in test.metrics.items()},
             "test_examples": len(data.test),
             "best_validation_accuracy": record.best_accuracy,
             "best_validation_step": record.best_step,

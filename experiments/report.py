@@ -25,12 +25,19 @@ _OUTPUT = flags.DEFINE_string(
 _TITLE = flags.DEFINE_string(
     "title", None, "Title of the report; by default from the names of the folders."
 )
+_EACH_RUN = flags.DEFINE_bool(
+    "each_run",
+    True,
+    "Whether each run has a part of its own, with its provenance and its figures. "
+    "Without them a report on many runs is small.",
+)
 
 
 def main(folders: list[str]) -> None:
     """Reads the runs and writes the report."""
     given = [pathlib.Path(folder) for folder in folders]
-    print(report.write(given, pathlib.Path(_OUTPUT.value), _TITLE.value))
+    output = pathlib.Path(_OUTPUT.value)
+    print(report.write(given, output, _TITLE.value, each_run=_EACH_RUN.value))
 
 
 if __name__ == "__main__":

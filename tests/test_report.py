@@ -202,6 +202,17 @@ def test_runs_are_found_at_any_depth_once(tmp_path):
     assert [run.name for run in report_runs.find([x / "r2" / "s"])] == ["s"]
 
 
+def test_without_its_runs_it_keeps_the_summary(tmp_path):
+    made(tmp_path / "runs" / "a")
+    runs, output = [tmp_path / "runs"], tmp_path / "report.html"
+    whole = report.write(runs, output)
+    assert "Each run" in output.read_text()
+    summary = report.write(runs, output, each_run=False)
+    assert "Each run" not in output.read_text()
+    assert "Results" in output.read_text()
+    assert summary.num_runs == whole.num_runs == 1
+
+
 def test_no_runs_are_refused(tmp_path):
     with pytest.raises(UserError, match="no runs in"):
         report.write([tmp_path], tmp_path / "report.html")

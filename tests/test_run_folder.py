@@ -50,6 +50,25 @@ def test_resume_may_train_longer(tmp_path):
     assert folder.load_config().num_epochs == 99
 
 
+def test_a_run_of_an_earlier_version_has_the_new_fields_defaults(tmp_path):
+    """It can be evaluated, and goes on."""
+    folder, config = RunFolder(tmp_path), base()
+    with folder.open(config, resume=False):
+        pass
+    old = json.loads(folder.config.read_text())
+    del old["data"]["canvas"], old["augment"]["rotation"], old["diagnose_routing"]
+    write_json(folder.config, old)
+    assert folder.load_config().to_dict() == config.to_dict()
+    with folder.open(config, resume=True):
+        pass
+    config.augment.rotation = 5.0
+    with (
+        pytest.raises(UserError, match=r"augment\.rotation was 0\.0 and is now 5\.0"),
+        folder.open(config, resume=True),
+    ):
+        pass
+
+
 def test_a_damaged_json_file_is_named(tmp_path):
     folder = RunFolder(tmp_path)
     with folder.open(base(), resume=False):
