@@ -28,7 +28,7 @@ def errors(rows: Sequence[Mapping[str, str]]) -> Figure:
     Args:
         rows: of runs that have ended, with `capsjax.sweep.COLUMNS`.
     """
-    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
     by_setting: dict[bool, dict[int, list[float]]] = {}
     for row in rows:
         cells = by_setting.setdefault(row["reconstruction"] == "true", {})
@@ -60,8 +60,10 @@ def errors(rows: Sequence[Mapping[str, str]]) -> Figure:
         len(members) for cells in by_setting.values() for members in cells.values()
     )
     seeds = "one seed" if most == 1 else f"mean ± std of up to {most} seeds"
+    sizes = sorted({int(row["test_examples"]) for row in rows})
+    one = f"one of {sizes[0]:,} test images is {100 / sizes[0]:.2g} %"
     axes.set(
-        title=f"Test error against routing iterations ({seeds})",
+        title=f"Test error against routing iterations\n({seeds}; {one})",
         xlabel="routing iterations r",
         ylabel="test error, %",
     )

@@ -48,6 +48,7 @@ def cnn(config: ConfigDict) -> ConfigDict:
     """With dropout, whose draws must not depend on the devices either."""
     config.model = config_lib.baseline_cnn()
     config.model.conv_channels, config.model.dense_units = (4, 4), (16,)
+    config.model.kernel_sizes = (5, 5)
     config.loss = config_lib.cross_entropy()
     return sgd(config)
 

@@ -220,7 +220,12 @@ def test_where_nothing_has_ended_there_is_a_table_without_figures(tmp_path):
 def test_the_figure_of_errors_shows_means_deviations_and_seeds():
     errors = {("1", "false"): (1.0, 2.0), ("3", "false"): (0.5,), ("3", "true"): (1.5,)}
     rows = [
-        {"routing_iterations": r, "reconstruction": setting, "test_error_percent": e}
+        {
+            "routing_iterations": r,
+            "reconstruction": setting,
+            "test_error_percent": e,
+            "test_examples": "360",
+        }
         for (r, setting), values in errors.items()
         for e in map(str, values)
     ]
@@ -239,7 +244,7 @@ def test_the_figure_of_errors_shows_means_deviations_and_seeds():
     assert dots == [0.5, 1.0, 1.5, 2.0]
     assert list(axes.get_xticks()) == [1, 3]
     assert axes.get_ylabel() == "test error, %"
-    assert "up to 2 seeds" in axes.get_title()
+    assert "up to 2 seeds; one of 360 test images is 0.28 %" in axes.get_title()
     plots.plt.close(figure)
 
 
