@@ -117,8 +117,10 @@ def learning_curves(rows: Sequence[dict]) -> Figure:
         )
     loss.set(title="Loss", xlabel="step", ylabel="loss", yscale="log")
     error.set(title="Classification error", xlabel="step", ylabel="error in %")
-    # Linear below one error in a thousand images, so that zero can be drawn.
-    error.set_yscale("symlog", linthresh=0.1)
+    lowest = min((np.min(line.get_ydata()) for line in error.lines), default=0.0)
+    if lowest < 5:
+        # Linear below one error in a thousand images, so that zero can be drawn.
+        error.set_yscale("symlog", linthresh=0.1)
     error.set_ylim(bottom=0)
     error.yaxis.set_major_formatter("{x:g}")
     for axes in (loss, error):

@@ -9,7 +9,6 @@ from capsjax.document import (
     MARK,
     Block,
     Details,
-    Heading,
     Paragraph,
     Picture,
     Preformatted,
@@ -85,7 +84,7 @@ def _table(path: pathlib.Path, caption: str) -> list[Block]:
         for column in range(width)
         if rows and all(_is_number(row[column]) for row in cells[1:])
     )
-    return [Heading(caption, 3), Table(cells[0], cells[1:], numeric)]
+    return [Details(caption, [Table(cells[0], cells[1:], numeric)])]
 
 
 def _text(path: pathlib.Path, caption: str) -> list[Block]:
