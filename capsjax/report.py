@@ -167,13 +167,15 @@ def _introduction(
 ) -> list[Block]:
     now = datetime.datetime.now(datetime.UTC)
     ended = sum(run.ended for run in runs)
+    count = f"1, {'ended' if ended else 'not ended'}"
+    if len(runs) > 1:
+        count = (
+            f"{len(runs)}, {ended} of them ended, in {_count(len(groups), 'group')} "
+            "that differ in more than the seed"
+        )
     facts = [
         ("made", f"{now:%Y-%m-%d %H:%M} UTC"),
-        (
-            "runs",
-            f"{len(runs)}, {ended} of them ended, in {_count(len(groups), 'group')} "
-            "that differ in more than the seed",
-        ),
+        ("runs", count),
         ("commit", "; ".join(_counted(runs, _commits))),
         ("device", "; ".join(_counted(runs, _devices))),
         ("data", "; ".join(_counted(runs, _data))),
@@ -181,7 +183,7 @@ def _introduction(
     blocks: list[Block] = [Facts([fact for fact in facts if fact[1]])]
     if notes:
         blocks.append(Notes("Before you compare", notes))
-    else:
+    elif len(runs) > 1:
         blocks.append(
             Paragraph(
                 "All runs have ended, and agree in commit, number of steps, data and "
