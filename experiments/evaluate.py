@@ -1,6 +1,10 @@
 """Evaluates a checkpoint of a run and prints the metrics as JSON.
 
 python -m experiments.evaluate --workdir=runs/digits --checkpoint=best
+
+It can be tested on other images, too: a run on smallNORB's novel azimuths on familiar
+ones (--novel_viewpoint=azimuth_familiar), or one on expanded MNIST on affNIST
+(--data_name=affnist).
 """
 
 import json
@@ -28,6 +32,18 @@ _CHECKPOINT = flags.DEFINE_enum(
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["test", "validation", "train"], "Which images."
 )
+_DATA_NAME = flags.DEFINE_string(
+    "data_name",
+    None,
+    "Another data set with images of the same size and the same classes, such as "
+    "affnist for a run on expanded; by default the run's.",
+)
+_NOVEL_VIEWPOINT = flags.DEFINE_string(
+    "novel_viewpoint",
+    None,
+    "Other viewpoints of smallnorb than the run's, such as azimuth_familiar after "
+    "azimuth; see config.data.novel_viewpoint.",
+)
 
 
 def main() -> None:
@@ -35,6 +51,10 @@ def main() -> None:
     which: Which = "best" if _CHECKPOINT.value == "best" else "last"
     folder = RunFolder(_WORKDIR.value)
     config = folder.load_config()
+    if _DATA_NAME.value is not None:
+        config.data.name = _DATA_NAME.value
+    if _NOVEL_VIEWPOINT.value is not None:
+        config.data.novel_viewpoint = _NOVEL_VIEWPOINT.value
     data = launch.load_data(config, _DATA_DIR.value)
     images = {"test": data.test, "validation": data.validation, "train": data.train}[
         _SPLIT.value

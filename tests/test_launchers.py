@@ -24,6 +24,11 @@ def test_train_evaluate_and_record(tmp_path):
     assert found["step"] == 5
     assert found["accuracy"] == result["test_accuracy"]
 
+    other = run("evaluate", workdir, "--data_name=mnist", "--data_dir=/nonexistent")
+    assert_one_line(other, "no mnist", "/nonexistent")
+    view = run("evaluate", workdir, "--novel_viewpoint=azimuth_familiar")
+    assert_one_line(view, "digits has no viewpoints")
+
     again = run("train", DIGITS, workdir, "--config.max_steps=5")
     assert_one_line(again, "is not empty", "--resume")
     changed = run("train", DIGITS, workdir, "--resume", "--config.seed=3")

@@ -17,9 +17,9 @@ The presets:
 ``smallnorb.py:azimuth``, ``smallnorb.py:elevation``
     Trains on a third of the viewpoints and tests on the others, as the paper on EM
     routing does for other networks; there is no published error of this one. The error
-    on the familiar viewpoints, which belongs beside it, is that of a run which differs
-    in ``--config.data.novel_viewpoint=azimuth_familiar`` (or ``elevation_familiar``)
-    alone: it trains on the same photographs.
+    on the familiar viewpoints belongs beside it:
+    ``python -m experiments.evaluate --workdir=DIR --novel_viewpoint=azimuth_familiar``
+    (or ``elevation_familiar``).
 
 A tenth of the training photographs is held out. They show the toys of the training set,
 the test photographs show others, so the error is smaller on them.
