@@ -160,6 +160,14 @@ def baseline_cnn() -> ConfigDict:
     )
 
 
+def pooling_cnn() -> ConfigDict:
+    """``config.model`` of the paper's baseline for MultiMNIST."""
+    model = baseline_cnn()
+    model.conv_channels, model.kernel_sizes, model.pool = (512, 256), (9, 5), True
+    model.dense_units, model.dropout_rate = (1024,), 0.0
+    return model
+
+
 def margin_loss() -> ConfigDict:
     """``config.loss`` of a CapsNet; see `capsjax.losses`."""
     return ConfigDict(

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from capsjax import config as config_lib
 from capsjax import losses, models
 from capsjax.errors import UserError
-from experiments.configs import cifar10, mnist, smallnorb, svhn
+from experiments.configs import cifar10, expanded, mnist, multimnist, smallnorb, svhn
 from tests import routing_reference
 from tests.test_convolution import correlate
 
@@ -101,8 +101,19 @@ def with_bias(**options):
         (mnist.get_config("baseline").model, (28, 28, 1), 10, 35_445_522),
         (cifar10.get_config().model, (24, 24, 3), 10, 22_476_448),
         (with_bias(decoder_units=()), (28, 28, 1), 10, 6_804_384),
-        (with_bias(), (36, 36, 1), 10, 11_361_968),
-        (with_bias(), (40, 40, 1), 10, 13_475_808),
+        (multimnist.get_config("authors_code").model, (36, 36, 1), 10, 11_361_968),
+        (multimnist.get_config("baseline").model, (36, 36, 1), 10, 24_563_978),
+        (expanded.get_config("authors_code").model, (40, 40, 1), 10, 13_475_808),
+        (
+            # As many as the CapsNet has, to 0.2 %; conv1, conv2, pooled to 10x10.
+            expanded.get_config("baseline").model,
+            (40, 40, 1),
+            10,
+            (9 * 9 + 1) * 512
+            + (5 * 5 * 512 + 1) * 256
+            + (10 * 10 * 256 + 1) * 396
+            + (396 + 1) * 10,
+        ),
         (smallnorb.get_config().model, (32, 32, 2), 5, 6_661_200),
         (with_bias(), (32, 32, 2), 5, 6_661_200 + 2_665_984),
         (
@@ -126,7 +137,9 @@ def with_bias(**options):
         "cifar10",
         "mnist_without_decoder",
         "multi_mnist",
-        "affnist",
+        "multi_mnist_baseline",
+        "expanded_mnist",
+        "expanded_mnist_baseline",
         "small_norb",
         "small_norb_with_decoder",
         "svhn",
@@ -229,12 +242,20 @@ def test_a_capsnet_in_float64(
     np.testing.assert_allclose(run(model, images).poses, expected, atol=1e-5)
 
 
-def test_the_baseline_in_float64(baseline):
+@pytest.mark.parametrize("pool", [False, True])
+def test_the_baseline_in_float64(pool):
+    """Pooled, 13x17 pixels become 6x8 and 3x4: a last row or column is left out."""
+    baseline = make("baseline_cnn", pool=pool)
     images = random_images()
     x = np.asarray(images, np.float64)
     for conv in baseline.convs:
         x, _, _ = correlate(x, float64(conv.kernel), 1, "SAME")
         x = np.maximum(x + float64(conv.bias), 0)
+        if pool:
+            H, W = x.shape[1] // 2, x.shape[2] // 2
+            blocks = x[:, : 2 * H, : 2 * W].reshape(4, H, 2, W, 2, -1)
+            x = blocks.max(axis=(2, 4))
+    assert not pool or x.shape[1:3] == (3, 4)
     x = x.reshape(4, -1)
     for dense in baseline.dense:
         x = np.maximum(x @ float64(dense.kernel) + float64(dense.bias), 0)
@@ -423,6 +444,19 @@ def test_the_seed_alone_decides_how_parameters_start(name):
         ({"name": "resnet"}, r"unknown model 'resnet'.*capsnet, baseline_cnn"),
         ({"name": "capsnet", "iterations": 3}, "config.model .*'iterations'"),
         ({"name": "baseline_cnn", "leaky": True}, "config.model .*'leaky'"),
+        (
+            {"name": "baseline_cnn", "kernel_sizes": (5,)},
+            "3 conv_channels but 1 kernel_sizes",
+        ),
+        (
+            {
+                "name": "baseline_cnn",
+                "pool": True,
+                "conv_channels": (2,) * 4,
+                "kernel_sizes": (3,) * 4,
+            },
+            "13x17 pixels cannot be halved 4 times",
+        ),
         (
             {"name": "capsnet", "initializers": "he"},
             "config.model .* initializers 'he'.*standard, authors_code",

@@ -41,17 +41,12 @@ def get_config(words: str = "") -> ConfigDict:
     config.data.canvas = 40
     config.data.shift = 6
     config.augment.shift = 6
-    config.num_epochs = 700
-    config.max_steps = 300_000
-    config.checkpoint_every_steps = 200
+    variants.train_as_released(config)
     if preset == "authors_code":
         base.use_authors_code(config)
     if preset == "baseline":
-        config.model = base.baseline_cnn()
-        config.model.conv_channels = (512, 256)
-        config.model.kernel_sizes = (9, 5)
-        config.model.pool = True
-        config.model.dense_units = (396,)
+        config.model = base.pooling_cnn()
+        config.model.dense_units, config.model.dropout_rate = (396,), 0.5
         config.loss = base.cross_entropy()
     if size:
         variants.shrink(config, size, cpu_steps=4_000)

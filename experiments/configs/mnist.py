@@ -41,9 +41,7 @@ def get_config(words: str = "") -> ConfigDict:
     """The config; ``words`` are a preset (``"paper"`` by default) and maybe a size."""
     preset, size = variants.parse(words, ("paper", "authors_code", "baseline"), SIZES)
     config = base.base()
-    config.num_epochs = 700
-    config.max_steps = 300_000
-    config.checkpoint_every_steps = 200
+    variants.train_as_released(config)
     if preset == "authors_code":
         base.use_authors_code(config)
     if preset == "baseline":

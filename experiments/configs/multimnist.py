@@ -42,19 +42,12 @@ def get_config(words: str = "") -> ConfigDict:
     config.data.canvas = 36
     config.data.shift = 4
     config.augment.shift = 0
-    config.num_epochs = 700
-    config.max_steps = 300_000
-    config.checkpoint_every_steps = 200
+    variants.train_as_released(config)
     if preset == "authors_code":
         base.use_authors_code(config)
         config.data.shift = 6
     if preset == "baseline":
-        config.model = base.baseline_cnn()
-        config.model.conv_channels = (512, 256)
-        config.model.kernel_sizes = (9, 5)
-        config.model.pool = True
-        config.model.dense_units = (1024,)
-        config.model.dropout_rate = 0.0
+        config.model = base.pooling_cnn()
         config.loss = base.sigmoid_cross_entropy()
     if size:
         variants.shrink(config, size, cpu_steps=10_000)
