@@ -23,7 +23,7 @@ from capsjax.errors import UserError
 from capsjax.intervals import Interval
 from capsjax.progress import Progress
 from capsjax.restore import restore
-from capsjax.run_folder import RunFolder
+from capsjax.run_folder import RunFolder, write_json
 
 CAPSNET, CNN = "CapsNet", "CNN"
 
@@ -215,8 +215,18 @@ def write(
     outcomes: Sequence[Outcome],
     transformed: Transformed,
 ) -> str:
-    """Writes ``affnist.csv`` and ``affnist.md`` into a folder; returns the table."""
+    """Writes ``affnist.csv`` and ``affnist.md`` into a folder; returns the table.
+
+    Also ``captions.json``, for a report, with that of ``affnist.png``.
+    """
     text = table(outcomes, transformed)
     results.write(workdir / "affnist.csv", rows(outcomes, transformed), COLUMNS)
     (workdir / "affnist.md").write_text(text)
+    caption = (
+        "Accuracy on digits as trained on and on transformed ones, of both models "
+        "stopped at the same validation accuracy: points are ours with 95 % intervals, "
+        "diamonds the paper's. Below, images that only one of them recognises. Tested "
+        f"on {transformed.provenance}."
+    )
+    write_json(workdir / "captions.json", {"affnist.png": caption})
     return text
