@@ -13,9 +13,9 @@ def define_scale() -> flags.FlagHolder[str]:
         "scale",
         "cpu",
         list(_SIZES),
-        "smoke: tiny networks for seconds, to see that all works; cpu: networks a "
-        "sixteenth as costly, for minutes to an hour on two cores; paper: as published "
-        "and as long as the released code trains, for GPUs.",
+        "smoke: tiny networks for seconds, to see that all works; cpu: a quarter of "
+        "the channels, for minutes to an hour on two cores; paper: as published and as "
+        "long as the released code trains, for GPUs.",
     )
 
 
