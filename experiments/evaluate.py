@@ -11,7 +11,6 @@ import json
 
 from absl import flags
 
-from capsjax.checkpoint import Which
 from capsjax.errors import UserError
 from capsjax.progress import Progress
 from capsjax.restore import restore
@@ -19,16 +18,7 @@ from capsjax.run_folder import RunFolder
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run, as given to experiments.train.", required=True
-)
-_CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint",
-    "last",
-    ["last", "best"],
-    "Which parameters: those of the last step, as in result.json, or the best by "
-    "validation accuracy.",
-)
+_WORKDIR, _checkpoint = launch.define_run()
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["test", "validation", "train"], "Which images."
 )
@@ -48,7 +38,6 @@ _NOVEL_VIEWPOINT = flags.DEFINE_string(
 
 def main() -> None:
     """Restores the parameters and evaluates them."""
-    which: Which = "best" if _CHECKPOINT.value == "best" else "last"
     folder = RunFolder(_WORKDIR.value)
     config = folder.load_config()
     if _DATA_NAME.value is not None:
@@ -64,7 +53,7 @@ def main() -> None:
             f"the run in {folder.path} has no {_SPLIT.value} images "
             "(config.data.validation_examples is 0)"
         )
-    model = restore(folder, data, which)
+    model = restore(folder, data, _checkpoint())
     with Progress("evaluating", len(images), unit="images") as progress:
         found = model.evaluate(images, on_batch=progress.advance)
     step = {"step": model.step, "examples": len(images)}

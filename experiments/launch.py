@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import jax
 from absl import app, flags
@@ -116,6 +116,28 @@ def config_words() -> list[str]:
             value = f"={next(rest)}"
         words.append(f"--{name}{value or ''}")
     return words
+
+
+def define_run() -> tuple[flags.FlagHolder[str], Callable[[], Literal["last", "best"]]]:
+    """Defines ``--workdir`` of a run that has been trained, and ``--checkpoint``.
+
+    Returns:
+        The former, and what gives the latter.
+    """
+    workdir = flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of the run, as given to experiments.train.",
+        required=True,
+    )
+    checkpoint = flags.DEFINE_enum(
+        "checkpoint",
+        "last",
+        ["last", "best"],
+        "Which parameters: those of the last step, as in result.json, or the best by "
+        "validation accuracy.",
+    )
+    return workdir, lambda: "best" if checkpoint.value == "best" else "last"
 
 
 def define_data_dir() -> flags.FlagHolder[str | None]:

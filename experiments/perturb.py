@@ -16,7 +16,6 @@ import numpy as np
 from absl import flags
 
 from capsjax import augment, plots, plots_perturbation
-from capsjax.checkpoint import Which
 from capsjax.errors import UserError
 from capsjax.perturbation import DELTAS, classes_of, example_of, perturbations
 from capsjax.restore import restore
@@ -24,16 +23,7 @@ from capsjax.run_folder import RunFolder
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run, as given to experiments.train.", required=True
-)
-_CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint",
-    "last",
-    ["last", "best"],
-    "Which parameters: those of the last step, as in result.json, or the best by "
-    "validation accuracy.",
-)
+_WORKDIR, _checkpoint = launch.define_run()
 _CLASS_NAME = flags.DEFINE_string(
     "class_name", None, "Which class, by its name; by default all, a figure each."
 )
@@ -50,13 +40,12 @@ _OUTPUT = flags.DEFINE_string(
 
 def main() -> None:
     """Restores the parameters and draws the figures."""
-    which: Which = "best" if _CHECKPOINT.value == "best" else "last"
     folder = RunFolder(_WORKDIR.value)
     config = folder.load_config()
     data = launch.load_data(config, _DATA_DIR.value)
     labels = classes_of(data, _CLASS_NAME.value)
     examples = [example_of(data, label, _EXAMPLE.value) for label in labels]
-    model = restore(folder, data, which)
+    model = restore(folder, data, _checkpoint())
     params = jax.device_put(model.params)
     output = pathlib.Path(_OUTPUT.value or folder.plots).expanduser()
     for label, image in zip(labels, examples, strict=True):
