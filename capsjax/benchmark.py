@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from capsjax import augment, models, optim, parallel, results, train_step
+from capsjax import augment, layers, models, optim, parallel, results, train_step
 from capsjax.errors import UserError
 from kernels.timing import compile_program
 
@@ -209,7 +209,7 @@ def _convolutions(model: nnx.Module, config: ConfigDict, batch: Any) -> Loop:
 
     def loss(params, images):
         conv1, primary = map(nnx.merge, graphdefs, params)
-        return jnp.mean(jnp.square(primary(jax.nn.relu(conv1(images)))))
+        return jnp.mean(jnp.square(primary(layers.relu(conv1(images)))))
 
     def update(state, images):
         params, opt_state = state

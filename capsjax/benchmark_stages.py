@@ -18,7 +18,16 @@ from flax import nnx
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from capsjax import augment, benchmark, losses, models, optim, parallel, train_step
+from capsjax import (
+    augment,
+    benchmark,
+    layers,
+    losses,
+    models,
+    optim,
+    parallel,
+    train_step,
+)
 from capsjax.benchmark import Timing
 from capsjax.errors import UserError
 from kernels import routing, timing
@@ -109,7 +118,7 @@ def make_stages(model: models.CapsNet, config: ConfigDict) -> list[Stage]:
 
     def conv1(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
         images = batch["image"].astype(config.dtype)
-        return {"features": jax.nn.relu(layer(params, "conv1")(images))}
+        return {"features": layers.relu(layer(params, "conv1")(images))}
 
     def primary_capsules(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
         return {"primary": layer(params, "primary_capsules")(taken["features"])}

@@ -1,20 +1,29 @@
-"""The convolution of all models: XLA's own, except strided ones on a CPU.
+"""The convolution of all models: XLA's own, except on a CPU.
 
-The gradient of a strided convolution with respect to its input dilates its operand,
-which falls off the fast path of XLA's CPU backend: for CapsNet's 9x9 stride-2
-convolution it takes minutes where all else takes seconds. On a CPU strided convolutions
-are therefore written as a sum of matrix products, one for each row of the kernel. The
-numbers are those of the same convolution; other backends keep theirs (cuDNN on a GPU).
+XLA's CPU backend convolves at a quarter of the speed of its matrix products, and the
+gradient of a strided convolution with respect to its input, which dilates its operand,
+takes minutes where all else takes seconds. On a CPU a convolution is therefore written
+as matrix products: of Fourier transforms where that saves enough operations
+(`capsjax.spectral`), else of patches and rows of the kernel. The numbers are those of
+the same convolution, up to rounding; other backends keep theirs (cuDNN on a GPU).
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from capsjax import spectral
 from kernels.dtypes import accumulation_dtype
+
+# Fourier transforms are taken if they need less than this share of the operations: they
+# run at a lower rate than the large matrix products of patches.
+_SPECTRAL_SHARE = 0.5
+
+_Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Conv(nnx.Module):
@@ -78,21 +87,85 @@ def convolve(
             rounded up.
 
     Returns:
-        Features of the dtype of ``x``. Reverse-mode gradients only where stride > 1.
+        Features of the dtype of ``x``. Reverse-mode gradients only.
     """
     pads = jax.lax.padtype_to_pads(
         x.shape[1:3], kernel.shape[:2], (stride, stride), padding
     )
-    if stride == 1:
-        return _native(x, kernel, stride, pads)
-    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-    return _strided(x, kernel, stride)
+    return _convolve(x, kernel, stride, tuple(pads))
 
 
-def _native(x: Array, kernel: Array, stride: int, pads) -> Array:
+# A custom gradient, so that the platform is chosen once forward and once backward:
+# differentiating through `platform_dependent` would keep both branches' residuals.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_on_cpu, stride=stride, pads=pads),
+        default=functools.partial(_native, stride=stride, pads=pads),
+    )
+
+
+def _convolve_fwd(x: Array, kernel: Array, stride: int, pads: _Pads):
+    return _convolve(x, kernel, stride, pads), (x, kernel)
+
+
+def _convolve_bwd(stride: int, pads: _Pads, residuals, gradient: Array):
+    def gradients_of(forward: Callable[..., Array]):
+        forward = functools.partial(forward, stride=stride, pads=pads)
+        return lambda x, kernel, gradient: jax.vjp(forward, x, kernel)[1](gradient)
+
+    return jax.lax.platform_dependent(
+        *residuals,
+        gradient,
+        cpu=gradients_of(_on_cpu),
+        default=gradients_of(_native),
+    )
+
+
+_convolve.defvjp(_convolve_fwd, _convolve_bwd)
+
+
+def _native(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _on_cpu(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
+    padded = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+    B, H, W, C_in = padded.shape
+    K, C_out = kernel.shape[0], kernel.shape[3]
+    h, w = (output_size(size, K, stride, "VALID") for size in (H, W))
+    tiling, operations = spectral.plan((h, w), K, stride, B, (C_in, C_out))
+    if operations < _SPECTRAL_SHARE * 2 * B * h * w * K**2 * C_in * C_out:
+        return spectral.convolve(padded, kernel, (h, w), tiling)
+    if K**2 * C_in <= C_out:
+        return _by_patches(padded, kernel, stride)
+    if stride > 1:
+        return _by_kernel_rows(padded, kernel, stride)
+    return _native(x, kernel, stride, pads)
+
+
+def _by_patches(x: Array, kernel: Array, stride: int) -> Array:
+    """The convolution as one matrix product of patches with the kernel.
+
+    For few channels, such as an image's: the patches are no larger than the result.
+    """
+    K, C_out = kernel.shape[0], kernel.shape[3]
+    for axis in (2, 1):
+        size = output_size(x.shape[axis], K, stride, "VALID")
+        span = stride * (size - 1) + 1
+        slices = [jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(K)]
+        # Computed to the end: XLA:CPU is slow at slices of slices.
+        x = jax.lax.optimization_barrier(jnp.concatenate(slices, axis=-1))
+    y = jnp.matmul(
+        x.reshape(-1, x.shape[-1]),
+        kernel.reshape(-1, C_out),
+        preferred_element_type=accumulation_dtype(x.dtype),
+    )
+    return y.reshape(*x.shape[:3], C_out).astype(x.dtype)
 
 
 def _by_kernel_rows(x: Array, kernel: Array, stride: int) -> Array:
@@ -123,35 +196,3 @@ def _by_kernel_rows(x: Array, kernel: Array, stride: int) -> Array:
     y = jnp.zeros((B * h * w, C_out), wide)
     y, _ = jax.lax.scan(add_row, y, (jnp.arange(K), kernel))
     return y.reshape(B, h, w, C_out).astype(x.dtype)
-
-
-# A custom gradient, so that the platform is chosen once forward and once backward:
-# differentiating through `platform_dependent` would keep both branches' residuals.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _strided(x: Array, kernel: Array, stride: int) -> Array:
-    """A VALID strided convolution in the form that suits the platform."""
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_by_kernel_rows, stride=stride),
-        default=functools.partial(_native, stride=stride, pads="VALID"),
-    )
-
-
-def _strided_fwd(x: Array, kernel: Array, stride: int):
-    return _strided(x, kernel, stride), (x, kernel)
-
-
-def _strided_bwd(stride: int, residuals, gradient: Array):
-    def gradients_of(forward):
-        return lambda x, kernel, gradient: jax.vjp(forward, x, kernel)[1](gradient)
-
-    return jax.lax.platform_dependent(
-        *residuals,
-        gradient,
-        cpu=gradients_of(functools.partial(_by_kernel_rows, stride=stride)),
-        default=gradients_of(functools.partial(_native, stride=stride, pads="VALID")),
-    )
-
-
-_strided.defvjp(_strided_fwd, _strided_bwd)

@@ -53,6 +53,29 @@ INITIALIZERS = {
 }
 
 
+@jax.custom_vjp
+def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``max(x, 0)``, whose gradient keeps the result and not the argument.
+
+    The layer after it keeps the result anyway: what is saved is the features of a whole
+    batch, once. The gradient at 0 is 0. Reverse-mode gradients only.
+    """
+    return jax.nn.relu(x)
+
+
+def _relu_fwd(x: Array) -> tuple[Array, Array]:
+    # Behind a barrier, or XLA makes the result again from the argument, which it keeps.
+    y = jax.lax.optimization_barrier(relu(x))
+    return y, y
+
+
+def _relu_bwd(y: Array, gradient: Array) -> tuple[Array]:
+    return (jnp.where(y > 0, gradient, jnp.zeros_like(gradient)),)
+
+
+relu.defvjp(_relu_fwd, _relu_bwd)
+
+
 class PrimaryCapsules(nnx.Module):
     """A convolution whose channels, in groups of P, are the first capsules.
 
@@ -220,7 +243,7 @@ class MaskedDecoder(nnx.Module):
         x = (poses * mask[:, :, None]).reshape(poses.shape[0], -1)
         *hidden, last = self.layers
         for layer in hidden:
-            x = jax.nn.relu(layer(x))
+            x = relu(layer(x))
         logits = last(x)
         logits = logits.astype(accumulation_dtype(logits.dtype))
         return jax.nn.sigmoid(logits).reshape(-1, *self.image_shape)

@@ -25,6 +25,7 @@ from capsjax.layers import (
     PrimaryCapsules,
     RoutedCapsules,
     primary_grid,
+    relu,
 )
 from kernels import routing
 from kernels.dtypes import accumulation_dtype
@@ -195,7 +196,7 @@ class CapsNet(nnx.Module):
 
     def _primary(self, images: Float[Array, "B H W C"]) -> Float[Array, "B I P"]:
         with jax.named_scope("conv1"):
-            features = jax.nn.relu(self.conv1(images))
+            features = relu(self.conv1(images))
         with jax.named_scope("primary_capsules"):
             return self.primary_capsules(features)
 
@@ -290,12 +291,12 @@ class BaselineCNN(nnx.Module):
         del labels
         x = images
         for conv in self.convs:
-            x = jax.nn.relu(conv(x))
+            x = relu(conv(x))
             if self.pool:
                 x = nnx.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
         for dense in self.dense:
-            x = jax.nn.relu(dense(x))
+            x = relu(dense(x))
         if dropout_keys is not None:
             x = jax.vmap(lambda x, key: self.dropout(x, rngs=key))(x, dropout_keys)
         return ModelOutput(self.logits(x))

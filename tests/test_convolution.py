@@ -15,6 +15,7 @@ SIZES = {
     "odd": (9, 12, 3, 2, 5),
     "even_kernel": (7, 8, 2, 3, 1),
     "kernel_as_large_as_the_image": (5, 5, 5, 1, 4),
+    "patches_smaller_than_the_result": (6, 8, 2, 2, 9),
 }
 
 
@@ -145,6 +146,17 @@ def test_strided_elsewhere_is_one_convolution_each_way(platform, padding):
     # Forward, gradient of the images, gradient of the kernel.
     assert program.count("stablehlo.convolution") == 3
     assert "stablehlo.dot_general" not in program
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_images_of_few_channels_on_a_cpu_are_one_matrix_product(stride):
+    size = SIZES["patches_smaller_than_the_result"]
+    inputs = as_float32(arguments(size, stride, "SAME"))
+    traced = with_gradients(stride, "SAME").trace(*inputs)
+    program = traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.convolution" not in program
+    # Forward, gradient of the images, gradient of the kernel.
+    assert program.count("stablehlo.dot_general") == 3
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])

@@ -15,6 +15,7 @@ from capsjax.layers import (
     PrimaryCapsules,
     RoutedCapsules,
     primary_grid,
+    relu,
 )
 from tests import routing_reference
 
@@ -43,6 +44,34 @@ def squash(s):
     s = np.asarray(s, np.float64)
     length = np.linalg.norm(s, axis=-1, keepdims=True)
     return s * length / (1 + length**2)
+
+
+# The rectifier.
+
+
+def test_relu_and_its_gradient():
+    x = float32([-2, -0.0, 0, 1e-30, 3])
+    y, vjp = jax.vjp(relu, x)
+    np.testing.assert_array_equal(y, [0, 0, 0, float32(1e-30), 3])
+    np.testing.assert_array_equal(vjp(float32([5, 6, 7, 8, 9]))[0], [0, 0, 0, 8, 9])
+
+
+def test_relu_keeps_its_result_and_not_its_argument():
+    """XLA's account for a layer before and one after it: one array less is held."""
+    B, C = 256, 512
+    x, w = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((B, C), (C, C)))
+
+    def temporaries(relu):
+        def loss(w, x):
+            for _ in range(4):
+                x = relu(jax.lax.optimization_barrier(x @ w))
+            return jnp.sum(x**2)
+
+        memory = jax.jit(jax.grad(loss)).lower(w, x).compile().memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    assert temporaries(relu) <= temporaries(jax.nn.relu) - 4 * B * C
 
 
 # Primary capsules.
