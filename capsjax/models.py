@@ -346,7 +346,7 @@ def apply(
     graphdef: nnx.GraphDef,
     params: nnx.State,
     images: Float[Array, "B H W C"],
-    labels: Int[Array, "B *K"],
+    labels: Int[Array, "B *K"] | None,
     dtype: DTypeLike,
     *,
     dropout_keys: Key[Array, " B"] | None = None,
@@ -357,7 +357,8 @@ def apply(
         graphdef: the model's structure.
         params: its parameters, float32.
         images: float32.
-        labels: the class of each image, or its K classes.
+        labels: the class of each image, or its K classes, whose capsules the decoder
+            reads; None for the longest capsule.
         dtype: of all layers; half precision is summed in float32.
         dropout_keys: one for each example in training; None in evaluation.
 
