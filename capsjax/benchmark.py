@@ -1,30 +1,26 @@
-"""Timing of the train step beside its convolutions alone, in one process.
-
-Absolute times differ between machines and minutes; the ratio of two functions timed in
-turn does not, which is why they alternate.
-"""
+"""What the benchmarks of training and inference share: programs, times and rows."""
 
 import dataclasses
-import statistics
-import time
+import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 from ml_collections import ConfigDict
 
-from capsjax import augment, layers, models, optim, parallel, results, train_step
+from capsjax import config as config_lib
+from capsjax import results
 from capsjax.errors import UserError
-from kernels.timing import compile_program
+from kernels import routing, timing
 
 COLUMNS = (
     *results.PROVENANCE_COLUMNS,
     "model",
     "routing_implementation",
+    "image_shape",
+    "num_classes",
     "batch_size",
     "dtype",
     "mode",
@@ -35,108 +31,66 @@ COLUMNS = (
     "repeats",
     "images_per_s",
     "peak_mb",
+    "peak_rss_mb",
     "compile_s",
     "command",
 )
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
-class Timing:
-    """Seconds that a function took, and what it needs.
+class Timing(timing.Timing):
+    """Seconds that calls of a program took, and what it needs.
 
     Attributes:
-        seconds: of each call after the first.
+        compile_s: seconds of tracing and compiling; None of another program.
+        peak_mb: memory of arguments, results and temporaries by XLA's account, in MB;
+            None of another program.
+    """
+
+    compile_s: float | None
+    peak_mb: float | None
+
+
+class Program(NamedTuple):
+    """A compiled function with its arguments.
+
+    Attributes:
+        stage: what it does, a row's ``stage``.
+        mode: how, a row's ``mode``.
+        call: calls it and returns its results.
         compile_s: seconds of tracing and compiling.
         peak_mb: memory of arguments, results and temporaries by XLA's account, in MB.
     """
 
-    seconds: Sequence[float]
+    stage: str
+    mode: str
+    call: Callable[[], Any]
     compile_s: float
     peak_mb: float
 
-    @property
-    def median_s(self) -> float:
-        """Median seconds of a call."""
-        return statistics.median(self.seconds)
 
-    @property
-    def min_s(self) -> float:
-        """Seconds of the fastest call."""
-        return min(self.seconds)
-
-
-class Loop:
-    """A compiled function of state and batch that is called on its own state.
-
-    Attributes:
-        seconds: that each call took by the wall clock, until its results were there.
-        compile_s: seconds of tracing and compiling.
-        peak_mb: as in `Timing`.
-    """
-
-    def __init__(self, function: jax.stages.Wrapped, state: Any, batch: Any):
-        """Compiles a function that returns the next state and anything else."""
-        program = compile_program(function, state, batch)
-        self._call, self.compile_s = program.call, program.compile_s
-        self.peak_mb = program.peak_mb
-        self._state, self._batch = state, batch
-        self.seconds: list[float] = []
-
-    def __call__(self) -> None:
-        """Calls the function and keeps its time."""
-        started = time.perf_counter()
-        self._state, extra = self._call(self._state, self._batch)
-        jax.block_until_ready((self._state, extra))
-        self.seconds.append(time.perf_counter() - started)
+def compile_call(
+    stage: str, mode: str, function: jax.stages.Wrapped, arguments: Sequence[Any]
+) -> Program:
+    """Compiles a function to be called on the same arguments each time."""
+    compiled = timing.compile_program(function, *arguments)
+    call = functools.partial(compiled.call, *arguments)
+    return Program(stage, mode, call, compiled.compile_s, compiled.peak_mb)
 
 
-def train_step_and_convolutions(
-    config: ConfigDict,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    *,
-    repeats: int,
-    on_call: Callable[[], None] = lambda: None,
-) -> dict[str, Timing]:
-    """Times a CapsNet's train step and its two convolutions alone, in turn.
+def compile_in_place(
+    stage: str, mode: str, function: jax.stages.Wrapped, state: Any, argument: Any
+) -> Program:
+    """Of a function of a donated state, which each call gets from the one before."""
+    compiled = timing.compile_program(function, state, argument)
 
-    Args:
-        config: the run's; the model is a CapsNet.
-        image_shape: (H, W, C) of the (random) images.
-        num_classes: number of classes.
-        repeats: timed calls of each.
-        on_call: called after each call.
+    def call() -> Any:
+        nonlocal state
+        state, extra = compiled.call(state, argument)
+        return state, extra
 
-    Returns:
-        ``"step"``: the whole train step. ``"convolutions"``: conv1, ReLU and the
-        primary capsules' convolution, forward and backward, with the optimizer's
-        update.
-
-    Raises:
-        UserError: the model is no CapsNet.
-    """
-    if config.model.name != "capsnet":
-        raise UserError(
-            f"config.model.name is {config.model.name!r}; the convolutions are timed "
-            "for a capsnet"
-        )
-    batch = random_batch(config, image_shape, num_classes)
-    graphdef, state = train_step.create(config, image_shape, num_classes)
-    devices = parallel.Devices(jax.devices()[:1])
-    step = train_step.make_train_step(graphdef, config, devices)
-    model = nnx.merge(graphdef, state.params)
-    loops = {
-        "convolutions": _convolutions(model, config, batch),
-        "step": Loop(step, devices.replicate(state), devices.shard(batch)),
-    }
-    for _ in range(repeats + 1):
-        for loop in loops.values():
-            loop()
-            on_call()
-    return {
-        name: Timing(loop.seconds[1:], loop.compile_s, loop.peak_mb)
-        for name, loop in loops.items()
-    }
+    return Program(stage, mode, call, compiled.compile_s, compiled.peak_mb)
 
 
 def random_batch(
@@ -150,74 +104,101 @@ def random_batch(
     }
 
 
-def rows(
+def combinations(
     config: ConfigDict,
-    timings: Mapping[str, Timing],
+    *,
+    routing_implementations: Sequence[str] | None = None,
+    batch_sizes: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+) -> list[ConfigDict]:
+    """A config for each combination; None is what the config says.
+
+    Raises:
+        UserError: a batch size or dtype that no run can have, an unknown
+            implementation, or one for a model that routes nothing.
+    """
+    routes = "routing_implementation" in config.model
+    if routing_implementations and not routes:
+        raise UserError(
+            f"config.model.name is {config.model.name!r}, which has no routing; leave "
+            "--routing_implementations out"
+        )
+    for name in routing_implementations or ():
+        if name not in routing.IMPLEMENTATIONS:
+            raise UserError(
+                f"unknown routing implementation {name!r}; choose from "
+                f"{', '.join(routing.IMPLEMENTATIONS)}"
+            )
+    for size in batch_sizes or ():
+        if not size.isdecimal() or int(size) < 1:
+            raise UserError(f"--batch_sizes: {size!r} is not a number of images")
+    for dtype in dtypes or ():
+        if dtype not in DTYPES:
+            raise UserError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+    configs = []
+    for implementation, size, dtype in itertools.product(
+        routing_implementations or [config.model.get("routing_implementation")],
+        batch_sizes or [config.batch_size],
+        dtypes or [config.dtype],
+    ):
+        one = config.copy_and_resolve_references()
+        if routes:
+            one.model.routing_implementation = implementation
+        one.batch_size, one.dtype = int(size), dtype
+        config_lib.check(one)
+        configs.append(one)
+    return configs
+
+
+def row(
+    config: ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
     env: Mapping[str, Any],
     *,
-    mode: str = "train",
-) -> list[dict[str, str]]:
-    """Rows of `COLUMNS`, one for each timing.
+    stage: str,
+    mode: str,
+    measured: Timing,
+    peak_rss_mb: float | None = None,
+    **columns: str,
+) -> dict[str, str]:
+    """A row of `COLUMNS`.
 
     Args:
-        config: that was timed.
-        timings: from `train_step_and_convolutions`.
+        config: that was measured.
+        image_shape: (H, W, C) of the images.
+        num_classes: number of classes.
         env: from `capsjax.provenance.environment`.
-        mode: what the functions do.
+        stage: what was measured.
+        mode: how.
+        measured: its times, empty if only its memory was measured.
+        peak_rss_mb: the most memory that the process had in use, in MB.
+        **columns: what is known better than by the config.
     """
     known = {
         **env,
         **env["versions"],
         "model": config.model.name,
-        "routing_implementation": config.model.routing_implementation or "default",
+        # The baseline routes nothing.
+        "routing_implementation": config.model.get("routing_implementation", "none")
+        or "default",
+        "image_shape": "x".join(map(str, image_shape)),
+        "num_classes": num_classes,
         "batch_size": config.batch_size,
         "dtype": config.dtype,
         "mode": mode,
+        "stage": stage,
+        "repeats": len(measured.seconds),
+        "peak_mb": measured.peak_mb,
+        "peak_rss_mb": peak_rss_mb,
+        "compile_s": measured.compile_s,
         "command": results.portable(env["command"]),
+        **dict.fromkeys(("median_s", "min_s", "max_s", "images_per_s")),
     }
-    return [
-        {
-            column: results.as_text(value)
-            for column, value in {
-                **known,
-                "stage": stage,
-                "median_s": timing.median_s,
-                "min_s": timing.min_s,
-                "max_s": max(timing.seconds),
-                "repeats": len(timing.seconds),
-                # Of a difference of times nothing may be left.
-                "images_per_s": config.batch_size / timing.median_s
-                if timing.median_s
-                else None,
-                "peak_mb": timing.peak_mb,
-                "compile_s": timing.compile_s,
-            }.items()
-            if column in COLUMNS
-        }
-        for stage, timing in timings.items()
-    ]
-
-
-def _convolutions(model: nnx.Module, config: ConfigDict, batch: Any) -> Loop:
-    assert isinstance(model, models.CapsNet)
-    graphdefs, params = zip(
-        *(nnx.split(conv) for conv in (model.conv1, model.primary_capsules.conv)),
-        strict=True,
-    )
-    tx = optim.build(config.optimizer)
-    images = augment.for_evaluation(jnp.asarray(batch["image"]), config)
-
-    def loss(params, images):
-        conv1, primary = map(nnx.merge, graphdefs, params)
-        return jnp.mean(jnp.square(primary(layers.relu(conv1(images)))))
-
-    def update(state, images):
-        params, opt_state = state
-        value, gradients = jax.value_and_grad(loss)(params, images)
-        with jax.numpy_dtype_promotion("standard"):  # See make_train_step.
-            updates, opt_state = tx.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), value
-
-    # Copies: the train step, which donates its state, starts from the same arrays.
-    params = jax.tree.map(jnp.copy, params)
-    return Loop(jax.jit(update, donate_argnums=0), (params, tx.init(params)), images)
+    if measured.seconds:
+        known["median_s"] = median = measured.median_s
+        known["min_s"], known["max_s"] = measured.min_s, measured.max_s
+        # Of a difference of times nothing may be left.
+        known["images_per_s"] = config.batch_size / median if median else None
+    known |= columns
+    return {column: results.as_text(known[column]) for column in COLUMNS}

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 
 from capsjax import config as config_lib
 from capsjax import parallel, results, train_step
-from capsjax.benchmark import Loop, random_batch
+from capsjax.benchmark import Program, compile_in_place, random_batch
 from capsjax.errors import UserError
-from kernels.timing import Timing
+from kernels.timing import Timing, wall_in_turn
 
 COLUMNS = (
     *results.PROVENANCE_COLUMNS,
@@ -132,12 +132,9 @@ def measure(
     Raises:
         UserError: settings that are unknown or do not fit together.
     """
-    loops = [_train_loop(config, image_shape, num_classes) for config in configs]
-    for _ in range(repeats + 1):
-        for loop in loops:
-            loop()
-            on_call()
-    return [Timing(tuple(loop.seconds[1:]), "wall") for loop in loops]
+    steps = [_train_step(config, image_shape, num_classes) for config in configs]
+    calls = [step.call for step in steps]
+    return wall_in_turn(calls, repeats=repeats, on_call=on_call)
 
 
 def rows(
@@ -208,12 +205,14 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _train_loop(
+def _train_step(
     config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
-) -> Loop:
+) -> Program:
     batch = random_batch(config, image_shape, num_classes)
     devices = parallel.choose(config)
     # A state of its own: the step donates it, and replicas may share its memory.
     graphdef, state = train_step.create(config, image_shape, num_classes)
     step = train_step.make_train_step(graphdef, config, devices)
-    return Loop(step, devices.replicate(state), devices.shard(batch))
+    return compile_in_place(
+        "step", "train", step, devices.replicate(state), devices.shard(batch)
+    )

@@ -2,7 +2,9 @@
 
 Each stage is compiled and timed by itself, on what the stages before it make of random
 images, and its gradient on what the stages after it pass back. The whole step is timed
-in turn with them. The two need not agree: the step alone has augmentation, accuracy and
+in turn with them, and so is the part of it that any implementation has: the two
+convolutions alone, with their gradients and their optimizer. Stages and step need not
+agree: the step alone has augmentation, accuracy and
 the gradient's norm, and gains by being compiled as one; every stage has a launch of its
 own, which the wall clock sees and a GPU's clock does not.
 """
@@ -28,12 +30,12 @@ from capsjax import (
     parallel,
     train_step,
 )
-from capsjax.benchmark import Timing
+from capsjax.benchmark import Program, Timing
 from capsjax.errors import UserError
 from kernels import routing, timing
 from kernels.dtypes import accumulation_dtype
 
-OPTIMIZER, STEP = "optimizer", "step"
+OPTIMIZER, CONVOLUTIONS, STEP = "optimizer", "convolutions", "step"
 FORWARD, BACKWARD, TRAIN = "forward", "backward", "train"
 
 _Values = dict[str, Array]  # by name
@@ -58,34 +60,17 @@ class Stage(NamedTuple):
     function: Callable[[nnx.State, _Values, _Values], _Values]
 
 
-class Program(NamedTuple):
-    """A compiled function with its arguments.
-
-    Attributes:
-        stage: a stage's name, `OPTIMIZER` or `STEP`.
-        mode: `FORWARD`; `BACKWARD`, which is the forward too; or `TRAIN`.
-        call: calls it; returns what it makes, and with `BACKWARD` also the gradients of
-            the parameters and of what it takes.
-        compile_s: seconds of tracing and compiling.
-        peak_mb: memory of arguments, results and temporaries by XLA's account, in MB.
-    """
-
-    stage: str
-    mode: str
-    call: Callable[[], Any]
-    compile_s: float
-    peak_mb: float
-
-
 class Summary(NamedTuple):
     """Median seconds from the rows of one run.
 
     Attributes:
         stages: by stage, in the order of the step, and by mode.
+        convolutions: of the two convolutions alone; None without stages.
         step: of the whole step.
     """
 
     stages: dict[str, dict[str, float]]
+    convolutions: float | None
     step: float
 
     @property
@@ -175,10 +160,29 @@ def augmented(batch: train_step.Batch, config: ConfigDict) -> _Values:
     }
 
 
+def compile_step(
+    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+) -> Program:
+    """Compiles the whole train step of any model, on one device.
+
+    Args:
+        config: the run's.
+        image_shape: (H, W, C) of the (random) images.
+        num_classes: number of classes.
+    """
+    raw = benchmark.random_batch(config, image_shape, num_classes)
+    graphdef, state = train_step.create(config, image_shape, num_classes)
+    devices = parallel.Devices(jax.devices()[:1])
+    step = train_step.make_train_step(graphdef, config, devices)
+    return benchmark.compile_in_place(
+        STEP, TRAIN, step, devices.replicate(state), devices.shard(raw)
+    )
+
+
 def compile_programs(
     config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
 ) -> list[Program]:
-    """Compiles all stages, forward and backward, the optimizer and the whole step.
+    """Compiles all stages, the convolutions alone, and the whole step.
 
     Args:
         config: the run's; the model is a CapsNet. One device is used.
@@ -186,7 +190,8 @@ def compile_programs(
         num_classes: number of classes.
 
     Returns:
-        The programs in the order of the table.
+        The programs in the order of the table: each stage forward and backward, the
+        optimizer, the convolutions, the step.
 
     Raises:
         UserError: the model is no CapsNet.
@@ -198,8 +203,7 @@ def compile_programs(
         )
     raw = benchmark.random_batch(config, image_shape, num_classes)
     graphdef, state = train_step.create(config, image_shape, num_classes)
-    # Copies: the train step donates its state, and the optimizer below its own.
-    params, opt_params = (jax.tree.map(jnp.copy, state.params) for _ in range(2))
+    params = state.params
     model = nnx.merge(graphdef, params)
     assert isinstance(model, models.CapsNet)
     stages, batch = make_stages(model, config), augmented(raw, config)
@@ -220,12 +224,11 @@ def compile_programs(
         gradients.append(of_params)
         passed_back |= of_taken
 
-    devices = parallel.Devices(jax.devices()[:1])
-    step = train_step.make_train_step(graphdef, config, devices)
     return [
         *(each[stage.name] for stage in stages for each in (forward, backward)),
-        _compile_optimizer(config, opt_params, nnx.merge_state(*gradients)),
-        _compile_in_place(STEP, step, devices.replicate(state), devices.shard(raw)),
+        _compile_optimizer(config, params, nnx.merge_state(*gradients)),
+        _compile_convolutions(model, config, batch["image"]),
+        compile_step(config, image_shape, num_classes),
     ]
 
 
@@ -259,41 +262,23 @@ def measure(
             less = timings[program.stage, FORWARD].median_s
             seconds = tuple(max(s - less, 0.0) for s in seconds)
         timings[program.stage, program.mode] = Timing(
-            seconds, program.compile_s, program.peak_mb
+            seconds, times.clock, program.compile_s, program.peak_mb
         )
     return timings
 
 
-def rows(
-    config: ConfigDict,
-    timings: Mapping[tuple[str, str], Timing],
-    env: Mapping[str, Any],
-) -> list[dict[str, str]]:
-    """Rows of `capsjax.benchmark.COLUMNS`, one for each stage and mode.
-
-    Args:
-        config: that was timed.
-        timings: from `measure`.
-        env: from `capsjax.provenance.environment`.
-    """
-    return [
-        row
-        for (stage, mode), measured in timings.items()
-        for row in benchmark.rows(config, {stage: measured}, env, mode=mode)
-    ]
-
-
 def summarize(rows: Sequence[Mapping[str, str]]) -> Summary:
-    """The medians in the rows of one run, from `rows`."""
+    """The medians in the rows of one combination, as `measure` has them."""
     stages: dict[str, dict[str, float]] = {}
     for row in rows:
         stages.setdefault(row["stage"], {})[row["mode"]] = float(row["median_s"])
     step = stages.pop(STEP)[TRAIN]
-    return Summary(stages, step)
+    convolutions = stages.pop(CONVOLUTIONS, {TRAIN: None})[TRAIN]
+    return Summary(stages, convolutions, step)
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """The rows of one run as people read them, in milliseconds."""
+    """The rows of one combination as people read them, in milliseconds."""
     summary = summarize(rows)
     lines = [
         f"{'stage':17}{'forward ms':>12}{'backward ms':>13}{'total ms':>12}"
@@ -312,6 +297,11 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
         f"the whole step takes {1e3 * summary.step:.3f} ms; the stages add up to "
         f"{summary.total / summary.step:.2f} times the step"
     )
+    if summary.convolutions:
+        lines.append(
+            f"the convolutions alone take {1e3 * summary.convolutions:.3f} ms; the "
+            f"step takes {summary.step / summary.convolutions:.2f} times as long"
+        )
     return "\n".join(lines)
 
 
@@ -327,7 +317,9 @@ def _compile_forward(
     stage: Stage, params: nnx.State, made: _Values, batch: _Values
 ) -> Program:
     arguments = _arguments(stage, params, made, batch)
-    return _compile(stage.name, FORWARD, jax.jit(stage.function), arguments)
+    return benchmark.compile_call(
+        stage.name, FORWARD, jax.jit(stage.function), arguments
+    )
 
 
 def _compile_backward(
@@ -351,12 +343,55 @@ def _compile_backward(
         name: passed_back.get(name, jnp.zeros_like(made[name])) for name in stage.makes
     }
     arguments = (*_arguments(stage, params, made, batch), cotangents)
-    return _compile(stage.name, BACKWARD, jax.jit(forward_and_backward), arguments)
+    return benchmark.compile_call(
+        stage.name, BACKWARD, jax.jit(forward_and_backward), arguments
+    )
 
 
 def _compile_optimizer(
     config: ConfigDict, params: nnx.State, gradients: nnx.State
 ) -> Program:
+    update = jax.jit(_make_update(config), donate_argnums=0)
+    state = _start(config, params)
+    return benchmark.compile_in_place(OPTIMIZER, TRAIN, update, state, gradients)
+
+
+def _compile_convolutions(
+    model: models.CapsNet, config: ConfigDict, images: Array
+) -> Program:
+    """Conv1, ReLU and the primary convolution, their gradients and update."""
+    graphdefs, params = zip(
+        *(nnx.split(conv) for conv in (model.conv1, model.primary_capsules.conv)),
+        strict=True,
+    )
+    update = _make_update(config)
+
+    def loss(params, images):
+        cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
+        conv1, primary = map(nnx.merge, graphdefs, cast)
+        features = primary(layers.relu(conv1(images.astype(config.dtype))))
+        return jnp.mean(jnp.square(features.astype(images.dtype)))
+
+    def step(state, images):
+        value, gradients = jax.value_and_grad(loss)(state[0], images)
+        return update(state, gradients)[0], value
+
+    return benchmark.compile_in_place(
+        CONVOLUTIONS,
+        TRAIN,
+        jax.jit(step, donate_argnums=0),
+        _start(config, params),
+        images,
+    )
+
+
+def _start(config: ConfigDict, params: Any) -> tuple[Any, optax.OptState]:
+    """Parameters, copied because they are donated, and the optimizer's state."""
+    params = jax.tree.map(jnp.copy, params)
+    return params, optim.build(config.optimizer).init(params)
+
+
+def _make_update(config: ConfigDict) -> Callable[[Any, Any], tuple[Any, None]]:
     tx = optim.build(config.optimizer)
 
     def update(state, gradients):
@@ -365,27 +400,4 @@ def _compile_optimizer(
             updates, opt_state = tx.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), None
 
-    update = jax.jit(update, donate_argnums=0)
-    return _compile_in_place(OPTIMIZER, update, (params, tx.init(params)), gradients)
-
-
-def _compile(
-    name: str, mode: str, function: jax.stages.Wrapped, arguments: Sequence[Any]
-) -> Program:
-    compiled = timing.compile_program(function, *arguments)
-    call = functools.partial(compiled.call, *arguments)
-    return Program(name, mode, call, compiled.compile_s, compiled.peak_mb)
-
-
-def _compile_in_place(
-    name: str, function: jax.stages.Wrapped, state: Any, argument: Any
-) -> Program:
-    """Of a function of a donated state, which each call gets from the one before."""
-    compiled = timing.compile_program(function, state, argument)
-
-    def call() -> Any:
-        nonlocal state
-        state, extra = compiled.call(state, argument)
-        return state, extra
-
-    return Program(name, TRAIN, call, compiled.compile_s, compiled.peak_mb)
+    return update

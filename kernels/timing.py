@@ -116,6 +116,24 @@ def measure_in_turn(
         return [
             Timing(_device_seconds(call, repeats, on_call), "device") for call in calls
         ]
+    return wall_in_turn(calls, repeats=repeats, on_call=on_call)
+
+
+def wall_in_turn(
+    calls: Sequence[Callable[[], Any]],
+    *,
+    repeats: int,
+    on_call: Callable[[], None] = lambda: None,
+) -> list[Timing]:
+    """Times functions in turn by the wall clock, also on a GPU.
+
+    For what is more than the device's work: transfers, several devices, dispatch.
+
+    Args:
+        calls: compiled functions that return arrays.
+        repeats: timed calls of each, after one that is not timed.
+        on_call: called between the calls, ``repeats + 1`` times for each function.
+    """
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):
         for call, times in zip(calls, seconds, strict=True):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from capsjax import benchmark_scaling, plots, plots_scaling
+from capsjax.benchmark import Program
 from capsjax.config import baseline_cnn, cross_entropy
 from capsjax.errors import UserError
 from kernels.timing import Timing
@@ -67,33 +68,28 @@ def test_the_numbers_of_devices_take_turns(tiny_config, monkeypatch):
     """After a first call of each that does not count."""
     order = []
 
-    class Loop:
-        def __init__(self, step, state, batch):
-            self.devices = len(batch["image"].sharding.device_set)
-            self.state, self.batch = state, batch
-            self.seconds: list[float] = []
-            loops.append(self)
+    arguments = []
 
-        def __call__(self):
-            order.append(self.devices)
-            self.seconds.append(1.0 if self.seconds else 100.0)
+    def compile_in_place(stage, mode, step, state, batch):
+        arguments.append((state, batch))
+        devices = len(batch["image"].sharding.device_set)
+        return Program(stage, mode, lambda: order.append(devices), 1.0, 1.0)
 
-    loops: list[Loop] = []
-    monkeypatch.setattr(benchmark_scaling, "Loop", Loop)
+    monkeypatch.setattr(benchmark_scaling, "compile_in_place", compile_in_place)
     configs = benchmark_scaling.make_configs(tiny_config, [1, 2, 4], "weak")
     timings = benchmark_scaling.measure(configs, (8, 8, 1), 10, repeats=2)
     assert order == [1, 2, 4] * 3
-    assert [timing.seconds for timing in timings] == [(1.0, 1.0)] * 3
-    for loop in loops:
-        image, label = loop.batch["image"], loop.batch["label"]
-        assert image.shape == (16 * loop.devices, 8, 8, 1)
+    assert [len(timing.seconds) for timing in timings] == [2] * 3
+    for devices, (_, batch) in zip([1, 2, 4], arguments, strict=True):
+        image, label = batch["image"], batch["label"]
+        assert image.shape == (16 * devices, 8, 8, 1)
         assert (image.dtype, label.dtype) == (np.uint8, np.int32)
         assert {shard.data.shape[0] for shard in image.addressable_shards} == {16}
     # Donated memory may be in one state only.
     pointers = [
         shard.data.unsafe_buffer_pointer()
-        for loop in loops
-        for leaf in jax.tree.leaves(loop.state)
+        for state, _ in arguments
+        for leaf in jax.tree.leaves(state)
         for shard in leaf.addressable_shards
     ]
     assert len(set(pointers)) == len(pointers)

@@ -1,6 +1,5 @@
 """The stages of a train step: that they are the model's, and what is made of times."""
 
-import csv
 import dataclasses
 from typing import Any
 
@@ -22,11 +21,17 @@ from capsjax import (
     train_step,
 )
 from capsjax.benchmark import Timing
-from capsjax.benchmark_stages import BACKWARD, FORWARD, OPTIMIZER, STEP, TRAIN
+from capsjax.benchmark_stages import (
+    BACKWARD,
+    CONVOLUTIONS,
+    FORWARD,
+    OPTIMIZER,
+    STEP,
+    TRAIN,
+)
 from capsjax.errors import UserError
 from experiments.configs import digits, mnist
 from kernels import routing, timing
-from tests.launching import run
 from tests.test_benchmark_routing import ENV
 
 SHAPE, NUM_CLASSES = (8, 8, 1), 10
@@ -78,6 +83,15 @@ def measured(request) -> Run:
 
 def names_of(config: ConfigDict) -> list[str]:
     return [name for name in STAGES if name != "decoder" or config.model.decoder_units]
+
+
+def rows_of(config: ConfigDict, timings) -> list[dict[str, str]]:
+    return [
+        benchmark.row(
+            config, SHAPE, NUM_CLASSES, ENV, stage=stage, mode=mode, measured=measured
+        )
+        for (stage, mode), measured in timings.items()
+    ]
 
 
 def tolerance(config: ConfigDict) -> float:
@@ -137,10 +151,11 @@ def test_the_stages_are_the_model(measured):
 def test_every_stage_has_its_rows(measured):
     config, timings = measured.config, measured.timings
     assert measured.calls == 3 * len(timings)
-    rows = benchmark_stages.rows(config, timings, ENV)
+    rows = rows_of(config, timings)
     assert [(row["stage"], row["mode"]) for row in rows] == [
         *((name, mode) for name in names_of(config) for mode in (FORWARD, BACKWARD)),
         (OPTIMIZER, TRAIN),
+        (CONVOLUTIONS, TRAIN),
         (STEP, TRAIN),
     ]
     for row in rows:
@@ -193,8 +208,7 @@ def given(*seconds: tuple[float, ...]) -> dict[tuple[str, str], Timing]:
         (STEP, TRAIN),
     ]
     programs = [
-        benchmark_stages.Program(stage, mode, lambda: None, 1.0, 2.0)
-        for stage, mode in modes
+        benchmark.Program(stage, mode, lambda: None, 1.0, 2.0) for stage, mode in modes
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -218,7 +232,7 @@ def test_a_backward_is_a_difference_of_medians():
 def test_nothing_is_left_of_a_backward_that_took_no_longer(tiny_config):
     """Such a row has no images per second, and the rest is as ever."""
     timings = given((2.0,), (1.5,), (2.0,), (8.0,))
-    rows = benchmark_stages.rows(tiny_config, timings, ENV)
+    rows = rows_of(tiny_config, timings)
     backward = rows[1]
     assert (backward["median_s"], backward["images_per_s"]) == ("0", "")
     assert rows[0]["images_per_s"] == "8"  # of 16
@@ -227,7 +241,7 @@ def test_nothing_is_left_of_a_backward_that_took_no_longer(tiny_config):
 
 def test_the_table_compares_the_sum_with_the_step(tiny_config):
     timings = given((0.001,), (0.004,), (0.002,), (0.008,))
-    rows = benchmark_stages.rows(tiny_config, timings, ENV)
+    rows = rows_of(tiny_config, timings)
     header, conv1, optimizer, last = benchmark_stages.table(rows).splitlines()
     assert " ".join(header.split()) == "stage forward ms backward ms total ms % of sum"
     assert conv1.split() == ["conv1", "1.000", "3.000", "4.000", "66.7"]
@@ -239,7 +253,7 @@ def test_the_table_compares_the_sum_with_the_step(tiny_config):
 
 def test_the_figure_shows_the_medians(tiny_config):
     timings = given((0.001,), (0.004,), (0.002,), (0.008,))
-    figure = plots_stages.times(benchmark_stages.rows(tiny_config, timings, ENV))
+    figure = plots_stages.times(rows_of(tiny_config, timings))
     (axes,) = figure.axes
     # Start and length of the pieces: conv1, optimizer, the sum of both, the step.
     bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
@@ -274,22 +288,3 @@ def test_only_a_capsnet_has_stages():
         benchmark_stages.compile_programs(
             mnist.get_config("baseline,quick"), (28, 28, 1), 10
         )
-
-
-def test_the_command_prints_records_and_draws(tmp_path):
-    output = tmp_path / "benchmark.csv"
-    process = run(
-        "benchmark_training",
-        "--config=experiments/configs/mnist.py:authors_code,quick",
-        "--config.batch_size=4",
-        "--repeats=1",
-        "--stages",
-        f"--output={output}",
-    )
-    assert process.returncode == 0, process.stderr
-    assert "the stages add up to" in process.stdout
-    with output.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == benchmark.COLUMNS
-    assert len(rows) == 2 * len(STAGES) + 2
-    assert (tmp_path / "benchmark_stages.png").stat().st_size > 10_000

@@ -155,19 +155,3 @@ def test_bad_flags_of_experiments_are_one_clear_line(tmp_path, launcher, flags, 
     process = run(launcher, *flags, f"--workdir={tmp_path / 'runs'}")
     assert_one_line(process, *words)
     assert not (tmp_path / "runs").exists()
-
-
-def test_benchmark_gives_rows_and_the_ratio(tmp_path):
-    output = tmp_path / "benchmark.csv"
-    process = run(
-        "benchmark_training",
-        "--config=experiments/configs/mnist.py:authors_code,quick",
-        "--config.batch_size=4",
-        "--repeats=2",
-        f"--output={output}",
-    )
-    assert process.returncode == 0, process.stderr
-    assert "times its convolutions" in process.stdout
-    header, *rows = output.read_text().splitlines()
-    assert "median_s" in header
-    assert len(rows) == 2
