@@ -67,7 +67,7 @@ def folder_name(device_kind: str) -> str:
 def steps(
     output: pathlib.Path, data_dir: str | None, workdir: pathlib.Path
 ) -> list[Step]:
-    """The kernels' tests, the routing benchmark, and as much of table 1 as there fits.
+    """The kernels' tests, both benchmarks, and as much of table 1 as there fits.
 
     Args:
         output: folder of the results.
@@ -76,7 +76,7 @@ def steps(
     """
     images = [f"--data_dir={data_dir}"] if data_dir else ["--images=digits"]
     return [
-        Step("tests", ["-m", "pytest", "-m", "gpu", "-v"], 0.4),
+        Step("tests", ["-m", "pytest", "-m", "gpu", "-v"], 0.35),
         Step(
             "benchmark",
             [
@@ -85,7 +85,22 @@ def steps(
                 "--workloads=mnist,cifar10",
                 f"--output={output / 'routing_benchmark.csv'}",
             ],
-            0.35,
+            0.25,
+        ),
+        Step(
+            "train_step",
+            [
+                "-m",
+                "experiments.benchmark_training",
+                "--config=experiments/configs/mnist.py:authors_code",
+                "--routing_implementations=mosaic_gpu,xla,reference",
+                "--batch_sizes=128,512",
+                "--dtypes=float32,bfloat16",
+                # So that all combinations fit into the time.
+                "--nostages",
+                f"--output={output / 'benchmark_training.csv'}",
+            ],
+            0.2,
         ),
         Step(
             "table1",
@@ -102,7 +117,7 @@ def steps(
                 f"--workdir={workdir}",
                 f"--output={output}",
             ],
-            0.25,
+            0.2,
         ),
     ]
 

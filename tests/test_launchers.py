@@ -114,6 +114,7 @@ def test_compiling_without_its_environment_is_one_clear_line(tmp_path):
         "benchmark_scaling",
         "compile_routing",
         "run_on_gpu",
+        "speed",
         "sweep_routing",
     ],
 )
