@@ -106,6 +106,7 @@ def test_compiling_without_its_environment_is_one_clear_line(tmp_path):
         "train",
         "evaluate",
         "perturb",
+        "export",
         "prepare_data",
         "record",
         "report",
