@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from capsjax import allocator, results
 from capsjax import config as config_lib
-from capsjax import results
 from capsjax.errors import UserError
 from kernels import routing, timing
 
@@ -35,7 +35,6 @@ COLUMNS = (
     "compile_s",
     "command",
 )
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +83,7 @@ def compile_in_place(
 ) -> Program:
     """Of a function of a donated state, which each call gets from the one before."""
     compiled = timing.compile_program(function, state, argument)
+    allocator.release_unused()  # As training does.
 
     def call() -> Any:
         nonlocal state
@@ -133,8 +133,10 @@ def combinations(
         if not size.isdecimal() or int(size) < 1:
             raise UserError(f"--batch_sizes: {size!r} is not a number of images")
     for dtype in dtypes or ():
-        if dtype not in DTYPES:
-            raise UserError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+        if dtype not in config_lib.DTYPES:
+            raise UserError(
+                f"unknown dtype {dtype!r}; choose from {', '.join(config_lib.DTYPES)}"
+            )
     configs = []
     for implementation, size, dtype in itertools.product(
         routing_implementations or [config.model.get("routing_implementation")],

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 from capsjax import spectral
 from kernels.dtypes import accumulation_dtype
 
-# Fourier transforms are taken if they need less than this share of the operations: they
-# run at a lower rate than the large matrix products of patches.
-_SPECTRAL_SHARE = 0.5
+# Fourier transforms are taken if they need less than this share of the operations, with
+# stride 1 and else: from there on they were faster, forward and gradients together.
+_SPECTRAL_SHARE, _SPECTRAL_SHARE_STRIDED = 0.5, 0.8
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -139,7 +139,8 @@ def _on_cpu(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
     K, C_out = kernel.shape[0], kernel.shape[3]
     h, w = (output_size(size, K, stride, "VALID") for size in (H, W))
     tiling, operations = spectral.plan((h, w), K, stride, B, (C_in, C_out))
-    if operations < _SPECTRAL_SHARE * 2 * B * h * w * K**2 * C_in * C_out:
+    share = operations / (2 * B * h * w * K**2 * C_in * C_out)
+    if share < (_SPECTRAL_SHARE if stride == 1 else _SPECTRAL_SHARE_STRIDED):
         return spectral.convolve(padded, kernel, (h, w), tiling)
     if K**2 * C_in <= C_out:
         return _by_patches(padded, kernel, stride)

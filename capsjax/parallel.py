@@ -106,6 +106,16 @@ class Devices:
         )
         return jax.jit(spread, donate_argnums=donated)
 
+    def compile(
+        self, step: jax.stages.Wrapped, state: Any, batch: Mapping[str, Any]
+    ) -> Callable[[Any, Any], Any]:
+        """Compiles a step from `spread` ahead of its first call, for these arguments.
+
+        With pmap it is left to the first call: what pmap compiles ahead refuses the
+        shares of a batch of several processes.
+        """
+        return step if self.mode == "pmap" else step.lower(state, batch).compile()
+
 
 def alone(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """The step as one device does it for the whole batch, operation by operation."""

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from capsjax import allocator, parallel, plots, provenance, train_step
 from capsjax import config as config_lib
-from capsjax import parallel, plots, provenance, train_step
 from capsjax.checkpoint import Checkpoints, Record
 from capsjax.data import Dataset, TrainBatches
 from capsjax.debug import stop_at_nan
@@ -77,7 +77,7 @@ def train(
     graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
     num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
     step_fn = train_step.step_of_one_device(graphdef, config)
-    train_fn = train_step.make_train_step(graphdef, config, devices)
+    jitted = train_step.make_train_step(graphdef, config, devices)
     eval_fn = make_eval_step(graphdef, config, devices)
     primary = parallel.is_primary()
     diagnose = make_diagnose(graphdef, config) if config.diagnose_routing else None
@@ -127,7 +127,13 @@ def train(
             shown=primary,
         ) as progress:
             log = TrainLog(config, batches.steps_per_epoch, writer, progress)
-            for step in range(first_step, num_steps) if not record.reached else ():
+            steps = range(0 if record.reached else num_steps)[first_step:]
+            if steps:
+                batch = devices.shard(batches.batch(first_step, rows))
+                # Before the first step, so that the memory of both is not added up.
+                train_fn = devices.compile(jitted, state, batch)
+                allocator.release_unused()
+            for step in steps:
                 batch = batches.batch(step, rows)
                 before = state if config.debug_nans else None
                 with trace.step(step):

@@ -41,6 +41,7 @@ from capsjax import (
     provenance,
     results,
 )
+from capsjax import config as config_lib
 from capsjax.benchmark_stages import STEP, TRAIN
 from capsjax.errors import UserError
 from capsjax.progress import Progress
@@ -63,7 +64,7 @@ _BATCH_SIZES = flags.DEFINE_list(
     "batch_sizes", None, "Images; by default the config's, in inference 1,32,256."
 )
 _DTYPES = flags.DEFINE_list(
-    "dtypes", None, f"From {', '.join(benchmark.DTYPES)}; by default the config's."
+    "dtypes", None, f"From {', '.join(config_lib.DTYPES)}; by default the config's."
 )
 _REPEATS = flags.DEFINE_integer(
     "repeats", 10, "Timed calls of each function.", lower_bound=1

@@ -135,6 +135,7 @@ def test_a_run_killed_between_checkpoints_repeats_its_lost_steps(
         return dying
 
     monkeypatch.setattr(train_step, "make_train_step", make_dying_step)
+    monkeypatch.setattr(Devices, "compile", lambda self, step, state, batch: step)
     with pytest.raises(KeyboardInterrupt):
         train(config, digits_data, folder)
     monkeypatch.undo()
@@ -222,6 +223,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(
         return step_with_nan
 
     monkeypatch.setattr(train_step, "make_train_step", make_step_with_nan)
+    monkeypatch.setattr(Devices, "compile", lambda self, step, state, batch: step)
     folder = RunFolder(tmp_path)
     tiny_config.max_steps, tiny_config.checkpoint_every_steps = 12, 4
     tiny_config.log_every_steps = 100
