@@ -85,18 +85,14 @@ def _steps(rows: Sequence[Row]) -> str:
 
 
 def _against(rows: Sequence[Row]) -> str:
-    """Each other program beside the first of our steps of the same run."""
+    """Our steps, each followed by the programs that took turns with it."""
     lines = []
+    ours = float("nan")
     for row in rows:
-        if row["dtype"]:
+        what = f"{row['model']}, {row['stage'].replace('_', ' ')}"
+        if row["dtype"]:  # Of the other programs it is not known.
+            ours = float(row["median_s"])
             what = f"capsjax, {row['routing_implementation']} routing, whole step"
-        else:
-            what = f"{row['model']}, {row['stage'].replace('_', ' ')}"
-        (ours,) = [
-            float(other["median_s"])
-            for other in rows
-            if other["dtype"] and other["started"] == row["started"]
-        ][:1]
         lines.append(
             [
                 what,

@@ -77,7 +77,10 @@ _STAGES = flags.DEFINE_bool(
     "this process had in use is that of the step and goes into its row.",
 )
 _AGAINST = flags.DEFINE_string(
-    "against", None, "Command of another program to run in turn with our step."
+    "against",
+    None,
+    "Command of another program to run in turn with our step, that of the first "
+    "combination.",
 )
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 3, "How often --against runs each of the two.", lower_bound=1
@@ -121,8 +124,8 @@ def main() -> None:
         record(_inference(configs, env))
     for config in () if inference else configs:
         record((_memory if _MODE.value == "memory" else _train)(config, env))
-        if _AGAINST.value is not None:
-            record(_against(_AGAINST.value, config, env))
+    if _AGAINST.value is not None:
+        record(_against(_AGAINST.value, configs[0], env))
     if not path:
         return
     print(f"rows appended to {path}")
