@@ -164,9 +164,16 @@ def device_name(row: dict[str, str]) -> str:
 
 
 def portable(command: Sequence[str]) -> str:
-    """The command without the paths of the machine that it ran on."""
+    """The command without the paths of the machine that it ran on.
+
+    Of programs named in a command that is part of it, the names are kept.
+    """
     paths = re.compile(r"^(--(?:workdir|data_dir|output|config\.data\.path)=).*")
-    return " ".join(paths.sub(r"\1DIR", word) for word in command)
+    words = [paths.sub(r"\1DIR", word) for word in command]
+    return " ".join(
+        re.sub(r"(?<=[=\s])\S*/", "", word) if word.startswith("--against=") else word
+        for word in words
+    )
 
 
 def as_text(value: Any) -> str:

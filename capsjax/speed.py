@@ -139,7 +139,10 @@ def _name(row: Row) -> list[str]:
 
 def _milliseconds(row: Row) -> str:
     median, low, high = (
-        f"{1e3 * float(row[column]):.3g}" for column in ("median_s", "min_s", "max_s")
+        f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
+        for ms in (
+            1e3 * float(row[column]) for column in ("median_s", "min_s", "max_s")
+        )
     )
     return f"{median} ({low} to {high})"
 

@@ -101,3 +101,10 @@ def test_a_run_that_has_not_ended_is_refused(tmp_path):
     folder.result.unlink()
     with pytest.raises(UserError, match=r"result\.json.*ended"):
         results.training_row(folder)
+
+
+def test_a_command_within_a_command_keeps_its_names():
+    command = ["python", "--against=/a/venv/bin/python3 /b/c/step.py --compile --n=1"]
+    assert results.portable(command) == (
+        "python --against=python3 step.py --compile --n=1"
+    )

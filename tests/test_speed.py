@@ -58,11 +58,13 @@ def test_another_program_beside_our_step(tiny_config):
 
 def test_answers_and_memory(tiny_config):
     rows = [
-        row(tiny_config, 0.004, mode="inference", stage="predict"),
+        row(tiny_config, 0.00412, 1.2, 0.003, mode="inference", stage="predict"),
         row(tiny_config, mode="memory"),
     ]
     text = speed.section(rows)
-    assert "| capsnet | default | 8x8x1 | 16 | float32 | 4 (4 to 4) | 4000 |" in text
+    assert (
+        "| capsnet | default | 8x8x1 | 16 | float32 | 4.12 (3 to 1200) | 3883 |" in text
+    )
     assert "| capsnet | default | 8x8x1 | 16 | float32 | 10 | 346 |" in text
 
 
