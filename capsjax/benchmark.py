@@ -115,7 +115,8 @@ def combinations(
 
     Raises:
         UserError: a batch size or dtype that no run can have, an unknown
-            implementation, or one for a model that routes nothing.
+            implementation, one that only runs in an interpreter here, or one for a
+            model that routes nothing.
     """
     routes = "routing_implementation" in config.model
     if routing_implementations and not routes:
@@ -128,6 +129,11 @@ def combinations(
             raise UserError(
                 f"unknown routing implementation {name!r}; choose from "
                 f"{', '.join(routing.IMPLEMENTATIONS)}"
+            )
+        if name == "mosaic_gpu" and jax.default_backend() != "gpu":
+            raise UserError(
+                f"--routing_implementations: without a GPU {name} runs in an "
+                "interpreter, whose time says nothing; leave it out"
             )
     for size in batch_sizes or ():
         if not size.isdecimal() or int(size) < 1:

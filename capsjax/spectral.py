@@ -62,6 +62,13 @@ class Tiling(NamedTuple):
         return self.outputs + self.taps - 1
 
     @property
+    def planes(self) -> int:
+        """Real products for each tile and pair of channels."""
+        pixels = self.size**2
+        real = 1 if self.size % 2 else 4  # Frequencies that are no complex numbers.
+        return real + 3 * (pixels - real) // 2
+
+    @property
     def phase_size(self) -> tuple[int, int]:
         """Pixels (H, W) of one phase of an image that whole tiles make up."""
         h, w = (count * self.outputs + self.taps - 1 for count in self.tiles)
@@ -99,8 +106,7 @@ def plan(
             + taps**2 * C_in * C_out
             + tiling.outputs**2 * tiles * C_out
         )
-        alone = 1 if tiling.size % 2 else 4  # Frequencies that are real.
-        return 2 * (alone + 3 * (pixels - alone) // 2) * of_one_plane
+        return 2 * tiling.planes * of_one_plane
 
     tilings = (
         Tiling(stride, taps, m, (-(-output_size[0] // m), -(-output_size[1] // m)))
@@ -129,7 +135,7 @@ def convolve(
     """
     B, H, W, C_in = x.shape
     s, t, m, (Th, Tw) = tiling
-    images = max(1, _BLOCK_BYTES // (4 * _planes(tiling) * Th * Tw * kernel.shape[3]))
+    images = max(1, _BLOCK_BYTES // (4 * tiling.planes * Th * Tw * kernel.shape[3]))
     blocks = -(-B // images)
     images = -(-B // blocks)
     h, w = tiling.phase_size
@@ -166,7 +172,7 @@ def _convolve_blocks_fwd(x: Array, kernel: Array, tiling: Tiling):
             return planes + _computed(product), None
 
         num_tiles = x.shape[0] * tiling.tiles[0] * tiling.tiles[1]
-        shape = (_planes(tiling), num_tiles, kernel.shape[-1])
+        shape = (tiling.planes, num_tiles, kernel.shape[-1])
         start = jnp.zeros(shape, matrices.results.dtype)
         planes, _ = jax.lax.scan(add_chunk, start, jnp.arange(chunks.number))
         return _transform(matrices.results.T, planes).astype(x.dtype)
@@ -194,7 +200,7 @@ def _convolve_blocks_bwd(tiling: Tiling, residuals, gradient: Array):
             x_planes = _transform(matrices.images, tiles)
             k_planes = _transform(matrices.kernel, chunks.of_kernel(kernel, index))
             dx_planes = jnp.einsum("pbd,pcd->pbc", y_planes, k_planes)
-            # The product is far slower if it is the second matrix that is transposed.
+            # XLA:CPU is slow where both matrices are summed over their first axis.
             dk_planes = jnp.einsum("pdb,pbc->pdc", yT_planes, x_planes)
             (dx_chunk,) = from_tiles(_transform(matrices.images.T, dx_planes))
             dk_chunk = _transform(matrices.kernel.T, dk_planes).swapaxes(1, 2)
@@ -332,10 +338,3 @@ def _matrices(tiling: Tiling, dtype: DTypeLike) -> _Matrices:
             for parts in (images, kernel, results)
         )
     )
-
-
-def _planes(tiling: Tiling) -> int:
-    """Number of real products for each tile and pair of channels."""
-    pixels = tiling.size**2
-    alone = 1 if tiling.size % 2 else 4
-    return alone + 3 * (pixels - alone) // 2

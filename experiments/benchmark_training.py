@@ -108,8 +108,8 @@ def main() -> None:
         dtypes=_DTYPES.value,
     )
     path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
-    if _AGAINST.value is not None and _MODE.value != "train":
-        raise UserError("--against compares train steps; leave --mode out")
+    if (_AGAINST.value is not None or _JSON.value) and _MODE.value != "train":
+        raise UserError("--against and --json are of train steps; leave --mode out")
     if path:
         results.read(path, benchmark.COLUMNS)  # Complains before the work.
     env = provenance.environment()

@@ -45,6 +45,7 @@ def test_by_default_the_config_alone(tiny_config):
     ("asked", "message"),
     [
         ({"routing_implementations": ["fast"]}, "unknown routing implementation"),
+        ({"routing_implementations": ["mosaic_gpu"]}, "runs in an interpreter"),
         ({"batch_sizes": ["0"]}, "'0' is not a number of images"),
         ({"batch_sizes": ["many"]}, "'many' is not a number of images"),
         ({"dtypes": ["float31"]}, "unknown dtype 'float31'"),

@@ -63,9 +63,8 @@ def test_blocks_of_images_and_chunks_of_channels(monkeypatch, B):
     """Three images a block, of which the last may be short, and 4 chunks a phase."""
     x, kernel, gradient, size = case(8, 8, 3, 2, C_in=8, B=B)
     tiling, _ = plan_of(x, kernel, size, 2)
-    planes = len(spectral._matrices(tiling, jnp.float32).images)
     tiles = tiling.tiles[0] * tiling.tiles[1]
-    monkeypatch.setattr(spectral, "_BLOCK_BYTES", 3 * 4 * planes * tiles * 2)
+    monkeypatch.setattr(spectral, "_BLOCK_BYTES", 3 * 4 * tiling.planes * tiles * 2)
     monkeypatch.setattr(spectral, "_CHUNK_CHANNELS", range(2, 0, -1))
     check(x, kernel, gradient, size, tiling)
 
@@ -92,7 +91,7 @@ def test_planes_of_one_tile_against_scipy(taps, outputs):
     y = results.T @ ((of_kernel @ kernel.ravel()) * (images @ tile.ravel()))
     expected = correlate2d(tile, kernel, "valid")
     np.testing.assert_allclose(y.reshape(outputs, outputs), expected, atol=1e-13)
-    assert len(images) == spectral._planes(tiling)
+    assert len(images) == tiling.planes
 
 
 def test_plan_of_the_papers_primary_capsules():
