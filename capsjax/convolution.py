@@ -4,8 +4,8 @@ XLA's CPU backend convolves at a quarter of the speed of its matrix products, an
 gradient of a strided convolution with respect to its input, which dilates its operand,
 takes minutes where all else takes seconds. On a CPU a convolution is therefore written
 as matrix products: of Fourier transforms where that saves enough operations
-(`capsjax.spectral`), else of patches with the kernel or its rows; only what has stride 1
-and neither few channels nor many stays as it is. The numbers are those of the same
+(`capsjax.spectral`), else of patches with the kernel or its rows. Only what has stride
+1 and neither few channels nor many stays as it is. The numbers are those of the same
 convolution, up to rounding; other backends keep theirs (cuDNN on a GPU).
 """
 
