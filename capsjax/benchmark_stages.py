@@ -4,9 +4,9 @@ Each stage is compiled and timed by itself, on what the stages before it make of
 images, and its gradient on what the stages after it pass back. The whole step is timed
 in turn with them, and so is the part of it that any implementation has: the two
 convolutions alone, with their gradients and their optimizer. Stages and step need not
-agree: the step alone has augmentation, accuracy and
-the gradient's norm, and gains by being compiled as one; every stage has a launch of its
-own, which the wall clock sees and a GPU's clock does not.
+agree: the step alone has augmentation, accuracy and the gradient's norm, and gains by
+being compiled as one; every stage has a launch of its own, which the wall clock sees
+and a GPU's clock does not.
 """
 
 import functools

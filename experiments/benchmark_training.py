@@ -73,8 +73,8 @@ _images = launch.define_images()
 _STAGES = flags.DEFINE_bool(
     "stages",
     True,
-    "Whether to time the stages of a CapsNet's step too. Without them, the memory that "
-    "this process had in use is that of the step and goes into its row.",
+    "Whether to time the stages of a CapsNet's step too. Without them, and with one "
+    "combination only, the memory that this process had in use goes into the row.",
 )
 _AGAINST = flags.DEFINE_string(
     "against",
@@ -122,8 +122,12 @@ def main() -> None:
 
     if inference:
         record(_inference(configs, env))
-    for config in () if inference else configs:
-        record((_memory if _MODE.value == "memory" else _train)(config, env))
+    elif _MODE.value == "memory":
+        for config in configs:
+            record(_memory(config, env))
+    else:
+        for config in configs:
+            record(_train(config, env, alone=len(configs) == 1))
     if _AGAINST.value is not None:
         record(_against(_AGAINST.value, configs[0], env))
     if not path:
@@ -135,8 +139,11 @@ def main() -> None:
         print(f"drawn in {picture}")
 
 
-def _train(config: ConfigDict, env: dict[str, Any]) -> Rows:
-    """Times and prints one combination; returns its rows."""
+def _train(config: ConfigDict, env: dict[str, Any], *, alone: bool) -> Rows:
+    """Times and prints one combination; returns its rows.
+
+    Only if it is alone is the most memory that the process had in use its own.
+    """
     in_stages = _STAGES.value and config.model.name == "capsnet"
     if in_stages:
         programs = benchmark_stages.compile_programs(config, *_images())
@@ -148,7 +155,7 @@ def _train(config: ConfigDict, env: dict[str, Any]) -> Rows:
         timings = benchmark_stages.measure(
             programs, repeats=_REPEATS.value, on_call=progress.advance
         )
-    peak_rss_mb = None if in_stages else _peak_rss_mb()
+    peak_rss_mb = _peak_rss_mb() if alone and not in_stages else None
     rows = [
         benchmark.row(
             config,
