@@ -16,8 +16,7 @@ COMPILE_VENV := .venv-gpu-compile
 COMPILE_PYTHON := $(COMPILE_VENV)/bin/python
 COMPILE_READY := $(COMPILE_VENV)/ready
 DEMO := runs/demo
-SOURCES := $(wildcard kernels/*.py kernels/*/*.py kernels/*/*/*.py capsjax/*.py capsjax/*/*.py experiments/*.py \
-	experiments/configs/*.py)
+SOURCES := $(shell find kernels capsjax experiments -name '*.py')
 # For `make gpu`: an environment with JAX for CUDA, and the folder of TFDS data sets.
 GPU_PYTHON ?= $(BIN)/python
 DATA_DIR ?=

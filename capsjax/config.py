@@ -28,7 +28,7 @@ def base() -> ConfigDict:
     config.log_every_steps = 20
     # A checkpoint every so many steps, besides the one after every epoch; 0: none.
     config.checkpoint_every_steps = 0
-    # How a step is spread over the devices: "jit" or "pmap" (see capsjax.parallel).
+    # How a step is spread over the devices: "jit" or "pmap" (see training.parallel).
     config.parallelism = "jit"
     # How many devices share each batch; 0: all there are.
     config.num_devices = 0
@@ -70,7 +70,7 @@ def base() -> ConfigDict:
     # split.
     config.data.novel_viewpoint = ""
 
-    # Applied to training and evaluation images alike (see capsjax.augment).
+    # Applied to training and evaluation images alike (see capsjax.training.augment).
     config.preprocess = ConfigDict()
     # Side in pixels of the patch that is cut out: at random in training, else the
     # centre; 0: whole images.
@@ -102,7 +102,7 @@ def base() -> ConfigDict:
     config.loss = margin_loss()
 
     config.optimizer = ConfigDict()
-    # A name from capsjax.optim.OPTIMIZERS.
+    # A name from capsjax.training.optim.OPTIMIZERS.
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-3
     # learning_rate * decay_rate ** (step / decay_steps), never below the minimum.

@@ -17,9 +17,13 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from capsjax import data, grid, plots, plots_robustness, robustness
-from capsjax.data import affnist
-from capsjax.run_folder import RunFolder
+from capsjax import data
+from capsjax.analyses import affnist as robustness
+from capsjax.analyses.figures import affnist as plots_robustness
+from capsjax.analyses.figures import run as plots
+from capsjax.data.derived import affnist
+from capsjax.runs import grid
+from capsjax.runs.folder import RunFolder
 from experiments import launch, scales
 
 _SCALE = scales.define_scale()

@@ -17,18 +17,15 @@ import pathlib
 
 from absl import flags
 
-from capsjax import (
-    benchmark_routing,
-    plots,
-    plots_routing,
-    provenance,
-    results,
-    tune_routing,
-)
+from capsjax.analyses.figures import run as plots
+from capsjax.benchmarks import routing as benchmark_routing
+from capsjax.benchmarks import tuning as tune_routing
+from capsjax.benchmarks.figures import routing as plots_routing
 from capsjax.errors import UserError
+from capsjax.runs import provenance, results
 from experiments import launch
 from kernels import gpu
-from kernels.routing.mosaic_gpu.config import save_tuned
+from kernels.routing.dynamic.mosaic_gpu.config import save_tuned
 
 _WORKLOADS = flags.DEFINE_list(
     "workloads",

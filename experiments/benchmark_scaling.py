@@ -16,14 +16,11 @@ import pathlib
 import jax
 from absl import flags
 
-from capsjax import (
-    benchmark_scaling,
-    plots,
-    plots_scaling,
-    provenance,
-    results,
-)
-from capsjax.progress import Progress
+from capsjax.analyses.figures import run as plots
+from capsjax.benchmarks import scaling as benchmark_scaling
+from capsjax.benchmarks.figures import scaling as plots_scaling
+from capsjax.runs import provenance, results
+from capsjax.runs.progress import Progress
 from experiments import launch
 
 _CONFIG = launch.define_config()

@@ -30,21 +30,18 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from capsjax import (
-    benchmark,
-    benchmark_against,
-    benchmark_inference,
-    benchmark_memory,
-    benchmark_stages,
-    plots,
-    plots_stages,
-    provenance,
-    results,
-)
 from capsjax import config as config_lib
-from capsjax.benchmark_stages import STEP, TRAIN
+from capsjax.analyses.figures import run as plots
+from capsjax.benchmarks import against as benchmark_against
+from capsjax.benchmarks import inference as benchmark_inference
+from capsjax.benchmarks import memory as benchmark_memory
+from capsjax.benchmarks import programs as benchmark
+from capsjax.benchmarks import stages as benchmark_stages
+from capsjax.benchmarks.figures import stages as plots_stages
+from capsjax.benchmarks.stages import STEP, TRAIN
 from capsjax.errors import UserError
-from capsjax.progress import Progress
+from capsjax.runs import provenance, results
+from capsjax.runs.progress import Progress
 from experiments import launch
 
 _CONFIG = launch.define_config()

@@ -11,13 +11,16 @@ import pathlib
 
 from absl import flags
 
-from capsjax import compile_report, provenance
-from capsjax.progress import Progress
+from capsjax.benchmarks import compilation as compile_report
+from capsjax.runs import provenance
+from capsjax.runs.progress import Progress
 from experiments import launch
-from kernels.routing.workloads import WORKLOADS
+from kernels.routing.dynamic.workloads import WORKLOADS
 
 _WORKLOADS = flags.DEFINE_list(
-    "workloads", list(WORKLOADS), "Names of sizes; see kernels/routing/workloads.py."
+    "workloads",
+    list(WORKLOADS),
+    "Names of sizes; see kernels/routing/dynamic/workloads.py.",
 )
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["128", "1024"], "Examples in a batch.")
 _DTYPES = flags.DEFINE_list(

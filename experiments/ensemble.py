@@ -14,9 +14,10 @@ import pathlib
 from absl import flags
 
 from capsjax import config as config_lib
-from capsjax import ensemble, grid
+from capsjax.analyses import ensemble
 from capsjax.errors import UserError
-from capsjax.run_folder import RunFolder
+from capsjax.runs import grid
+from capsjax.runs.folder import RunFolder
 from experiments import launch
 
 _CONFIG = launch.define_config()

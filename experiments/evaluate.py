@@ -12,9 +12,9 @@ import json
 from absl import flags
 
 from capsjax.errors import UserError
-from capsjax.progress import Progress
-from capsjax.restore import restore
-from capsjax.run_folder import RunFolder
+from capsjax.runs.folder import RunFolder
+from capsjax.runs.progress import Progress
+from capsjax.training.restore import restore
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()

@@ -21,9 +21,9 @@ import pathlib
 
 from absl import flags
 
-from capsjax import export
-from capsjax.restore import restore
-from capsjax.run_folder import RunFolder
+from capsjax.inference import export
+from capsjax.runs.folder import RunFolder
+from capsjax.training.restore import restore
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()

@@ -17,9 +17,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from capsjax import data, parallel
+from capsjax import data
 from capsjax.errors import UserError
-from capsjax.stop import Stopped
+from capsjax.runs.stop import Stopped
+from capsjax.training import parallel
 
 _CONFIG_FLAG = re.compile(r"--?config(?:=(.*))?")
 _CONFIG_WORD = re.compile(r"--?((?:no)?config(?:\.[\w.]+)?)(=.*)?", re.DOTALL)

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from capsjax import augment, plots, plots_perturbation
+from capsjax.analyses.figures import perturbation as plots_perturbation
+from capsjax.analyses.figures import run as plots
+from capsjax.analyses.perturbation import DELTAS, classes_of, example_of, perturbations
 from capsjax.errors import UserError
-from capsjax.perturbation import DELTAS, classes_of, example_of, perturbations
-from capsjax.restore import restore
-from capsjax.run_folder import RunFolder
+from capsjax.runs.folder import RunFolder
+from capsjax.training import augment
+from capsjax.training.restore import restore
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()

@@ -10,8 +10,8 @@ import pathlib
 
 from absl import flags
 
-from capsjax import results
-from capsjax.run_folder import RunFolder
+from capsjax.runs import results
+from capsjax.runs.folder import RunFolder
 from experiments import launch
 
 _WORKDIRS = flags.DEFINE_list(

@@ -13,7 +13,7 @@ import pathlib
 
 from absl import flags
 
-from capsjax import report
+from capsjax.reports import page as report
 from experiments import launch
 
 _OUTPUT = flags.DEFINE_string(

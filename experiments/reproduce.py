@@ -18,9 +18,10 @@ import pathlib
 
 from absl import flags
 
-from capsjax import grid, paper_table
+from capsjax.analyses import paper_table
+from capsjax.analyses.paper_table import Cell
 from capsjax.errors import UserError
-from capsjax.paper_table import Cell
+from capsjax.runs import grid
 from experiments import launch, scales
 
 _TABLE = flags.DEFINE_enum("table", "1", ["1"], "Which table of the paper.")

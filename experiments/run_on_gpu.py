@@ -13,7 +13,7 @@ import tempfile
 
 from absl import flags
 
-from capsjax import gpu_run
+from capsjax.benchmarks import gpu_session as gpu_run
 from capsjax.errors import UserError
 from experiments import launch
 from kernels import gpu

@@ -9,8 +9,10 @@ import pathlib
 
 from absl import flags
 
-from capsjax import benchmark, results, speed
+from capsjax.benchmarks import programs as benchmark
+from capsjax.benchmarks import readme as speed
 from capsjax.errors import UserError
+from capsjax.runs import results
 from experiments import launch
 
 _ROWS = flags.DEFINE_string(

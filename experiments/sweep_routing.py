@@ -14,7 +14,8 @@ import pathlib
 
 from absl import flags
 
-from capsjax import grid, sweep
+from capsjax.analyses import routing_sweep as sweep
+from capsjax.runs import grid
 from experiments import launch
 
 _CONFIG = launch.define_config()

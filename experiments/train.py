@@ -11,8 +11,8 @@ import re
 from absl import flags
 
 from capsjax.errors import UserError
-from capsjax.run_folder import RunFolder
-from capsjax.train import train
+from capsjax.runs.folder import RunFolder
+from capsjax.training.train import train
 from experiments import launch
 
 _CONFIG = launch.define_config()

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from capsjax.run_folder import RunFolder
-from capsjax.writers import read_metrics
+from capsjax.runs.folder import RunFolder
+from capsjax.runs.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=experiments/configs/digits.py:quick"

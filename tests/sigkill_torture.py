@@ -14,7 +14,7 @@ import random
 import tempfile
 import time
 
-from capsjax.run_folder import RunFolder
+from capsjax.runs.folder import RunFolder
 from tests.launching import TRAIN, comparable, finish, losses, rows_written, start
 
 _FLAGS = (

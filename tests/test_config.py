@@ -12,10 +12,12 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from capsjax import augment, data, losses, models, optim, train_step
 from capsjax import config as config_lib
+from capsjax import data, losses, models
 from capsjax.errors import UserError
-from capsjax.parallel import Devices
+from capsjax.training import augment, optim
+from capsjax.training import step as train_step
+from capsjax.training.parallel import Devices
 from experiments.configs import cifar10, digits, mnist, smallnorb, svhn, variants
 
 FOLDER = Path(variants.__file__).parent

@@ -11,16 +11,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from capsjax.data import (
-    affnist,
-    digits,
-    expanded,
-    folder,
-    multimnist,
-    npz,
-    smallnorb,
-    tfds_sets,
-)
 from capsjax.data.batching import TrainBatches, eval_batches
 from capsjax.data.datasets import (
     SPLIT_SEED,
@@ -30,6 +20,8 @@ from capsjax.data.datasets import (
     carve,
     resize,
 )
+from capsjax.data.derived import affnist, expanded, multimnist
+from capsjax.data.sources import digits, folder, npz, smallnorb, tfds_sets
 from capsjax.errors import UserError
 
 __all__ = [

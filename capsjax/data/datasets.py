@@ -28,8 +28,8 @@ class Source:
         canvas: side in pixels of the canvas on which those put each digit.
         shift: a digit's largest shift from the canvas's centre, in pixels.
         versions_per_digit: pairs or transformed versions that are made of each test
-            digit, see `capsjax.data.multimnist` and `capsjax.data.affnist`.
-        novel_viewpoint: see `capsjax.data.smallnorb`.
+            digit, see `capsjax.data.derived`.
+        novel_viewpoint: see `capsjax.data.sources.smallnorb`.
     """
 
     data_dir: str | None = None

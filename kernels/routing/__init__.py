@@ -1,12 +1,17 @@
-"""Routing-by-agreement: the op, its implementations, and the squash it uses.
+"""Routing between capsules: the ops, and the squash that they use.
 
 Import from here; the other files of this package are private to it.
 """
 
-from kernels.routing.api import IMPLEMENTATIONS, route
-from kernels.routing.diagnostics import Diagnosis, diagnose
+from kernels.routing.dynamic import (
+    IMPLEMENTATIONS,
+    WORKLOADS,
+    Diagnosis,
+    Workload,
+    diagnose,
+    route,
+)
 from kernels.routing.squash import norm, squash
-from kernels.routing.workloads import WORKLOADS, Workload
 
 __all__ = [
     "IMPLEMENTATIONS",

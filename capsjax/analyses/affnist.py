@@ -1,0 +1,233 @@
+"""CapsNet and a CNN on affNIST, stopped at the same accuracy on digits as trained on.
+
+Both models train on expanded MNIST until they reach the same accuracy on its validation
+images; if one does not get there, the other is trained anew up to the best that both
+reach. Neither has seen a digit that was rotated, sheared or scaled.
+
+References:
+    Sabour, Frosst and Hinton 2017, section 5.2.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from capsjax.analyses import intervals
+from capsjax.analyses.intervals import Interval
+from capsjax.data import Dataset
+from capsjax.data.derived.affnist import Transformed
+from capsjax.errors import UserError
+from capsjax.losses.classification import is_right
+from capsjax.runs import results
+from capsjax.runs.folder import RunFolder, write_json
+from capsjax.runs.progress import Progress
+from capsjax.training.restore import restore
+
+CAPSNET, CNN = "CapsNet", "CNN"
+
+PAPER_ACCURACY = {CAPSNET: (0.9923, 0.79), CNN: (0.9922, 0.66)}
+"""On expanded MNIST and on affNIST, in the paper."""
+
+COLUMNS = (
+    *results.PROVENANCE_COLUMNS,
+    "data",
+    "model",
+    "num_parameters",
+    "seed",
+    "batch_size",
+    "steps",
+    "target_validation_accuracy",
+    "validation_accuracy",
+    "clean_examples",
+    "clean_accuracy",
+    "clean_low",
+    "clean_high",
+    "affnist",
+    "affnist_examples",
+    "affnist_accuracy",
+    "affnist_low",
+    "affnist_high",
+    "command",
+)
+
+Train = Callable[[Mapping[str, float]], Mapping[str, RunFolder]]
+"""Trains each named model until its validation accuracy is the given one."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """A model, and what it made of the two sets of test images.
+
+    Attributes:
+        name: `CAPSNET` or `CNN`.
+        folder: its run's.
+        target: validation accuracy at which it was to stop.
+        validation: the accuracy at which it did.
+        step: at which it did.
+        clean: of the digits as trained on.
+        affnist: of the transformed digits.
+        clean_right: bool, of each of the former.
+        affnist_right: bool, of each of the latter.
+    """
+
+    name: str
+    folder: RunFolder
+    target: float
+    validation: float
+    step: int
+    clean: Interval
+    affnist: Interval
+    clean_right: np.ndarray
+    affnist_right: np.ndarray
+
+
+def train_to_same_accuracy(train: Train, target: float) -> dict[str, RunFolder]:
+    """Trains both models until they are equally good, or as good as both can be.
+
+    Args:
+        train: see `Train`. What it has trained before, it need not train again.
+        target: validation accuracy to stop at.
+
+    Returns:
+        The run of each model. Its best checkpoint is the one to compare.
+    """
+    folders = dict(train({CAPSNET: target, CNN: target}))
+    best = {name: best_accuracy(folder) for name, folder in folders.items()}
+    common = min(target, *best.values())
+    again = {
+        name: common
+        for name, folder in folders.items()
+        # A model that got no further than this has its best checkpoint there.
+        if common < target and best[name] > common
+    }
+    return folders | dict(train(again)) if again else folders
+
+
+def best_accuracy(folder: RunFolder) -> float:
+    """The best validation accuracy of a run that has ended.
+
+    Raises:
+        UserError: it has not ended, or had no validation images.
+    """
+    best = folder.load_result()["best_validation_accuracy"]
+    if best is None:
+        raise UserError(f"the run in {folder.path} had no validation images")
+    return best
+
+
+def test(
+    name: str, folder: RunFolder, clean: Dataset, transformed: Transformed
+) -> Outcome:
+    """Tests the best checkpoint of a run on both sets of images."""
+    model = restore(folder, clean, "best")
+    assert model.best_accuracy is not None  # It is the best one.
+    total = len(clean.test) + len(transformed.images)
+    with Progress(f"testing the {name}", total, unit="images") as progress:
+        rights = [
+            is_right(model.evaluate(part, progress.advance).predictions, part.labels)
+            for part in (clean.test, transformed.images)
+        ]
+    return Outcome(
+        name=name,
+        folder=folder,
+        target=model.config.stop_at_validation_accuracy,
+        validation=model.best_accuracy,
+        step=model.step,
+        clean=intervals.accuracy(rights[0]),
+        affnist=intervals.accuracy(rights[1], transformed.originals),
+        clean_right=rights[0],
+        affnist_right=rights[1],
+    )
+
+
+def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[dict[str, str]]:
+    """A row for each model, with its provenance."""
+    found = []
+    for outcome in outcomes:
+        env, config = outcome.folder.load_env(), outcome.folder.load_config()
+        known: dict[str, Any] = {
+            **env,
+            **env["versions"],
+            "model": outcome.name,
+            "num_parameters": outcome.folder.load_result()["num_parameters"],
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+            "steps": outcome.step,
+            "target_validation_accuracy": outcome.target,
+            "validation_accuracy": outcome.validation,
+            "clean_examples": len(outcome.clean_right),
+            "clean_accuracy": outcome.clean.value,
+            "clean_low": outcome.clean.low,
+            "clean_high": outcome.clean.high,
+            "affnist": transformed.provenance,
+            "affnist_examples": len(outcome.affnist_right),
+            "affnist_accuracy": outcome.affnist.value,
+            "affnist_low": outcome.affnist.low,
+            "affnist_high": outcome.affnist.high,
+            "command": results.portable(env["command"]),
+        }
+        found.append({column: results.as_text(known[column]) for column in COLUMNS})
+    return found
+
+
+def table(outcomes: Sequence[Outcome], transformed: Transformed) -> str:
+    """A Markdown table of the models beside the paper's, and their difference."""
+    lines = [
+        "| model | parameters | steps | validation, % | expanded MNIST, % (95 %) "
+        "| affNIST, % (95 %) | the paper's |",
+        "|--|--:|--:|--:|--:|--:|--:|",
+    ]
+    for outcome in outcomes:
+        parameters = outcome.folder.load_result()["num_parameters"]
+        of_clean, of_affnist = PAPER_ACCURACY[outcome.name]
+        lines.append(
+            f"| {outcome.name} | {parameters:,} | {outcome.step:,} "
+            f"| {100 * outcome.validation:.2f} | {in_percent(outcome.clean)} "
+            f"| {in_percent(outcome.affnist)} "
+            f"| {100 * of_clean:.2f} / {100 * of_affnist:.0f} |"
+        )
+    first, second = outcomes
+    gap = intervals.difference(
+        first.affnist_right, second.affnist_right, transformed.originals
+    )
+    lines += [
+        "",
+        f"On affNIST the {first.name}'s accuracy less the {second.name}'s is "
+        f"{100 * gap.value:+.2f} percentage points ({100 * gap.low:+.2f} to "
+        f"{100 * gap.high:+.2f}); +13 in the paper.",
+        "",
+        f"Tested on {transformed.provenance}. Intervals: 95 %, over the test digits; "
+        "they do not hold the spread over training seeds.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def in_percent(interval: Interval) -> str:
+    """An accuracy in percent, with its interval."""
+    value, low, high = (100 * number for number in interval)
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def write(
+    workdir: pathlib.Path,
+    outcomes: Sequence[Outcome],
+    transformed: Transformed,
+) -> str:
+    """Writes ``affnist.csv`` and ``affnist.md`` into a folder; returns the table.
+
+    Also ``captions.json``, for a report, with that of ``affnist.png``.
+    """
+    text = table(outcomes, transformed)
+    results.write(workdir / "affnist.csv", rows(outcomes, transformed), COLUMNS)
+    (workdir / "affnist.md").write_text(text)
+    caption = (
+        "Accuracy on digits as trained on and on transformed ones, of both models "
+        "stopped at the same validation accuracy: points are ours with 95 % intervals, "
+        "diamonds the paper's. Below, images that only one of them recognises. Tested "
+        f"on {transformed.provenance}."
+    )
+    write_json(workdir / "captions.json", {"affnist.png": caption})
+    return text

@@ -1,0 +1,158 @@
+"""Several models that differ in their seed, and what they say together.
+
+The prediction of an ensemble is the class whose capsule lengths (or, of CNNs, softmax
+probabilities) have the largest sum over the models.
+
+References:
+    Sabour, Frosst and Hinton 2017, section 7: "an ensemble of 7 models" on CIFAR-10.
+"""
+
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from scipy.special import softmax
+
+from capsjax.analyses import intervals
+from capsjax.analyses.figures import run as plots
+from capsjax.data import Dataset
+from capsjax.runs import results
+from capsjax.runs.folder import RunFolder, write_json
+from capsjax.runs.progress import Progress
+from capsjax.training.restore import restore
+
+COLUMNS = (*results.TRAINING_COLUMNS, "members", "ensemble_error_percent")
+
+
+class Ensemble(NamedTuple):
+    """Errors on the test images, in percent.
+
+    Attributes:
+        single: of each model.
+        first: of the first 1, 2, ... models together.
+        low: lower end of the 95 % interval of the whole ensemble's error.
+        high: its upper end.
+    """
+
+    single: list[float]
+    first: list[float]
+    low: float
+    high: float
+
+
+def members_scores(
+    folders: Sequence[RunFolder], data: Dataset
+) -> list[Float[np.ndarray, "N J"]]:
+    """What each model, with its last parameters, says of each test image.
+
+    Args:
+        folders: of the models' runs.
+        data: theirs.
+
+    Returns:
+        Lengths of the class capsules, or probabilities of a CNN.
+    """
+    found = []
+    total = len(folders) * len(data.test)
+    with Progress("testing", total, unit="images") as progress:
+        for folder in folders:
+            model = restore(folder, data, "last")
+            scores = model.evaluate(data.test, progress.advance).scores
+            is_length = model.config.loss.name == "margin"
+            found.append(scores if is_length else softmax(scores, axis=1))
+    return found
+
+
+def together(
+    scores: Sequence[Float[np.ndarray, "N J"]], labels: npt.NDArray[np.integer]
+) -> Ensemble:
+    """The errors of models, one by one and together.
+
+    Args:
+        scores: of each model, from `members_scores`.
+        labels: int [N].
+    """
+
+    def wrong(summed: np.ndarray) -> npt.NDArray[np.bool_]:
+        return np.argmax(summed, axis=1) != labels
+
+    # In float64: of equal sums, rounding would decide.
+    sums = np.cumsum(np.asarray(scores, np.float64), axis=0)
+    whole = intervals.accuracy(wrong(sums[-1]))
+    return Ensemble(
+        single=[100 * float(np.mean(wrong(each))) for each in scores],
+        first=[100 * float(np.mean(wrong(summed))) for summed in sums],
+        low=100 * whole.low,
+        high=100 * whole.high,
+    )
+
+
+def rows(folders: Sequence[RunFolder], found: Ensemble) -> list[dict[str, str]]:
+    """A row for each model: its own result, and that of the models up to it."""
+    return [
+        results.training_row(folder)
+        | {
+            "members": str(count),
+            "ensemble_error_percent": results.as_text(found.first[count - 1]),
+        }
+        for count, folder in enumerate(folders, start=1)
+    ]
+
+
+def table(found: Ensemble, data: Dataset) -> str:
+    """The result in a few lines of Markdown."""
+    count = len(found.single)
+    single = f"{statistics.mean(found.single):.2f}"
+    if count > 1:
+        single += f" ± {statistics.stdev(found.single):.2f}"
+    each = ", ".join(f"{error:.2f}" for error in found.single)
+    return (
+        "| | test error, % |\n|--|--:|\n"
+        f"| single models, mean ± std of {count} | {single} |\n"
+        f"| {count} models together (95 % interval) | {found.first[-1]:.2f} "
+        f"({found.low:.2f} to {found.high:.2f}) |\n\n"
+        f"Single models: {each}. On {len(data.test):,} test images. "
+        f"Data: {data.provenance}.\n"
+    )
+
+
+def figure(found: Ensemble, data: Dataset) -> Figure:
+    """Error against the number of models, and the errors of single ones."""
+    drawing, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    counts = range(1, len(found.single) + 1)
+    axes.plot(counts, found.first, "o-", label="the first so many together")
+    axes.plot(counts, found.single, "x", color="tab:gray", label="each alone")
+    axes.set(
+        xlabel="models",
+        ylabel="test error in %",
+        title=f"Models that differ in their seed, on {data.name}",
+    )
+    axes.set_xticks(list(counts))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return drawing
+
+
+def write(workdir: pathlib.Path, folders: Sequence[RunFolder], data: Dataset) -> str:
+    """Tests the models and writes rows, table and figure; returns the table.
+
+    ``ensemble.csv``, ``ensemble.md``, ``ensemble.png`` and ``captions.json``.
+    """
+    found = together(members_scores(folders, data), data.test.labels)
+    text = table(found, data)
+    results.write(workdir / "ensemble.csv", rows(folders, found), COLUMNS)
+    (workdir / "ensemble.md").write_text(text)
+    plots.save(figure(found, data), workdir / "ensemble.png")
+    caption = (
+        "Test error of models that differ in their seed: each alone, and the first so "
+        "many together, which predict the class with the largest sum of scores."
+    )
+    write_json(workdir / "captions.json", {"ensemble.png": caption})
+    return text

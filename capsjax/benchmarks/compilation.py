@@ -1,0 +1,295 @@
+"""Rows and tables of what the compiler makes of the fused routing kernels."""
+
+import itertools
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from capsjax.errors import UserError
+from capsjax.runs import results
+from kernels.routing.dynamic import compile_check
+from kernels.routing.dynamic.compile_check import Check
+from kernels.routing.dynamic.workloads import WORKLOADS, Workload
+from kernels.tools.ahead_of_time import DEVICE_KIND, Kernel, largest
+
+# Files of the rows and, generated from them, of the tables.
+KERNELS, MEMORY, TABLES = (
+    "routing_compile.csv",
+    "routing_memory.csv",
+    "routing_compile.md",
+)
+DTYPES = ("float32", "bfloat16", "float16")
+TARGET = f"{DEVICE_KIND} (ahead of time)"
+_PROBLEM_COLUMNS = (
+    "started",
+    "commit",
+    "device",
+    "jax",
+    "workload",
+    *Workload._fields,
+    "batch_size",
+    "dtype",
+)
+KERNEL_COLUMNS = (
+    *_PROBLEM_COLUMNS,
+    "kernel",
+    *Kernel._fields,
+    "blocks_per_multiprocessor",
+)
+MEMORY_COLUMNS = (
+    *_PROBLEM_COLUMNS,
+    "direction",
+    "fused_temp_mb",
+    "textbook_temp_mb",
+    "fused_to_textbook",
+    "fused_kernels",
+    "serialized",
+    "config",
+)
+
+# A multiprocessor of compute capability 9.0, and what a block takes of it.
+_REGISTERS = 65_536
+_REGISTER_UNIT = 8
+_THREADS = 128
+_SHARED_BYTES = 233_472
+_RESERVED_SHARED_BYTES = 1_024
+
+_TEXT = """\
+# The fused routing kernels, compiled for an {device}
+
+What NVIDIA's assembler and XLA say of `kernels/routing/mosaic_gpu`, without a GPU; so
+there are no times. `python -m experiments.compile_routing` writes this file from the
+rows in [{kernel_file}]({kernel_file}) and
+[{memory_file}]({memory_file}).
+
+- JAX {jax}, commit {commit}
+- batches of {batches}; {dtypes}
+- kernels that spill registers: {spills}
+- products that the assembler serialized: {serialized}
+
+## Kernels
+
+Registers of a thread / KB (1024 bytes) of shared memory of a block / blocks that fit on
+a multiprocessor by both; the worst over batches and dtypes.
+
+{kernels}
+## Temporary memory
+
+MB (10^6 bytes) of XLA's temporaries, fused / textbook = ratio, without and with the
+gradients of inputs, weights and bias; and how many fused kernels run.
+
+{memory}"""
+
+
+class Problem(NamedTuple):
+    """What one check compiles: a workload's name, examples, the arguments' dtype."""
+
+    workload: str
+    batch_size: int
+    dtype: str
+
+
+def problems(
+    workloads: Sequence[str], batch_sizes: Sequence[str], dtypes: Sequence[str]
+) -> list[Problem]:
+    """All combinations of what the flags name.
+
+    Raises:
+        UserError: one of them does not exist.
+    """
+    for word, known in [(x, WORKLOADS) for x in workloads] + [
+        (x, DTYPES) for x in dtypes
+    ]:
+        if word not in known:
+            raise UserError(f"there is no {word!r}; choose from {', '.join(known)}")
+    for size in batch_sizes:
+        if not size.isdecimal() or int(size) < 1:
+            raise UserError(f"a batch has a whole number of examples, not {size!r}")
+    sizes = [int(size) for size in batch_sizes]
+    return list(itertools.starmap(Problem, itertools.product(workloads, sizes, dtypes)))
+
+
+def compile_all(
+    problems: Sequence[Problem], python: str, on_check: Callable[[], None]
+) -> list[Check]:
+    """Checks each problem in a process of its own.
+
+    Args:
+        problems: what to compile.
+        python: an interpreter with the packages to compile with.
+        on_check: called after each.
+
+    Raises:
+        UserError: there is no such interpreter, or it does not have them.
+    """
+    found = shutil.which(python)
+    if found is None or not compile_check.has_compiler(found):
+        raise UserError(
+            f"{python} is not a Python with the packages of the extra gpu-compile; "
+            "`make test-gpu-compile` makes one"
+        )
+    checks = []
+    for problem in problems:
+        checks.append(compile_check.check(*problem, python=os.path.abspath(found)))
+        on_check()
+    return checks
+
+
+def blocks_per_multiprocessor(kernel: Kernel) -> int:
+    """How many blocks of 128 threads fit, by their registers and shared memory."""
+    registers = -(-kernel.registers // _REGISTER_UNIT) * _REGISTER_UNIT * _THREADS
+    shared = kernel.shared_bytes + _RESERVED_SHARED_BYTES
+    return min(_REGISTERS // registers, _SHARED_BYTES // shared)
+
+
+def kernel_rows(found: Check, provenance: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each kernel of a checked workload."""
+    return [
+        _as_text(
+            _problem(found, provenance)
+            | {"kernel": name, **kernel._asdict()}
+            | {"blocks_per_multiprocessor": blocks_per_multiprocessor(kernel)}
+        )
+        for name, kernel in found.kernels.items()
+    ]
+
+
+def memory_rows(found: Check, provenance: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each of a checked workload's directions."""
+    programs = {
+        "forward": (found.fused.forward, found.textbook.forward),
+        "forward+backward": (found.fused.both, found.textbook.both),
+    }
+    return [
+        _as_text(
+            _problem(found, provenance)
+            | {
+                "direction": direction,
+                "fused_temp_mb": fused.temp_bytes / 1e6,
+                "textbook_temp_mb": textbook.temp_bytes / 1e6,
+                "fused_to_textbook": fused.temp_bytes / textbook.temp_bytes,
+                "fused_kernels": fused.custom_calls,
+                "serialized": found.serialized,
+                "config": " ".join(f"{k}={v}" for k, v in found.config.items()),
+            }
+        )
+        for direction, (fused, textbook) in programs.items()
+    ]
+
+
+def write(folder: pathlib.Path, found: Sequence[Check], env: Mapping[str, Any]) -> None:
+    """Writes the rows and, from them, the tables; what was there is replaced.
+
+    Args:
+        folder: of the three files ``routing_*``.
+        found: at least one check.
+        env: of `capsjax.runs.provenance.environment`.
+    """
+    kernels = [row for check in found for row in kernel_rows(check, env)]
+    memory = [row for check in found for row in memory_rows(check, env)]
+    results.write(folder / KERNELS, kernels, KERNEL_COLUMNS)
+    results.write(folder / MEMORY, memory, MEMORY_COLUMNS)
+    (folder / TABLES).write_text(tables(kernels, memory))
+
+
+def tables(
+    kernels: Sequence[Mapping[str, str]], memory: Sequence[Mapping[str, str]]
+) -> str:
+    """The Markdown file of the rows of both kinds."""
+    return _TEXT.format(
+        kernel_file=KERNELS,
+        memory_file=MEMORY,
+        device=DEVICE_KIND,
+        jax=kernels[0]["jax"],
+        commit=kernels[0]["commit"],
+        batches=_listed(row["batch_size"] for row in kernels),
+        dtypes=_listed(row["dtype"] for row in kernels),
+        spills=_listed(
+            f"{row['kernel']} in {_name(row)}"
+            for row in kernels
+            if row["spilled_bytes"] != "0"
+        ),
+        serialized=_listed(
+            f"in {_name(row)}" for row in memory if row["serialized"] == "True"
+        ),
+        kernels=kernel_table(kernels),
+        memory=memory_table(memory),
+    )
+
+
+def kernel_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table with a line for each workload and a column for each kernel."""
+    names = list(dict.fromkeys(row["kernel"] for row in rows))
+    groups: dict[str, dict[str, list[Kernel]]] = {}
+    for row in rows:
+        kernels = groups.setdefault(row["workload"], {})
+        kernels.setdefault(row["kernel"], []).append(
+            Kernel(*(int(row[field]) for field in Kernel._fields))
+        )
+    lines = [("workload", *names), ["--"] * (len(names) + 1)]
+    for workload, kernels in groups.items():
+        cells = [_kernel_cell(kernels.get(name, ())) for name in names]
+        lines.append([workload, *cells])
+    return _markdown(lines)
+
+
+def memory_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table with a line for each workload, batch size and dtype."""
+    problem = ("workload", "batch_size", "dtype")
+    directions = list(dict.fromkeys(row["direction"] for row in rows))
+    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[column] for column in problem), []).append(row)
+    lines = [
+        ("workload", "batch", "dtype", *directions, "kernels"),
+        ["--"] * (len(problem) + len(directions) + 1),
+    ]
+    for key, members in groups.items():
+        cells = [
+            f"{float(row['fused_temp_mb']):.1f} / "
+            f"{float(row['textbook_temp_mb']):.1f} = "
+            f"{float(row['fused_to_textbook']):.3f}"
+            for row in members
+        ]
+        calls = ", ".join(row["fused_kernels"] for row in members)
+        lines.append([*key, *cells, calls])
+    return _markdown(lines)
+
+
+def _problem(found: Check, env: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "started": env["started"],
+        "commit": env["commit"],
+        "device": TARGET,
+        "jax": found.jax,
+        "workload": found.workload,
+        **found.sizes._asdict(),
+        "batch_size": found.batch,
+        "dtype": found.dtype,
+    }
+
+
+def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
+    return {column: results.as_text(value) for column, value in row.items()}
+
+
+def _name(row: Mapping[str, str]) -> str:
+    return f"{row['workload']} {row['batch_size']} {row['dtype']}"
+
+
+def _kernel_cell(kernels: Sequence[Kernel]) -> str:
+    if not kernels:
+        return ""
+    worst = largest(kernels)
+    blocks = min(map(blocks_per_multiprocessor, kernels))
+    return f"{worst.registers} / {worst.shared_bytes / 1024:.0f} / {blocks}"
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(words)) or "none"
+
+
+def _markdown(lines: Iterable[Iterable[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

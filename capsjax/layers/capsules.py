@@ -1,0 +1,164 @@
+"""Capsule layers: primary capsules and routed capsules.
+
+Notation, here and in all of capsjax: B examples, I input capsules of P dimensions, J
+output capsules (classes) of Q dimensions, images H x W x C.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from capsjax.layers.convolution import Conv
+from capsjax.layers.initializers import Initializers
+from kernels import routing
+from kernels.convolution import output_size
+
+
+class PrimaryCapsules(nnx.Module):
+    """A convolution whose channels, in groups of P, are the first capsules.
+
+    A capsule is the P channels of one type at one position; there are ``h * w *
+    num_types`` of them, ordered by position (row, column) and then by type.
+
+    Attributes:
+        conv: the convolution, without its bias.
+        bias: [num_types, P] float32.
+        coupling: what the convolution's output is multiplied with before the squash.
+
+    References:
+        Sabour, Frosst and Hinton 2017, section 4. ``route`` is what the authors'
+        released code does: the convolution's output is "routed" once to the
+        ``num_types`` types with uniform coupling coefficients, and so divided by their
+        number (by one more if leaky) before the bias is added.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_types: int,
+        dim: int,
+        kernel_size: int,
+        *,
+        stride: int,
+        padding: str,
+        route: bool,
+        leaky: bool,
+        init: Initializers,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            in_channels,
+            num_types * dim,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            kernel_init=init.primary,
+            bias_init=None,
+            rngs=rngs,
+        )
+        self.bias = nnx.Param(init.bias(rngs.params(), (num_types, dim), jnp.float32))
+        self.coupling = 1 / (num_types + leaky) if route else 1.0
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B I P"]:
+        """Poses of the primary capsules, each of length below one."""
+        num_types, dim = self.bias.shape
+        s = self.conv(x) * self.coupling
+        # Splitting the channel axis alone keeps a capsule's channels together.
+        s = s.reshape(s.shape[0], -1, num_types, dim) + self.bias[...][None, None]
+        return routing.squash(s).reshape(s.shape[0], -1, dim)
+
+
+class RoutedCapsules(nnx.Module):
+    """Capsules that take their inputs by routing-by-agreement (digit capsules).
+
+    Attributes:
+        weights: transformation matrices [I, J, Q, P] float32.
+        bias: [J, Q] float32, or None.
+
+    References:
+        Sabour, Frosst and Hinton 2017, sections 2 and 4.
+    """
+
+    def __init__(
+        self,
+        in_capsules: int,
+        in_dim: int,
+        out_capsules: int,
+        out_dim: int,
+        *,
+        num_iterations: int,
+        leaky: bool,
+        stop_gradient: bool,
+        use_bias: bool,
+        implementation: str | None,
+        init: Initializers,
+        rngs: nnx.Rngs,
+    ):
+        self.weights = nnx.Param(
+            init.routed(
+                rngs.params(), (in_capsules, out_capsules, out_dim, in_dim), jnp.float32
+            )
+        )
+        self.bias = (
+            nnx.Param(init.bias(rngs.params(), (out_capsules, out_dim), jnp.float32))
+            if use_bias
+            else None
+        )
+        self.num_iterations = num_iterations
+        self.leaky = leaky
+        self.stop_gradient = stop_gradient
+        self.implementation = implementation
+
+    def __call__(self, poses: Float[Array, "B I P"]) -> Float[Array, "B J Q"]:
+        """Poses of the output capsules."""
+        return routing.route(
+            poses,
+            self.weights[...],
+            None if self.bias is None else self.bias[...],
+            num_iterations=self.num_iterations,
+            leaky=self.leaky,
+            stop_gradient=self.stop_gradient,
+            implementation=self.implementation,
+        )
+
+    def diagnose(self, poses: Float[Array, "B I P"]) -> routing.Diagnosis:
+        """What each routing iteration does to the poses of a few dozen examples."""
+        return routing.diagnose(
+            poses,
+            self.weights[...],
+            None if self.bias is None else self.bias[...],
+            num_iterations=self.num_iterations,
+            leaky=self.leaky,
+        )
+
+
+def primary_grid(
+    image_shape: tuple[int, int, int],
+    *,
+    conv1_kernel: int,
+    primary_kernel: int,
+    primary_stride: int,
+    padding: str,
+) -> tuple[int, int]:
+    """Rows and columns of the primary capsules' grid.
+
+    Raises:
+        ValueError: the image is too small for the kernels, or padding or stride are
+            none.
+    """
+    if padding not in ("VALID", "SAME"):
+        raise ValueError(f"unknown padding {padding!r}; choose VALID or SAME")
+    if primary_stride < 1:
+        raise ValueError(f"primary_stride must be at least 1; got {primary_stride}")
+    sizes = []
+    for size in image_shape[:2]:
+        after = output_size(size, conv1_kernel, 1, padding)
+        sizes.append(output_size(after, primary_kernel, primary_stride, padding))
+    if min(sizes) < 1:
+        raise ValueError(
+            f"images of {image_shape[0]}x{image_shape[1]} pixels are too small for "
+            f"conv1 {conv1_kernel}x{conv1_kernel} and primary capsules "
+            f"{primary_kernel}x{primary_kernel} with stride {primary_stride} "
+            f"({padding} padding); use smaller kernels, SAME padding or larger images"
+        )
+    return sizes[0], sizes[1]

@@ -1,0 +1,123 @@
+"""Exact evaluation: every example counts once, whatever the batch size."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
+
+from capsjax import losses, models
+from capsjax.data import ImageSet, eval_batches
+from capsjax.losses import classification
+from capsjax.training import augment, parallel
+from capsjax.training.parallel import Devices
+from capsjax.training.step import Batch
+
+EvalStep = Callable[[nnx.State, Batch], dict[str, jax.Array]]
+Reconstruct = Callable[
+    [nnx.State, ArrayLike, ArrayLike], tuple[jax.Array, jax.Array | None]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a set of images.
+
+    Attributes:
+        metrics: means over the examples: the losses, ``"accuracy"``,
+            ``"error_percent"`` and what else `classification.metrics` has.
+        predictions: int32 [N], classes; or [N, K] where images show K.
+        scores: float32 [N, J], see `capsjax.models.ModelOutput`.
+    """
+
+    metrics: dict[str, float]
+    predictions: np.ndarray
+    scores: np.ndarray
+
+
+def make_eval_step(
+    graphdef: nnx.GraphDef, config: ConfigDict, devices: Devices
+) -> EvalStep:
+    """The compiled function from parameters and a batch to numbers for each example.
+
+    Returns a function whose result holds the losses and other metrics, [B] each,
+    ``"prediction"`` int32 [B] or [B, K], and ``"score"`` [B, J], of the whole batch on
+    every device. The loss is training's: the decoder reads the capsule of the label.
+    """
+
+    def eval_step(params: nnx.State, batch: Batch) -> dict[str, jax.Array]:
+        labels = batch["label"]
+        images = augment.for_evaluation(batch["image"], config)
+        output = models.apply(graphdef, params, images, labels, config.dtype)
+        targets = augment.targets(batch, images)
+        result = losses.per_example(output, targets, labels, config.loss)
+        predictions = classification.predict(output.scores, labels)
+        result |= classification.metrics(predictions, labels)
+        result |= {"prediction": predictions, "score": output.scores}
+        return parallel.gather(result)
+
+    return devices.spread(eval_step)
+
+
+def evaluate(
+    eval_step: EvalStep,
+    params: nnx.State,
+    image_set: ImageSet,
+    batch_size: int,
+    devices: Devices,
+    on_batch: Callable[[int], None] = lambda examples: None,
+) -> Evaluation:
+    """Evaluates all images of a set.
+
+    Args:
+        eval_step: from `make_eval_step`.
+        params: the model's, on all devices.
+        image_set: at least one image.
+        batch_size: of every batch, rounded up to a multiple of the number of devices;
+            the last is padded, and its padding masked out.
+        devices: those of ``eval_step``. Every process evaluates its part and gets all
+            results.
+        on_batch: called after each batch with the number of examples in it.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    batch_size = -(-batch_size // devices.count) * devices.count
+    rows = devices.rows(batch_size)
+    for batch in eval_batches(image_set, batch_size):
+        real = batch.pop("mask") > 0
+        share = devices.shard({name: x[rows] for name, x in batch.items()})
+        found = jax.device_get(eval_step(params, share))
+        for name, values in found.items():
+            columns.setdefault(name, []).append(values[real])
+        on_batch(int(real.sum()))
+    per_example = {name: np.concatenate(parts) for name, parts in columns.items()}
+    predictions, scores = per_example.pop("prediction"), per_example.pop("score")
+    metrics = {
+        name: float(np.mean(values, dtype=np.float64))
+        for name, values in per_example.items()
+    }
+    right = classification.is_right(predictions, image_set.labels)
+    wrong = int(np.sum(~right))
+    metrics["accuracy"] = 1 - wrong / len(predictions)
+    metrics["error_percent"] = 100 * wrong / len(predictions)
+    return Evaluation(metrics, predictions, scores)
+
+
+def make_reconstruct(graphdef: nnx.GraphDef, config: ConfigDict) -> Reconstruct:
+    """The jitted function from parameters, images and classes to what was drawn.
+
+    It runs on one device, and takes parameters that are there or in host memory.
+    Its images are uint8 [B, H, W, C]; it returns them as the model sees them, and the
+    reconstructions from the capsules of the given classes (None for a model without a
+    decoder), both [B, h, w, C]. Of classes [B, K] it draws K, [B, K, h, w, C].
+    """
+
+    @jax.jit
+    def reconstruct(params: nnx.State, images: jax.Array, classes: jax.Array):
+        seen = augment.for_evaluation(images, config)
+        output = models.apply(graphdef, params, seen, classes, config.dtype)
+        return seen, output.reconstructions
+
+    return reconstruct

@@ -1,0 +1,98 @@
+"""Training metrics on their way from the device to files and the progress display."""
+
+import math
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from capsjax.errors import UserError
+from capsjax.runs.metrics import MetricsWriter
+from capsjax.runs.progress import Progress
+from capsjax.training.optim import schedule
+from capsjax.training.step import Metrics
+
+
+class TrainLog:
+    """Collects the metrics of steps and writes their means now and then.
+
+    Metrics stay on the device until `flush`, so that the host never waits for a step
+    in between. The first step of a process is not timed: it compiles.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        steps_per_epoch: int,
+        writer: MetricsWriter,
+        progress: Progress,
+    ):
+        self._config = config
+        self._steps_per_epoch = steps_per_epoch
+        self._learning_rate = schedule(config.optimizer)
+        self._writer = writer
+        self._progress = progress
+        self._pending: list[tuple[int, Metrics]] = []
+        self._timed_steps = 0
+        self._timer: float | None = None
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of one step, counted from 0."""
+        self._pending.append((step, metrics))
+        if self._timer is None:
+            jax.block_until_ready(metrics)
+            self.restart_timer()
+        else:
+            self._timed_steps += 1
+
+    def restart_timer(self) -> None:
+        """Leaves out of the speed what happened since the last `flush`."""
+        self._timer = time.monotonic()
+        self._timed_steps = 0
+
+    def flush(self, last_good: str) -> None:
+        """Writes and shows the means of the collected metrics.
+
+        Args:
+            last_good: where the state before these steps is safe, for the error.
+
+        Raises:
+            UserError: a loss or a gradient is not finite; names the first such step.
+        """
+        if not self._pending:
+            return
+        steps, rows = zip(*self._pending, strict=True)
+        rows = jax.device_get(rows)
+        self._check_finite(steps, rows, last_good)
+        means = {
+            name: float(np.mean([row[name] for row in rows], dtype=np.float64))
+            for name in rows[0]
+        }
+        taken = steps[-1] + 1
+        means["epoch"] = taken / self._steps_per_epoch
+        means["learning_rate"] = float(self._learning_rate(steps[-1]))
+        if self._timer is not None and self._timed_steps:
+            seconds = time.monotonic() - self._timer
+            means["images_per_s"] = (
+                self._timed_steps * self._config.batch_size / seconds
+            )
+        self._writer.write(taken, "train", means)
+        self._progress.show(
+            loss=f"{means['loss']:.4f}", accuracy=f"{means['accuracy']:.4f}"
+        )
+        self._pending.clear()
+        self.restart_timer()
+
+    def _check_finite(
+        self, steps: Sequence[int], rows: Sequence[dict], last_good: str
+    ) -> None:
+        for step, row in zip(steps, rows, strict=True):
+            for name in ("loss", "gradient_norm"):
+                if not math.isfinite(row[name]):
+                    raise UserError(
+                        f"the {name.replace('_', ' ')} of step {step + 1} is "
+                        f"{row[name]}; training has stopped; {last_good}; a lower "
+                        "--config.optimizer.learning_rate often helps"
+                    )

@@ -1,0 +1,118 @@
+"""One step of training: the state it carries and the function that advances it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int
+from ml_collections import ConfigDict
+
+from capsjax import losses, models
+from capsjax.losses import classification
+from capsjax.training import augment, optim, parallel
+from capsjax.training.parallel import Devices
+
+Batch = Mapping[str, Any]  # of NumPy or JAX arrays
+Metrics = dict[str, Array]
+Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes.
+
+    Attributes:
+        step: steps taken so far.
+        params: the model's parameters, an `nnx.State`.
+        opt_state: the optimizer's.
+    """
+
+    step: Int[Array, ""]
+    params: nnx.State
+    opt_state: optax.OptState
+
+
+def create(
+    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+) -> tuple[nnx.GraphDef, TrainState]:
+    """A model's structure and the state in which its training starts.
+
+    Args:
+        config: the run's.
+        image_shape: (H, W, C) of the data set's images, before preprocessing.
+        num_classes: of the data set.
+
+    Raises:
+        UserError: settings that are unknown or do not fit together.
+    """
+    losses.check(config.loss)
+    tx = optim.build(config.optimizer)
+    model = models.build(
+        config.model,
+        augment.output_shape(image_shape, config),
+        num_classes,
+        nnx.Rngs(params=config.seed),
+    )
+    graphdef, params = nnx.split(model, nnx.Param)
+    return graphdef, TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef, config: ConfigDict, devices: Devices
+) -> jax.stages.Wrapped:
+    """The compiled function from a state and a batch to the next state and metrics.
+
+    See `step_of_one_device`. The state is on all devices (`Devices.replicate`) and the
+    batch shared out (`Devices.shard`). The state is donated: the one passed in must not
+    be used again; but ``config.debug_nans`` keeps it.
+    """
+    step = step_of_one_device(graphdef, config)
+    return devices.spread(step, donate=not config.debug_nans)
+
+
+def step_of_one_device(graphdef: nnx.GraphDef, config: ConfigDict) -> Step:
+    """What each device does in a step, from the state and its share of the batch.
+
+    The share holds what `capsjax.data.datasets.Examples.batch` says. The state and the
+    metrics that it returns are the same on all devices: the metrics are means over the
+    whole batch of the losses and of those in `classification.metrics`, and the
+    gradient's norm, ``"gradient_norm"``. All randomness is a function of
+    ``config.seed``, the step and an example's place in the whole batch.
+    """
+    tx = optim.build(config.optimizer)
+
+    def loss_of(params: nnx.State, images: Array, batch: Batch, dropout_keys: Array):
+        labels = batch["label"]
+        output = models.apply(
+            graphdef, params, images, labels, config.dtype, dropout_keys=dropout_keys
+        )
+        targets = augment.targets(batch, images)
+        numbers = losses.per_example(output, targets, labels, config.loss)
+        predictions = classification.predict(output.scores, labels)
+        numbers |= classification.metrics(predictions, labels)
+        metrics = {name: jnp.mean(values) for name, values in numbers.items()}
+        return metrics["loss"], metrics
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        examples = parallel.example_indices(len(batch["label"]))
+        augment_keys, dropout_keys = (
+            jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
+            for key in jax.random.split(step_key)
+        )
+        images = augment.for_training(batch["image"], augment_keys, config)
+        gradients, metrics = parallel.mean(
+            jax.grad(loss_of, has_aux=True)(state.params, images, batch, dropout_keys)
+        )
+        # Optax raises floats to integer powers, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step

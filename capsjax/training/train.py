@@ -1,0 +1,310 @@
+"""Training, from a config and data to a run folder with a result."""
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from capsjax import config as config_lib
+from capsjax.analyses.figures import run as plots
+from capsjax.data import Dataset, TrainBatches
+from capsjax.errors import UserError
+from capsjax.runs import provenance
+from capsjax.runs.folder import RunFolder, write_json
+from capsjax.runs.metrics import MetricsWriter, read_metrics
+from capsjax.runs.progress import Progress
+from capsjax.runs.stop import Stopped, StopRequests
+from capsjax.training import allocator, parallel
+from capsjax.training import step as train_step
+from capsjax.training.checkpoint import Checkpoints, Record
+from capsjax.training.debug import stop_at_nan
+from capsjax.training.evaluate import evaluate, make_eval_step, make_reconstruct
+from capsjax.training.log import TrainLog
+from capsjax.training.profiling import StepTrace
+from capsjax.training.routing_log import make_diagnose
+
+_DIAGNOSED_IMAGES = 64
+
+
+def train(
+    config: ConfigDict,
+    data: Dataset,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    profile_steps: range = range(0),
+) -> dict[str, Any]:
+    """Trains a model, evaluates it on the test images, and fills the run folder.
+
+    The test images are used once, at the end, on the parameters of the last step:
+    nothing is selected by them. Training is a function of the config and the data
+    alone, so a resumed run ends as an uninterrupted one: bit by bit on as many devices
+    as before, up to rounding on others.
+
+    Where several processes train together (`parallel.join`), each calls this; the
+    primary one writes and reports.
+
+    Args:
+        config: the run's; see `capsjax.config.base`.
+        data: what to train, validate and test on.
+        folder: new or empty, unless ``resume``.
+        resume: continues from the last checkpoint in the folder, if there is one.
+        profile_steps: steps to write a trace of, counted from 0.
+
+    Returns:
+        What ``result.json`` holds; in other processes than the primary one, nothing.
+
+    Raises:
+        UserError: settings or a folder that do not fit, a loss that is not finite, or
+            files that cannot be written.
+        Stopped: SIGTERM or Ctrl-C came; the state is saved.
+    """
+    config_lib.check(config)
+    target = config.stop_at_validation_accuracy
+    if target and not len(data.validation):
+        raise UserError(
+            f"config.stop_at_validation_accuracy is {target}, but there are no "
+            "validation images; set config.data.validation_examples"
+        )
+    devices = parallel.choose(config)
+    batches = TrainBatches(data.train, config.batch_size, config.seed)
+    rows = devices.rows(config.batch_size)
+    num_steps = config.num_epochs * batches.steps_per_epoch
+    if config.max_steps:
+        num_steps = min(num_steps, config.max_steps)
+    graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
+    num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    step_fn = train_step.step_of_one_device(graphdef, config)
+    jitted = train_step.make_train_step(graphdef, config, devices)
+    eval_fn = make_eval_step(graphdef, config, devices)
+    primary = parallel.is_primary()
+    diagnose = make_diagnose(graphdef, config) if config.diagnose_routing else None
+
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequests())
+        if primary:
+            stack.enter_context(folder.open(config, resume=resume))
+            stack.enter_context(_writing_to(folder))
+        checkpoints = stack.enter_context(Checkpoints(folder))
+        record = Record(num_devices=devices.count)
+        resumed = checkpoints.resume(state) if resume else None
+        if resumed is not None:
+            state, record = resumed
+        first_step = int(state.step)
+        if first_step > num_steps:
+            raise UserError(
+                f"the run in {folder.path} has taken {first_step} steps already, more "
+                f"than the {num_steps} that its config asks for now"
+            )
+        state = devices.replicate(state)
+        if primary:
+            folder.record_config(config)
+            env = provenance.environment() | {
+                "data": data.provenance,
+                "num_devices": devices.count,
+            }
+            folder.record_env(env, resumed_at=first_step if resumed else None)
+            print(_introduction(data, config, num_parameters, env, folder), flush=True)
+            if resumed:
+                print(_resumption(first_step, record, devices.count), flush=True)
+        record.num_devices = devices.count
+
+        started = time.monotonic() - record.seconds
+        writer = stack.enter_context(
+            MetricsWriter(folder, resume_step=first_step, enabled=primary)
+        )
+        trace = stack.enter_context(
+            StepTrace(folder.profile, profile_steps, enabled=primary)
+        )
+        with Progress(
+            "training",
+            num_steps,
+            unit="images",
+            done=first_step,
+            scale=config.batch_size,
+            shown=primary,
+        ) as progress:
+            log = TrainLog(config, batches.steps_per_epoch, writer, progress)
+            steps = range(0 if record.reached else num_steps)[first_step:]
+            if steps:
+                batch = devices.shard(batches.batch(first_step, rows))
+                # Before the first step, so that the memory of both is not added up.
+                train_fn = devices.compile(jitted, state, batch)
+                allocator.release_unused()
+            for step in steps:
+                batch = batches.batch(step, rows)
+                before = state if config.debug_nans else None
+                with trace.step(step):
+                    state, metrics = train_fn(state, devices.shard(batch))
+                if before is not None:
+                    last_good = _where_safe(checkpoints, folder)
+                    whole = batches.batch(step)
+                    stop_at_nan(step_fn, before, whole, metrics, last_good)
+                trace.after(step, metrics)
+                log.add(step, metrics)
+                progress.advance()
+
+                taken = step + 1
+                asked_to_stop = stop.received(taken)
+                evaluate_now = (
+                    taken % batches.steps_per_epoch == 0
+                    or taken == num_steps
+                    or _is_due(taken, config.evaluate_every_steps)
+                )
+                save_now = (
+                    evaluate_now
+                    or asked_to_stop is not None
+                    or _is_due(taken, config.checkpoint_every_steps)
+                )
+                if save_now or _is_due(taken, config.log_every_steps):
+                    log.flush(_where_safe(checkpoints, folder))
+                if evaluate_now and len(data.validation):
+                    found = evaluate(
+                        eval_fn,
+                        state.params,
+                        data.validation,
+                        config.batch_size,
+                        devices,
+                    ).metrics
+                    writer.write(taken, "validation", found)
+                    progress.show(validation=f"{found['accuracy']:.4f}")
+                    best = record.best_accuracy
+                    if best is None or found["accuracy"] > best:
+                        record.best_accuracy = found["accuracy"]
+                        record.best_step = taken
+                        checkpoints.save("best", state, record)
+                    record.reached = 0 < target <= found["accuracy"]
+                if evaluate_now and diagnose is not None and primary:
+                    # From host memory: one device of one process does it.
+                    params = jax.device_get(state.params)
+                    images = data.train.images[:_DIAGNOSED_IMAGES]
+                    writer.write(taken, "routing", diagnose(params, images))
+                if save_now:
+                    record.seconds = time.monotonic() - started
+                    checkpoints.save("last", state, record)
+                    log.restart_timer()
+                if asked_to_stop is not None:
+                    raise Stopped(asked_to_stop, taken)
+                if record.reached:
+                    break
+
+        num_steps = int(state.step)
+        with Progress(
+            "testing", len(data.test), unit="images", shown=primary
+        ) as progress:
+            ticks = itertools.count(num_steps + 1)
+
+            def on_batch(examples: int) -> None:
+                progress.advance(examples)
+                asked_to_stop = stop.received(next(ticks))
+                if asked_to_stop is not None:
+                    raise Stopped(asked_to_stop, num_steps)
+
+            test = evaluate(
+                eval_fn,
+                state.params,
+                data.test,
+                config.batch_size,
+                devices,
+                on_batch=on_batch,
+            )
+        writer.write(num_steps, "test", test.metrics)
+        if not primary:
+            return {}
+
+        params = jax.device_get(state.params)
+        result = {
+            **{f"test_{name}": value for name, value in test.metrics.items()},
+            "test_examples": len(data.test),
+            "best_validation_accuracy": record.best_accuracy,
+            "best_validation_step": record.best_step,
+            "num_parameters": num_parameters,
+            "steps": num_steps,
+            "reached_validation_accuracy": record.reached if target else None,
+            "seconds": record.seconds,
+            **_from_metrics(folder, config.batch_size),
+            **provenance.fingerprint(params),
+        }
+        write_json(folder.result, result)
+        plots.write_all(
+            folder,
+            data,
+            predictions=test.predictions,
+            reconstruct=make_reconstruct(graphdef, config),
+            params=params,
+        )
+        print(
+            f"test accuracy {result['test_accuracy']:.4f} "
+            f"({result['test_error_percent']:.2f} % error) after {num_steps} steps in "
+            f"{result['seconds']:.0f} s; see {folder.result.name} and "
+            f"{folder.plots.name}/ in {folder.path}",
+            flush=True,
+        )
+        return result
+
+
+def _is_due(steps_taken: int, every: int) -> bool:
+    return every > 0 and steps_taken % every == 0
+
+
+def _where_safe(checkpoints: Checkpoints, folder: RunFolder) -> str:
+    step = checkpoints.latest_step()
+    if step is None:
+        return "there is no checkpoint yet"
+    return f"the checkpoint of step {step} in {folder.checkpoints} is good"
+
+
+@contextlib.contextmanager
+def _writing_to(folder: RunFolder) -> Iterator[None]:
+    """Says of errors of the operating system, such as a full disk, what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {error.filename or folder.path}: {error.strerror}; "
+            "checkpoints written before are as they were: put it right and go on with "
+            "--resume"
+        ) from error
+
+
+def _introduction(
+    data: Dataset,
+    config: ConfigDict,
+    num_parameters: int,
+    env: dict[str, Any],
+    folder: RunFolder,
+) -> str:
+    devices = f"{env['num_devices']} x {env['device']}"
+    if jax.process_count() > 1:
+        devices += f" in {jax.process_count()} processes"
+    return (
+        f"{config.model.name} with {num_parameters:,} parameters on {data.name}: "
+        f"{len(data.train):,} training, {len(data.validation):,} validation, "
+        f"{len(data.test):,} test images; {devices}\n"
+        f"data: {data.provenance}\nrun folder {folder.path}"
+    )
+
+
+def _resumption(step: int, record: Record, num_devices: int) -> str:
+    text = f"resumed at step {step}"
+    if record.num_devices != num_devices:
+        text += (
+            f", on {num_devices} devices instead of {record.num_devices}: the result "
+            "will be the same up to rounding only"
+        )
+    return text
+
+
+def _from_metrics(folder: RunFolder, batch_size: int) -> dict[str, Any]:
+    """What the run's rows of metrics say of its end and its speed."""
+    rows = [row for row in read_metrics(folder.metrics) if row["split"] == "train"]
+    speeds = [row["images_per_s"] for row in rows if "images_per_s" in row]
+    return {
+        "seconds_per_step": batch_size / statistics.median(speeds) if speeds else None,
+        "final_train_loss": rows[-1]["loss"],
+    }

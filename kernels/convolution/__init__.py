@@ -1,0 +1,8 @@
+"""Convolution, with forms of its own on a CPU.
+
+Import from here; the other files of this package are private to it.
+"""
+
+from kernels.convolution.api import convolve, output_size
+
+__all__ = ["convolve", "output_size"]

@@ -1,0 +1,161 @@
+"""The convolution of all models: XLA's own, except on a CPU.
+
+XLA's CPU backend convolves at a quarter of the speed of its matrix products, and the
+gradient of a strided convolution with respect to its input, which dilates its operand,
+takes minutes where all else takes seconds. On a CPU a convolution is therefore written
+as matrix products: of Fourier transforms where that saves enough operations
+(`spectral`), else of patches with the kernel or its rows. Only what has stride
+1 and neither few channels nor many stays as it is. The numbers are those of the same
+convolution, up to rounding; other backends keep theirs (cuDNN on a GPU).
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels.convolution import spectral
+from kernels.dtypes import accumulation_dtype
+
+# Fourier transforms are taken if they need less than this share of the operations, with
+# stride 1 and else: from there on they were faster, forward and gradients together.
+_SPECTRAL_SHARE, _SPECTRAL_SHARE_STRIDED = 0.5, 0.8
+
+_Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def output_size(size: int, kernel_size: int, stride: int, padding: str) -> int:
+    """Pixels along one axis after a convolution; 0 or less if the kernel won't fit."""
+    if padding == "SAME":
+        return -(-size // stride)
+    return (size - kernel_size) // stride + 1
+
+
+def convolve(
+    x: Float[Array, "B H W C_in"],
+    kernel: Float[Array, "K K C_in C_out"],
+    stride: int,
+    padding: str,
+) -> Float[Array, "B h w C_out"]:
+    """Convolves images with a kernel (a cross-correlation, as usual in the field).
+
+    Args:
+        x: images or features, channels last.
+        kernel: square kernel, dtype of ``x``.
+        stride: in pixels, along both axes.
+        padding: ``"VALID"``, or ``"SAME"``: zeros so that the size is H / stride,
+            rounded up.
+
+    Returns:
+        Features of the dtype of ``x``. Reverse-mode gradients only.
+    """
+    pads = jax.lax.padtype_to_pads(
+        x.shape[1:3], kernel.shape[:2], (stride, stride), padding
+    )
+    return _convolve(x, kernel, stride, tuple(pads))
+
+
+# A custom gradient, so that the platform is chosen once forward and once backward:
+# differentiating through `platform_dependent` would keep both branches' residuals.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_on_cpu, stride=stride, pads=pads),
+        default=functools.partial(_native, stride=stride, pads=pads),
+    )
+
+
+def _convolve_fwd(x: Array, kernel: Array, stride: int, pads: _Pads):
+    return _convolve(x, kernel, stride, pads), (x, kernel)
+
+
+def _convolve_bwd(stride: int, pads: _Pads, residuals, gradient: Array):
+    def gradients_of(forward: Callable[..., Array]):
+        forward = functools.partial(forward, stride=stride, pads=pads)
+        return lambda x, kernel, gradient: jax.vjp(forward, x, kernel)[1](gradient)
+
+    return jax.lax.platform_dependent(
+        *residuals,
+        gradient,
+        cpu=gradients_of(_on_cpu),
+        default=gradients_of(_native),
+    )
+
+
+_convolve.defvjp(_convolve_fwd, _convolve_bwd)
+
+
+def _native(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _on_cpu(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
+    padded = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+    B, H, W, C_in = padded.shape
+    K, C_out = kernel.shape[0], kernel.shape[3]
+    h, w = (output_size(size, K, stride, "VALID") for size in (H, W))
+    tiling, operations = spectral.plan((h, w), K, stride, B, (C_in, C_out))
+    share = operations / (2 * B * h * w * K**2 * C_in * C_out)
+    if share < (_SPECTRAL_SHARE if stride == 1 else _SPECTRAL_SHARE_STRIDED):
+        return spectral.convolve(padded, kernel, (h, w), tiling)
+    if K**2 * C_in <= C_out:
+        return _by_patches(padded, kernel, stride)
+    if stride > 1:
+        return _by_kernel_rows(padded, kernel, stride)
+    return _native(x, kernel, stride, pads)
+
+
+def _by_patches(x: Array, kernel: Array, stride: int) -> Array:
+    """The convolution as one matrix product of patches with the kernel.
+
+    For few channels, such as an image's: the patches are no larger than the result.
+    """
+    K, C_out = kernel.shape[0], kernel.shape[3]
+    for axis in (2, 1):
+        size = output_size(x.shape[axis], K, stride, "VALID")
+        span = stride * (size - 1) + 1
+        slices = [jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(K)]
+        # Computed to the end: XLA:CPU is slow at slices of slices.
+        x = jax.lax.optimization_barrier(jnp.concatenate(slices, axis=-1))
+    y = jnp.matmul(
+        x.reshape(-1, x.shape[-1]),
+        kernel.reshape(-1, C_out),
+        preferred_element_type=accumulation_dtype(x.dtype),
+    )
+    return y.reshape(*x.shape[:3], C_out).astype(x.dtype)
+
+
+def _by_kernel_rows(x: Array, kernel: Array, stride: int) -> Array:
+    """The convolution as matrix products of patches with single kernel rows.
+
+    A matrix of patches for the whole kernel would be K times as large. The loop and
+    the rematerialisation keep its K parts from being held all at once, forward and in
+    the gradient.
+    """
+    B, H, W, _ = x.shape
+    K, _, C_in, C_out = kernel.shape
+    h, w = (output_size(size, K, stride, "VALID") for size in (H, W))
+    span_h, span_w = stride * (h - 1) + 1, stride * (w - 1) + 1
+
+    @jax.checkpoint
+    def add_row(y, row):
+        i, kernel_row = row
+        lines = jax.lax.dynamic_slice_in_dim(x, i, span_h, axis=1)[:, ::stride]
+        patches = jnp.concatenate(
+            [lines[:, :, j : j + span_w : stride] for j in range(K)], axis=-1
+        ).reshape(-1, K * C_in)
+        product = jnp.matmul(
+            patches, kernel_row.reshape(K * C_in, C_out), preferred_element_type=wide
+        )
+        return y + product, None
+
+    wide = accumulation_dtype(x.dtype)
+    y = jnp.zeros((B * h * w, C_out), wide)
+    y, _ = jax.lax.scan(add_row, y, (jnp.arange(K), kernel))
+    return y.reshape(B, h, w, C_out).astype(x.dtype)

@@ -1,0 +1,93 @@
+"""What routing does from iteration to iteration, beside the op and apart from it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels.dtypes import accumulation_dtype
+from kernels.routing.dynamic.api import check
+from kernels.routing.squash import squash
+
+
+class Diagnosis(NamedTuple):
+    """What each of the r routing iterations does, on average.
+
+    Attributes:
+        logit_changes: [r]; how much the iteration adds to a logit, ``|votes . poses|``,
+            mean over examples, input and output capsules. For the last iteration: how
+            much it would add.
+        coupling_entropies: [r] in nats; entropy of an input capsule's coupling
+            coefficients in the iteration, mean over examples and input capsules. With
+            leaky routing the share that is dropped is one outcome more.
+    """
+
+    logit_changes: Float[Array, " r"]
+    coupling_entropies: Float[Array, " r"]
+
+
+def diagnose(
+    inputs: Float[Array, "B I P"],
+    weights: Float[Array, "I J Q P"],
+    bias: Float[Array, "J Q"] | None = None,
+    *,
+    num_iterations: int,
+    leaky: bool = False,
+) -> Diagnosis:
+    """Follows the routing of a few dozen examples and says what its iterations do.
+
+    Examples are taken one after another, so that no more votes are in memory than those
+    of one, [I, J, Q]: a large batch takes its time, not its memory.
+
+    Args:
+        inputs: see `kernels.routing.route`, as all arguments.
+        weights: the same dtype as ``inputs``.
+        bias: the same dtype, or None.
+        num_iterations: r, at least 1.
+        leaky: whether each softmax has one more logit, constant 0.
+
+    Returns:
+        Two numbers for each iteration; float32 at least.
+
+    Raises:
+        ValueError: wrong ranks, sizes or dtypes that do not agree, or
+            ``num_iterations`` below 1.
+
+    References:
+        Sabour, Frosst and Hinton 2017, appendix A, figure A.1: the average change of
+        each routing logit by each routing iteration.
+    """
+    check(inputs, weights, bias, num_iterations)
+    dtype = inputs.dtype
+    wide = accumulation_dtype(dtype)
+    I, J, _, _ = weights.shape
+
+    def of_example(u: Float[Array, "I P"]) -> Diagnosis:
+        votes = jnp.einsum(
+            "ijqp,ip->ijq", weights, u, preferred_element_type=wide
+        ).astype(dtype)
+        logits = jnp.zeros((I, J + leaky), wide)
+        changes, entropies = [], []
+        for _ in range(num_iterations):
+            # The logarithm of a share that is zero is finite this way.
+            log_c = jax.nn.log_softmax(logits, axis=1)
+            c = jnp.exp(log_c)
+            entropies.append(-jnp.mean(jnp.sum(c * log_c, axis=1)))
+            s = jnp.einsum(
+                "ij,ijq->jq",
+                c[:, :J].astype(dtype),
+                votes,
+                preferred_element_type=wide,
+            )
+            if bias is not None:
+                s = s + bias.astype(wide)
+            poses = squash(s).astype(dtype)
+            change = jnp.einsum("ijq,jq->ij", votes, poses, preferred_element_type=wide)
+            changes.append(jnp.mean(jnp.abs(change)))
+            logits = logits.at[:, :J].add(change)
+        return Diagnosis(jnp.stack(changes), jnp.stack(entropies))
+
+    # One example after another, where vmap would hold the votes of all.
+    found = jax.lax.map(of_example, inputs)
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)

@@ -1,0 +1,163 @@
+"""Comparing models that were stopped at the same accuracy."""
+
+import json
+
+import numpy as np
+import pytest
+
+from capsjax import data
+from capsjax.analyses import affnist as robustness
+from capsjax.analyses import intervals
+from capsjax.analyses.affnist import CAPSNET, CNN, Outcome
+from capsjax.analyses.figures import affnist as plots_robustness
+from capsjax.analyses.figures import run as plots
+from capsjax.data import ImageSet
+from capsjax.data.derived.affnist import Transformed
+from capsjax.errors import UserError
+from capsjax.runs import results
+from capsjax.runs.folder import RunFolder, write_json
+from capsjax.training.train import train
+from tests.runs.test_results import made_run
+
+
+def training(tmp_path, reachable):
+    """Pretends to train: each model gets to the target or as far as it can."""
+    calls = []
+
+    def train(targets):
+        calls.append(dict(targets))
+        folders = {}
+        for name, target in targets.items():
+            folder = made_run(tmp_path / f"{name}{target}")
+            result = folder.load_result()
+            result["best_validation_accuracy"] = (
+                reachable[name] if reachable[name] < target else target + 0.001
+            )
+            write_json(folder.result, result)
+            folders[name] = folder
+        return folders
+
+    return train, calls
+
+
+@pytest.mark.parametrize(
+    ("reachable", "again"),
+    [
+        ({CAPSNET: 0.995, CNN: 0.999}, None),
+        ({CAPSNET: 0.98, CNN: 0.999}, {CNN: 0.98}),
+        ({CAPSNET: 0.999, CNN: 0.97}, {CAPSNET: 0.97}),
+        ({CAPSNET: 0.98, CNN: 0.97}, {CAPSNET: 0.97}),
+        ({CAPSNET: 0.97, CNN: 0.97}, None),
+    ],
+)
+def test_the_better_model_is_trained_anew_up_to_what_both_reach(
+    tmp_path, reachable, again
+):
+    fake, calls = training(tmp_path, reachable)
+    folders = robustness.train_to_same_accuracy(fake, 0.99)
+    assert calls == [{CAPSNET: 0.99, CNN: 0.99}, *([again] if again else [])]
+    for name, folder in folders.items():
+        target = (again or {}).get(name, 0.99)
+        assert folder.path.name == f"{name}{target}"
+
+
+def test_a_run_without_validation_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no validation images"):
+        robustness.best_accuracy(made_run(tmp_path))
+
+
+def made_outcomes(tmp_path) -> tuple[list[Outcome], Transformed]:
+    rng = np.random.default_rng(0)
+    images = ImageSet(
+        rng.integers(0, 256, (60, 40, 40, 1), dtype=np.uint8),
+        np.arange(60, dtype=np.int32) % 10,
+    )
+    transformed = Transformed(images, np.arange(60) % 30, "affNIST generated here")
+    outcomes = []
+    for name, share in ((CAPSNET, 0.75), (CNN, 0.5)):
+        clean, affnist = np.arange(100) < 90, np.arange(60) < 60 * share
+        outcomes.append(
+            Outcome(
+                name=name,
+                folder=made_run(tmp_path / name),
+                target=0.9,
+                validation=0.905,
+                step=400,
+                clean=intervals.accuracy(clean),
+                affnist=intervals.accuracy(affnist, transformed.originals),
+                clean_right=clean,
+                affnist_right=affnist,
+            )
+        )
+    return outcomes, transformed
+
+
+def test_rows_and_table(tmp_path):
+    outcomes, transformed = made_outcomes(tmp_path)
+    text = robustness.write(tmp_path, outcomes, transformed)
+    rows = results.read(tmp_path / "affnist.csv", robustness.COLUMNS)
+    assert [row["model"] for row in rows] == [CAPSNET, CNN]
+    assert [float(row["affnist_accuracy"]) for row in rows] == [0.75, 0.5]
+    assert all("generated here" in row["affnist"] for row in rows)
+    assert text == (tmp_path / "affnist.md").read_text()
+    assert "75.00 (" in text
+    assert "99.23 / 79" in text
+    assert "99.22 / 66" in text
+    assert "is +25.00 percentage points" in text
+    assert "generated here" in text
+
+
+def test_the_figure_shows_both_models_and_the_papers_numbers(tmp_path):
+    figure = plots_robustness.comparison(*made_outcomes(tmp_path))
+    axes = figure.subfigs[0].axes[0]
+    labels = axes.get_legend_handles_labels()[1]
+    assert sorted(labels) == [
+        "CNN, 400 steps",
+        "CNN, the paper",
+        "CapsNet, 400 steps",
+        "CapsNet, the paper",
+    ]
+    heights = {round(float(np.asarray(line.get_ydata())[0]), 1) for line in axes.lines}
+    assert {79.0, 66.0, 75.0, 50.0, 90.0} <= heights
+    # 15 images are recognised by the CapsNet alone, none by the CNN alone.
+    shown = [bool(grid.images) for grid in figure.subfigs[1].axes]
+    assert shown == [True] * 12 + [False] * 12
+    plots.plt.close(figure)
+
+
+def test_training_stops_at_the_accuracy(tmp_path, tiny_config):
+    """At the first look that finds it; a resumed run knows that it has ended."""
+    images = data.load("digits", validation_examples=100)
+    tiny_config.max_steps, tiny_config.evaluate_every_steps = 40, 5
+    tiny_config.stop_at_validation_accuracy = 0.15
+    folder = RunFolder(tmp_path / "run")
+    result = train(tiny_config, images, folder)
+    assert result["reached_validation_accuracy"] is True
+    assert result["steps"] < 40
+    assert result["steps"] % 5 == 0
+    looks = [
+        (row["step"], row["accuracy"])
+        for row in map(json.loads, folder.metrics.read_text().splitlines())
+        if row["split"] == "validation"
+    ]
+    assert [accuracy >= 0.15 for _, accuracy in looks] == [False] * (len(looks) - 1) + [
+        True
+    ]
+    assert looks[-1][0] == result["steps"]
+    folder.result.unlink()
+    again = train(tiny_config, images, folder, resume=True)
+    assert again["steps"] == result["steps"]
+    assert again["params_sha256"] == result["params_sha256"]
+
+    outcome = robustness.test(
+        CAPSNET, folder, images, Transformed(images.test, np.arange(360), "the same")
+    )
+    assert outcome.step == result["steps"]
+    assert outcome.clean.value == pytest.approx(result["test_accuracy"])
+    assert outcome.affnist.value == pytest.approx(result["test_accuracy"])
+
+
+def test_stopping_needs_validation_images(tmp_path, tiny_config):
+    tiny_config.stop_at_validation_accuracy = 0.9
+    with pytest.raises(UserError, match=r"no validation images.*validation_examples"):
+        train(tiny_config, data.load("digits"), RunFolder(tmp_path / "run"))

@@ -1,0 +1,47 @@
+"""Figures: what they show, read back from matplotlib."""
+
+import numpy as np
+import pytest
+
+from capsjax.analyses.figures import run as plots
+
+
+def test_confusion_matrix_counts_labels_in_rows():
+    labels = np.array([0, 0, 0, 1, 2])
+    predictions = np.array([0, 0, 2, 1, 0])
+    figure = plots.confusion_matrix(labels, predictions, ("a", "b", "c"))
+    axes = figure.axes[0]
+    shares = np.array([[2 / 3, 0, 1 / 3], [0, 1, 0], [1, 0, 0]])
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), shares)
+    counts = {text.get_position(): text.get_text() for text in axes.texts}
+    # Positions are (x, y): prediction, label.
+    assert counts == {(0, 0): "2", (2, 0): "1", (1, 1): "1", (0, 2): "1"}
+    assert axes.get_xlabel() == "prediction"
+
+
+def test_learning_curves_show_every_split():
+    rows = [
+        {"step": 10, "split": "train", "loss": 2.0, "accuracy": 0.5},
+        {"step": 20, "split": "train", "loss": 1.0, "accuracy": 0.75},
+        {"step": 20, "split": "validation", "loss": 1.5, "accuracy": 0.6},
+    ]
+    loss, error = plots.learning_curves(rows).axes
+    assert [line.get_label() for line in loss.lines] == ["train", "validation"]
+    np.testing.assert_allclose(np.asarray(loss.lines[0].get_ydata()), [2, 1])
+    np.testing.assert_allclose(np.asarray(error.lines[0].get_ydata()), [50, 25])
+    np.testing.assert_allclose(np.asarray(error.lines[1].get_xydata()), [[20, 40]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 12, 13, 48])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_gallery_titles_every_image(count, channels):
+    rng = np.random.default_rng(0)
+    images = rng.random((count, 6, 6, channels))
+    labels = np.arange(count) % 3
+    predictions = np.zeros(count, int)
+    figure = plots.gallery(
+        "title", [("input", images)], labels, predictions, ("a", "b", "c")
+    )
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == [f"{'abc'[label]} → a" for label in labels]
+    plots.plt.close(figure)

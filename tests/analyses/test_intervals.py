@@ -1,0 +1,51 @@
+"""Confidence intervals against their formulas, and what they promise."""
+
+import numpy as np
+import pytest
+
+from capsjax.analyses import intervals
+
+
+def test_wilson_by_hand():
+    """Wilson 1927: the solutions p of |p_hat - p| = z sqrt(p (1 - p) / n)."""
+    right = np.arange(200) < 150
+    found = intervals.accuracy(right)
+    assert found.value == 0.75
+    z, n = 1.959963984540054, 200
+    for end in (found.low, found.high):
+        assert abs(0.75 - end) == pytest.approx(z * (end * (1 - end) / n) ** 0.5)
+    assert found.low < 0.75 < found.high
+    assert intervals.accuracy(np.ones(50, bool)).high == pytest.approx(1)
+
+
+def test_copies_of_an_image_add_no_certainty():
+    rng = np.random.default_rng(0)
+    right = rng.random(300) < 0.7
+    once = intervals.accuracy(np.tile(right, 8), np.tile(np.arange(300), 8))
+    # The t interval of the mean of 300 numbers that are 0 or 1.
+    half = 1.967903 * right.std(ddof=1) / 300**0.5
+    assert once.value == pytest.approx(right.mean())
+    assert once.high - once.value == pytest.approx(half, rel=1e-4)
+    pretended = intervals.accuracy(np.tile(right, 8))
+    assert pretended.high - pretended.low < 0.5 * (once.high - once.low)
+
+
+def test_a_difference_is_taken_image_by_image():
+    """Two models that fail on nearly the same images differ with near certainty."""
+    first = np.arange(1000) < 800
+    second = np.arange(1000) < 780
+    found = intervals.difference(first, second)
+    assert found.value == pytest.approx(0.02)
+    assert 0.01 < found.low < found.high < 0.03
+    assert intervals.difference(second, first).value == pytest.approx(-0.02)
+
+
+def test_95_of_100_intervals_hold_the_truth():
+    rng = np.random.default_rng(1)
+    trials, hits = 400, 0
+    for _ in range(trials):
+        ease = rng.random(100)  # Of the originals; versions of one are alike.
+        right = rng.random((5, 100)) < ease
+        found = intervals.accuracy(right.ravel(), np.tile(np.arange(100), 5))
+        hits += found.low <= 0.5 <= found.high
+    assert 0.92 < hits / trials < 0.98

@@ -1,0 +1,61 @@
+"""Table 1, from rows of made runs."""
+
+from capsjax.analyses import paper_table
+from capsjax.analyses.paper_table import CELLS
+from capsjax.runs.folder import write_json
+from tests.runs.test_results import made_run
+
+
+def make_runs(workdir, errors, steps=300_000):
+    for name, of_cell in errors.items():
+        for seed, error in enumerate(of_cell):
+            folder = made_run(workdir / f"{name}_seed{seed}", seed, error)
+            write_json(folder.result, folder.load_result() | {"steps": steps})
+
+
+def lines(text):
+    """Cells of the table's lines, without the header."""
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ][2:]
+
+
+def test_the_papers_numbers():
+    """Sabour, Frosst and Hinton 2017, table 1."""
+    assert {cell.name: cell.paper for cell in CELLS} == {
+        "mnist_baseline": "0.39",
+        "mnist_r1_no_decoder": "0.34 ± 0.032",
+        "mnist_r1_decoder": "0.29 ± 0.011",
+        "mnist_r3_no_decoder": "0.35 ± 0.036",
+        "mnist_r3_decoder": "0.25 ± 0.005",
+        "multimnist_baseline": "8.1",
+        "multimnist_r1_decoder": "7.5",
+        "multimnist_r3_decoder": "5.2",
+    }
+
+
+def test_mean_and_deviation_stand_beside_the_papers(tmp_path):
+    make_runs(tmp_path, {cell.name: (0.2, 0.3, 0.4) for cell in CELLS})
+    text = paper_table.write(tmp_path, tmp_path, CELLS, 3, "mnist", "paper")
+    for line, cell in zip(lines(text), CELLS, strict=True):
+        assert line[0] == cell.data
+        assert line[-4:] == ["3", "300,000", "0.30 ± 0.100", cell.paper]
+    assert "Not the paper's" not in text
+    assert "Not MNIST" not in text
+    assert "Scale" not in text
+    assert (tmp_path / "table1.csv").read_text().count("\n") == 1 + 3 * len(CELLS)
+
+
+def test_short_small_and_missing_runs_are_said_to_be_so(tmp_path):
+    make_runs(tmp_path, {CELLS[0].name: (1.0, 2.0)}, steps=500)
+    make_runs(tmp_path, {CELLS[4].name: (0.25,)})
+    text = paper_table.write(tmp_path, tmp_path, CELLS, 2, "digits", "cpu")
+    table = lines(text)
+    assert table[0][-4:-1] == ["2", "500", "1.50 ± 0.707"]
+    assert table[4][-4:-1] == ["1 of 2", "300,000", "0.25"]
+    assert table[1][-4:-1] == ["0 of 2", "-", "not run"]
+    assert "**Not the paper's experiment**: 1 of 8 cells" in text
+    assert "**Not MNIST**: the images are digits" in text
+    assert "Scale cpu: the networks are smaller" in text

@@ -1,0 +1,153 @@
+"""Programs beside our step: what is believed of them, and what is refused."""
+
+import json
+import shlex
+import sys
+
+import pytest
+from matplotlib.patches import Rectangle
+
+from capsjax.analyses.figures import run as plots
+from capsjax.benchmarks import against as benchmark_against
+from capsjax.benchmarks import programs as benchmark
+from capsjax.benchmarks.against import Comparison, Report
+from capsjax.benchmarks.figures import stages as plots_stages
+from capsjax.errors import UserError
+from capsjax.runs import results
+from tests.benchmarks.test_routing import ENV
+from tests.launching import run
+
+SHAPE, NUM_CLASSES = (8, 8, 1), 10
+
+
+def program(code: str) -> str:
+    return shlex.join([sys.executable, "-S", "-c", code])
+
+
+def printing(**values) -> str:
+    return program(f"print('warming up'); print({json.dumps(values)!r})")
+
+
+COMPARISON = Comparison(
+    "other.py",
+    [Report({"step_s": 2.0}, 16, 100.0), Report({"step_s": 3.0}, 16, 120.0)],
+    [
+        Report({"full_s": 4.0, "part_s": 1.0}, None, 300.0),
+        Report({"full_s": 12.0, "part_s": 1.0}, None, 200.0),
+    ],
+)
+
+
+def test_ratios_are_of_the_same_round():
+    assert COMPARISON.ratios("full_s") == [0.5, 0.25]
+    assert COMPARISON.ratios("part_s") == [2.0, 3.0]
+    _, ours, full, part = COMPARISON.table().splitlines()
+    assert ours.split() == ["capsjax", "step_s", "2.5000", "120"]
+    assert full.split()[:4] == ["other.py", "full_s", "8.0000", "300"]
+    assert full.endswith("0.38 times as long (0.25 to 0.50)")
+    assert part.endswith("2.50 times as long (2.00 to 3.00)")
+
+
+def test_rows_of_both(tiny_config):
+    rows = benchmark_against.rows(COMPARISON, tiny_config, SHAPE, NUM_CLASSES, ENV)
+    assert [(row["model"], row["stage"]) for row in rows] == [
+        ("capsnet", "step"),
+        ("other.py", "full"),
+        ("other.py", "part"),
+    ]
+    ours, full, _ = rows
+    assert tuple(full) == benchmark.COLUMNS
+    assert (full["median_s"], full["min_s"], full["repeats"]) == ("8", "4", "2")
+    assert (full["images_per_s"], full["peak_rss_mb"]) == ("2", "300")
+    assert (ours["dtype"], ours["peak_rss_mb"]) == ("float32", "120")
+    assert {row["mode"] for row in rows} == {"against"}
+    # What the other program computes in is not known.
+    assert full["dtype"] == full["routing_implementation"] == full["peak_mb"] == ""
+
+
+def test_programs_take_turns(tmp_path):
+    log = tmp_path / "log"
+
+    def noting(letter, **values):
+        note = f"open({str(log)!r}, 'a').write({letter!r})"
+        return program(f"{note}; print({json.dumps(values)!r})")
+
+    found = benchmark_against.compare(
+        shlex.split(noting("o", step_s=1.5, batch=8)),
+        noting("t", full_s=3, name="x", batch=8),
+        rounds=2,
+    )
+    assert log.read_text() == "toto"
+    assert [report.seconds for report in found.theirs] == [{"full_s": 3.0}] * 2
+    assert found.ratios("full_s") == [0.5, 0.5]
+
+
+def test_the_name_is_the_scripts(tmp_path):
+    script = tmp_path / "torch_step.py"
+    script.write_text("print('{\"step_s\": 1}')")
+    command = shlex.join([sys.executable, str(script), "--compile"])
+    found = benchmark_against.compare(shlex.split(command), command, rounds=1)
+    assert found.name == "torch_step.py"
+
+
+def test_memory_is_the_commands_own():
+    """Not what this process has in use, and all that the command had at once."""
+    here = bytearray(400 * 10**6)  # noqa: F841
+    small = benchmark_against.run(shlex.split(printing(step_s=1)))
+    large = benchmark_against.run(
+        shlex.split(program("x = b'x' * 150 * 10**6; print('{\"step_s\": 1}')"))
+    )
+    assert small.peak_rss_mb < 60
+    assert 150 < large.peak_rss_mb - small.peak_rss_mb + 5 < 170
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "--against is empty"),
+        ("/no/such/program x", "there is no program /no/such/program"),
+        (program("raise SystemExit('no torch')"), "failed with status 1: no torch"),
+        (program("print('1.5 s')"), "printed no line of JSON"),
+        (printing(step=1), "printed no line of JSON"),
+        (printing(step_s=1, batch=64), "takes batches of 64, ours are of 8"),
+    ],
+)
+def test_what_is_refused(command, message):
+    ours = shlex.split(printing(step_s=1, batch=8))
+    with pytest.raises(UserError, match=message):
+        benchmark_against.compare(ours, command, rounds=1)
+
+
+def test_the_command_prints_compares_and_draws(tmp_path):
+    """Stages, our step beside the other's, their rows and the picture of all."""
+    output = tmp_path / "rows.csv"
+    process = run(
+        "benchmark_training",
+        "--config=experiments/configs/digits.py:quick",
+        "--config.batch_size=4",
+        "--image_shape=8,8,1",
+        "--repeats=1",
+        "--rounds=1",
+        f"--against={printing(full_s=1000, batch=4)}",
+        f"--output={output}",
+    )
+    assert process.returncode == 0, process.stderr
+    for words in ("the stages add up to", "the convolutions alone", "our step takes"):
+        assert words in process.stdout
+    assert (tmp_path / "rows_stages.png").stat().st_size > 10_000
+    rows = results.read(output, benchmark.COLUMNS)
+    # Five stages forward and backward, optimizer, convolutions, step; both programs.
+    assert len(rows) == 2 * 5 + 3 + 2
+    ours, theirs = rows[-2:]
+    assert (ours["mode"], ours["stage"]) == ("against", "step")
+    assert (theirs["median_s"], theirs["images_per_s"]) == ("1000", "0.004")
+    figure = plots_stages.draw(rows)
+    (axes,) = figure.axes
+    our_name, their_name = (label.get_text() for label in axes.get_yticklabels())
+    assert our_name == "capsnet 8x8x1, default\nbatch 4, float32"
+    assert their_name.endswith("\nfull")
+    # One image of theirs took 250 s.
+    bar = axes.patches[-1]
+    assert isinstance(bar, Rectangle)
+    assert bar.get_width() == pytest.approx(250e3)
+    plots.plt.close(figure)

@@ -1,0 +1,288 @@
+"""The stages of a train step: that they are the model's, and what is made of times."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from matplotlib.patches import Rectangle
+from ml_collections import ConfigDict
+
+from capsjax import losses, models
+from capsjax.analyses.figures import run as plots
+from capsjax.benchmarks import programs as benchmark
+from capsjax.benchmarks import stages as benchmark_stages
+from capsjax.benchmarks.figures import stages as plots_stages
+from capsjax.benchmarks.programs import Timing
+from capsjax.benchmarks.stages import (
+    BACKWARD,
+    CONVOLUTIONS,
+    FORWARD,
+    OPTIMIZER,
+    STEP,
+    TRAIN,
+)
+from capsjax.errors import UserError
+from capsjax.training import step as train_step
+from experiments.configs import digits, mnist
+from kernels import routing
+from kernels.tools import timing
+from tests.benchmarks.test_routing import ENV
+
+SHAPE, NUM_CLASSES = (8, 8, 1), 10
+STAGES = ["conv1", "primary_capsules", "routing", "decoder", "loss"]
+
+
+def as_it_is(config: ConfigDict) -> None:
+    pass
+
+
+def without_decoder(config: ConfigDict) -> None:
+    """And with a bias in the routing, whose parameters then are two."""
+    config.model.decoder_units = ()
+    config.model.routing_bias = config.model.route_primary = True
+
+
+def bfloat16(config: ConfigDict) -> None:
+    config.dtype = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config, what its programs return when first called, and their times."""
+
+    config: ConfigDict
+    results: dict[tuple[str, str], Any]
+    timings: dict[tuple[str, str], Timing]
+    calls: int
+
+
+@pytest.fixture(scope="module", params=[as_it_is, without_decoder, bfloat16])
+def measured(request) -> Run:
+    config = digits.get_config("quick")
+    config.batch_size = 16
+    config.augment.shift = 0  # The step sees the same images, whatever its keys.
+    request.param(config)
+    programs = benchmark_stages.compile_programs(config, SHAPE, NUM_CLASSES)
+    # Copies: the optimizer and the step take back what they return.
+    results = {
+        (program.stage, program.mode): jax.tree.map(np.array, program.call())
+        for program in programs
+    }
+    called: list[int] = []
+    timings = benchmark_stages.measure(
+        programs, repeats=2, on_call=lambda: called.append(1)
+    )
+    return Run(config, results, timings, len(called))
+
+
+def names_of(config: ConfigDict) -> list[str]:
+    return [name for name in STAGES if name != "decoder" or config.model.decoder_units]
+
+
+def rows_of(config: ConfigDict, timings) -> list[dict[str, str]]:
+    return [
+        benchmark.row(
+            config, SHAPE, NUM_CLASSES, ENV, stage=stage, mode=mode, measured=measured
+        )
+        for (stage, mode), measured in timings.items()
+    ]
+
+
+def tolerance(config: ConfigDict) -> float:
+    """Rounding alone may differ: of bfloat16 there are 8 bits."""
+    return 3e-2 if config.dtype == "bfloat16" else 1e-5
+
+
+def whole(config: ConfigDict):
+    """Loss and gradients of the model in one piece, and its parameters."""
+    graphdef, state = train_step.create(config, SHAPE, NUM_CLASSES)
+    batch = benchmark_stages.augmented(
+        benchmark.random_batch(config, SHAPE, NUM_CLASSES), config
+    )
+
+    def loss(params):
+        images, labels = batch["image"], batch["label"]
+        output = models.apply(graphdef, params, images, labels, config.dtype)
+        parts = losses.per_example(output, images, labels, config.loss)
+        return jnp.mean(parts["loss"])
+
+    return *jax.jit(jax.value_and_grad(loss))(state.params), state.params
+
+
+def test_the_stages_are_the_model(measured):
+    """Its loss, its gradients of all parameters, and what the step makes of them."""
+    config, results = measured.config, measured.results
+    bound = tolerance(config)
+    expected, gradients, params = whole(config)
+    stepped, metrics = results[STEP, TRAIN]
+    for loss in (
+        results["loss", FORWARD]["loss"],
+        results["loss", BACKWARD][0]["loss"],
+        metrics["loss"],
+    ):
+        assert loss.dtype == np.float32
+        np.testing.assert_allclose(loss, expected, rtol=bound)
+
+    found = {}
+    for name in names_of(config):
+        _, (of_params, _) = results[name, BACKWARD]
+        found.update(of_params)
+    assert set(found) == set(params)
+    (updated, _), _ = results[OPTIMIZER, TRAIN]
+    for x, y, after, after_step in zip(
+        *map(jax.tree.leaves, (nnx.State(found), gradients, updated, stepped.params)),
+        strict=True,
+    ):
+        assert x.dtype == np.float32
+        rounding = bound * np.abs(y).max()
+        np.testing.assert_allclose(x, y, atol=rounding)
+        # Adam's first step is the gradient's sign, which rounding must not decide.
+        clear = np.abs(y) > 2 * rounding
+        assert clear.any()
+        np.testing.assert_allclose(after[clear], after_step[clear], atol=1e-6)
+
+
+def test_every_stage_has_its_rows(measured):
+    config, timings = measured.config, measured.timings
+    assert measured.calls == 3 * len(timings)
+    rows = rows_of(config, timings)
+    assert [(row["stage"], row["mode"]) for row in rows] == [
+        *((name, mode) for name in names_of(config) for mode in (FORWARD, BACKWARD)),
+        (OPTIMIZER, TRAIN),
+        (CONVOLUTIONS, TRAIN),
+        (STEP, TRAIN),
+    ]
+    for row in rows:
+        assert set(row) == set(benchmark.COLUMNS)
+        low, median, high = (float(row[c]) for c in ("min_s", "median_s", "max_s"))
+        assert 0 <= low <= median <= high
+        assert median > 0 or row["mode"] == BACKWARD
+        assert (row["repeats"], row["dtype"]) == ("2", config.dtype)
+        assert float(row["compile_s"]) > 0
+        assert float(row["peak_mb"]) > 0
+    assert sum(benchmark_stages.summarize(rows).shares.values()) == pytest.approx(1)
+
+
+def test_images_are_those_of_training(tiny_config):
+    """Shifted, which loses what leaves the image; labels as they were."""
+    batch = benchmark.random_batch(tiny_config, SHAPE, NUM_CLASSES)
+    found = benchmark_stages.augmented(batch, tiny_config)
+    assert np.mean(np.asarray(found["image"]) == 0) > 0.05
+    np.testing.assert_array_equal(found["label"], batch["label"])
+
+
+def test_the_routing_is_the_one_of_the_config(tiny_config, monkeypatch):
+    seen = []
+    route = routing.route
+
+    def spy(*arguments, **options):
+        seen.append(options["implementation"])
+        return route(*arguments, **options)
+
+    tiny_config.model.routing_implementation = "reference"
+    graphdef, state = train_step.create(tiny_config, SHAPE, NUM_CLASSES)
+    model = nnx.merge(graphdef, state.params)
+    assert isinstance(model, models.CapsNet)
+    stages = benchmark_stages.make_stages(model, tiny_config)
+    (stage,) = (stage for stage in stages if stage.name == "routing")
+    monkeypatch.setattr(routing, "route", spy)
+    weights = model.class_capsules.weights
+    primary = jax.ShapeDtypeStruct((2, weights.shape[0], weights.shape[3]), "float32")
+    made = jax.eval_shape(stage.function, state.params, {"primary": primary}, {})
+    assert seen == ["reference"]
+    assert made["lengths"].shape == (2, NUM_CLASSES)
+
+
+def given(*seconds: tuple[float, ...]) -> dict[tuple[str, str], Timing]:
+    """What `measure` makes of these times of conv1, the optimizer and the step."""
+    modes = [
+        ("conv1", FORWARD),
+        ("conv1", BACKWARD),
+        (OPTIMIZER, TRAIN),
+        (STEP, TRAIN),
+    ]
+    programs = [
+        benchmark.Program(stage, mode, lambda: None, 1.0, 2.0) for stage, mode in modes
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            timing,
+            "measure_in_turn",
+            lambda calls, repeats, on_call: [
+                timing.Timing(times, "wall") for times in seconds
+            ],
+        )
+        return benchmark_stages.measure(programs, repeats=3)
+
+
+def test_a_backward_is_a_difference_of_medians():
+    timings = given((1.0, 2.0, 9.0), (4.0, 7.0, 5.0), (2.0,), (8.0,))
+    backward = timings["conv1", BACKWARD]
+    assert tuple(backward.seconds) == (2.0, 5.0, 3.0)
+    assert (backward.min_s, backward.median_s) == (2.0, 3.0)
+    assert tuple(timings["conv1", FORWARD].seconds) == (1.0, 2.0, 9.0)
+
+
+def test_nothing_is_left_of_a_backward_that_took_no_longer(tiny_config):
+    """Such a row has no images per second, and the rest is as ever."""
+    timings = given((2.0,), (1.5,), (2.0,), (8.0,))
+    rows = rows_of(tiny_config, timings)
+    backward = rows[1]
+    assert (backward["median_s"], backward["images_per_s"]) == ("0", "")
+    assert rows[0]["images_per_s"] == "8"  # of 16
+    assert "50.0" in benchmark_stages.table(rows)
+
+
+def test_the_table_compares_the_sum_with_the_step(tiny_config):
+    timings = given((0.001,), (0.004,), (0.002,), (0.008,))
+    rows = rows_of(tiny_config, timings)
+    header, conv1, optimizer, last = benchmark_stages.table(rows).splitlines()
+    assert " ".join(header.split()) == "stage forward ms backward ms total ms % of sum"
+    assert conv1.split() == ["conv1", "1.000", "3.000", "4.000", "66.7"]
+    assert optimizer.split() == [OPTIMIZER, "2.000", "33.3"]
+    assert len(header) == len(conv1) == len(optimizer)
+    assert "8.000 ms" in last
+    assert "0.75 times the step" in last
+
+
+def test_the_figure_shows_the_medians(tiny_config):
+    timings = given((0.001,), (0.004,), (0.002,), (0.008,))
+    figure = plots_stages.times(rows_of(tiny_config, timings))
+    (axes,) = figure.axes
+    # Start and length of the pieces: conv1, optimizer, the sum of both, the step.
+    bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+    expected = [
+        (0, 0.001),
+        (0.001, 0.003),
+        (0, 0.002),
+        (0, 0.001),
+        (0.001, 0.003),
+        (0.004, 0.002),
+        (0, 0.008),
+    ]
+    np.testing.assert_allclose(
+        [(bar.get_x(), bar.get_width()) for bar in bars], expected
+    )
+    words = [text.get_text() for text in axes.texts]
+    assert words == [
+        "4 ms, 66.7 %",
+        "2 ms, 33.3 %",
+        "6 ms, 0.75 times the step",
+        "8 ms",
+    ]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["conv1", OPTIMIZER, "sum of the stages", "whole step"]
+    for word in ("capsnet", "16", "float32", "default", "2 cores of a cpu"):
+        assert word in axes.get_title()
+    plots.plt.close(figure)
+
+
+def test_only_a_capsnet_has_stages():
+    with pytest.raises(UserError, match=r"config\.model\.name is 'baseline_cnn'"):
+        benchmark_stages.compile_programs(
+            mnist.get_config("baseline,quick"), (28, 28, 1), 10
+        )

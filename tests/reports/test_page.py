@@ -1,0 +1,365 @@
+"""Reports: numbers against those computed by hand, and what their readers are told."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capsjax.analyses.figures import run as plots
+from capsjax.config import base
+from capsjax.errors import UserError
+from capsjax.reports import figures as plots_report
+from capsjax.reports import page as report
+from capsjax.reports import runs as report_runs
+from capsjax.reports.runs import Group, Run
+from capsjax.runs.folder import RunFolder, write_json
+from tests.launching import assert_one_line, run
+from tests.reports.page import Page
+from tests.reports.test_document import png
+from tests.runs.test_results import COMMAND, ENV, RESULT
+
+ROWS: list[dict[str, Any]] = [
+    {"step": 5, "split": "train", "loss": 2.0, "accuracy": 0.5},
+    {"step": 5, "split": "routing", "entropy": 1.0},
+    {"step": 10, "split": "train", "loss": 1.0, "accuracy": 0.75},
+    {"step": 10, "split": "validation", "loss": 1.5, "accuracy": 0.6},
+    {
+        "step": 10,
+        "split": "test",
+        "loss": 1.25,
+        "accuracy": 0.9,
+        "digit_accuracy": 0.95,
+    },
+]
+
+
+def made(
+    path: pathlib.Path,
+    *,
+    seed: int = 0,
+    error: float = 1.0,
+    iterations: int = 3,
+    steps: int = 10,
+    ended: bool = True,
+    rows: list[dict[str, Any]] = ROWS,
+    **env: Any,
+) -> RunFolder:
+    """A run's folder without any training."""
+    folder = RunFolder(path)
+    config = base()
+    config.seed = seed
+    config.log_every_steps = 5 + seed  # Makes no other group.
+    config.model.routing_iterations = iterations
+    with folder.open(config, resume=False):
+        pass
+    folder.record_env(ENV | {"command": COMMAND} | env, resumed_at=None)
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if ended:
+        result = {"test_error_percent": error, "steps": steps}
+        write_json(folder.result, RESULT | result)
+    return folder
+
+
+def page_of(tmp_path: pathlib.Path, *given: pathlib.Path) -> Page:
+    output = tmp_path / "out" / "report.html"
+    report.write(given or (tmp_path / "runs",), output)
+    texts = [output.read_text(), output.with_suffix(".md").read_text()]
+    assert not any(str(tmp_path) in text or "/home" in text for text in texts)
+    return Page(texts[0])
+
+
+def groups_of(*runs: pathlib.Path) -> tuple[list[str], list[Group]]:
+    return report_runs.group(report_runs.find(runs))
+
+
+def test_summary_takes_seeds_together(tmp_path):
+    for iterations, errors in {3: (1.0, 2.0, 6.0), 1: (4.0,)}.items():
+        for seed, error in enumerate(errors):
+            path = tmp_path / "runs" / f"r{iterations}" / str(seed)
+            made(path, seed=seed, error=error, iterations=iterations)
+    page = page_of(tmp_path)
+    header, one, three = page.rows[:3]
+    rows = [dict(zip(header, row, strict=True)) for row in (one, three)]
+    assert [row["model.routing_iterations"] for row in rows] == ["1", "3"]
+    assert [row["runs"] for row in rows] == ["1", "3"]
+    assert [row["test error, %"] for row in rows] == ["4.00", "3.00"]
+    # (4 + 1 + 9) / 2 = 7, whose root is 2.6458.
+    assert [row["± std"] for row in rows] == ["\N{EN DASH}", "2.65"]
+    assert rows[1]["each"] == "1.00, 2.00, 6.00"
+    assert rows[1]["steps"] == "10"
+    assert rows[1]["examples seen"] == "1,280"
+    assert rows[1]["s per step"] == "0.250"
+    assert "agree in commit" in page.text
+    assert "0.9500" in page.text or "0.950" in page.text  # digit_accuracy
+    assert "--workdir=DIR" in page.text
+
+
+def test_fields_of_one_model_only_are_no_columns(tmp_path):
+    """The baseline lacks a CapsNet's fields: its name says so."""
+    made(tmp_path / "a")
+    folder = made(tmp_path / "b")
+    config = json.loads(folder.config.read_text())
+    config["model"] = {"name": "baseline_cnn", "dropout_rate": 0.5}
+    write_json(folder.config, config)
+    columns, groups = groups_of(tmp_path)
+    assert columns == ["model.name"]
+    assert [group.label for group in groups] == ["baseline_cnn", "capsnet"]
+
+
+def test_a_field_that_earlier_runs_lack_is_a_column(tmp_path):
+    made(tmp_path / "a")
+    folder = made(tmp_path / "b")
+    config = json.loads(folder.config.read_text())
+    del config["model"]["leaky"]
+    write_json(folder.config, config)
+    columns, groups = groups_of(tmp_path)
+    assert columns == ["model.leaky"]
+    assert [group.label for group in groups] == ["capsnet on mnist", "leaky=False"]
+
+
+def test_a_label_has_no_more_than_it_takes(tmp_path):
+    for index in range(3):
+        folder = made(tmp_path / f"r{index}", iterations=10 - index)
+        config = json.loads(folder.config.read_text())
+        config["augment"]["shift"] = min(index, 1)
+        write_json(folder.config, config)
+    columns, groups = groups_of(tmp_path)
+    assert columns == ["augment.shift", "model.routing_iterations"]
+    assert [group.label for group in groups] == [
+        "routing_iterations=10",
+        "routing_iterations=8",
+        "routing_iterations=9",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"steps": 7}, ["numbers of steps: 10 (1 run); 7 (1 run)", "7 to 10 steps"]),
+        ({"commit": "abc-dirty"}, ["commits: abc (1", "no commit (-dirty)", "other"]),
+        ({"data": "EMNIST"}, ["data: EMNIST (1 run); MNIST (1 run)"]),
+        ({"device": "H200"}, ["devices: 1 x H200 (1 run); 2 cores of a cpu (1 run)"]),
+        ({"ended": False}, ["Not ended", "other", "1 of 2"]),
+        ({"seed": 0}, ["more than one run of seed 0"]),
+        (
+            {"resumes": [ENV | {"command": COMMAND, "commit": "later", "step": 4}]},
+            ["commits: abc (2 runs); later (1 run)", "resumed at step"],
+        ),
+    ],
+)
+def test_what_differs_is_said(tmp_path, other, words):
+    made(tmp_path / "runs" / "one", seed=0)
+    made(tmp_path / "runs" / "other", **({"seed": 1} | other))
+    page = page_of(tmp_path)
+    assert "Before you compare" in page.text
+    for word in words:
+        assert word in page.text
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", "{", "config.json cannot be read"),
+        ("config.json", "[]", "config.json does not hold"),
+        ("config.json", '{"batch_size": "x"}', "config.json does not hold"),
+        ("env.json", None, "there is no env.json"),
+        ("env.json", '{"commit": "abc"}', "env.json does not hold"),
+        ("result.json", "null", "result.json does not hold"),
+        ("result.json", '{"steps": 3}', "result.json holds no test error"),
+        ("metrics.jsonl", b"\xff\xfe", "metrics.jsonl cannot be read"),
+        ("metrics.jsonl", '"train"\n{"step": "a", "split": "train"}', "no metrics in"),
+    ],
+)
+def test_a_damaged_folder_is_reported(tmp_path, file, content, words):
+    made(tmp_path / "runs" / "good")
+    path = made(tmp_path / "runs" / "damaged", seed=1).path / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    page = page_of(tmp_path)
+    (note,) = (text for text in page.texts if text.startswith("Run damaged is damaged"))
+    assert words in note
+
+
+def test_a_run_alone_that_has_just_begun(tmp_path):
+    made(tmp_path / "runs", ended=False, rows=[])
+    assert "Not ended" in page_of(tmp_path).text
+
+
+def test_runs_are_found_at_any_depth_once(tmp_path):
+    for path in ("x/r10/s", "x/r2/s", "y/r2/s", "y/checkpoints"):
+        made(tmp_path / path)
+    (tmp_path / "x" / "r2" / "s" / "checkpoints" / "last").mkdir(parents=True)
+    (tmp_path / "x" / "r2" / "s" / "checkpoints" / "config.json").write_text("{}")
+    x, y = tmp_path / "x", tmp_path / "y"
+    runs = report_runs.find([x, y, x / "r2", y / "r2" / "s"])
+    assert [run.name for run in runs] == [
+        "x/r2/s",
+        "x/r10/s",
+        "y/checkpoints",
+        "y/r2/s",
+    ]
+    assert [run.name for run in report_runs.find([x / "r2" / "s"])] == ["s"]
+
+
+def test_without_its_runs_it_keeps_the_summary(tmp_path):
+    made(tmp_path / "runs" / "a")
+    runs, output = [tmp_path / "runs"], tmp_path / "report.html"
+    whole = report.write(runs, output)
+    assert "Each run" in output.read_text()
+    summary = report.write(runs, output, each_run=False)
+    assert "Each run" not in output.read_text()
+    assert "Results" in output.read_text()
+    assert summary.num_runs == whole.num_runs == 1
+
+
+def test_no_runs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no runs in"):
+        report.write([tmp_path], tmp_path / "report.html")
+    with pytest.raises(UserError, match=r"no folder .*absent"):
+        report.write([tmp_path / "absent"], tmp_path / "report.html")
+
+
+def test_no_file_of_others_is_replaced(tmp_path):
+    made(tmp_path / "run")
+    readme = tmp_path / "README.md"
+    readme.write_text("mine")
+    with pytest.raises(UserError, match=r"README\.md .* another --output"):
+        report.write([tmp_path / "run"], tmp_path / "README.html")
+    assert readme.read_text() == "mine"
+    assert not (tmp_path / "README.html").exists()
+    with pytest.raises(UserError, match=r"does not end in \.html"):
+        report.write([tmp_path / "run"], readme)
+    report.write([tmp_path / "run"], tmp_path / "report.html")
+    report.write([tmp_path / "run"], tmp_path / "report.html")
+
+
+def test_hostile_names_are_escaped(tmp_path):
+    name = "<script>alert(1)</script> & \"'$x_{$"
+    folder = made(tmp_path / "runs" / name.replace("/", "\N{DIVISION SLASH}"))
+    config = json.loads(folder.config.read_text())
+    config["data"]["name"] = name
+    write_json(folder.config, config)
+    made(tmp_path / "runs" / "other")
+    page = page_of(tmp_path)
+    assert "script" not in page.tags
+    assert "<script>" in page.text
+
+
+def test_what_lies_beside_the_runs_is_shown(tmp_path):
+    runs = tmp_path / "runs"
+    folder = made(runs / "one")
+    folder.plots.mkdir()
+    (folder.plots / "a.png").write_bytes(png(3))
+    (folder.plots / "cut.png").write_bytes(png(3)[:-20])
+    (runs / "figure.png").write_bytes(png(5))
+    (runs / "broken.png").write_bytes(b"no")
+    (runs / "captions.json").write_text('{"figure.png": "What it shows"}')
+    (runs / "few.csv").write_text("name,value\na,1.5\n/home/me/b,2\n")
+    (runs / "many.csv").write_text("x\n" + "1\n" * 100)
+    (runs / "binary.csv").write_bytes(b"\xff\x00")
+    (runs / "notes.md").write_text("# Of /home/me/runs\n")
+    page = page_of(tmp_path)
+    assert [image.size for image in page.images if image.width < 9] == [(5, 5), (3, 3)]
+    assert "What it shows" in page.texts
+    assert ["name", "value"] in page.rows
+    assert ["b", "2"] in page.rows
+    assert "many.csv: 100 rows, too many to show" in page.text
+    assert "In runs, broken.png cannot be shown" in page.text
+    assert "In runs, binary.csv cannot be shown" in page.text
+    assert "Cannot be shown: cut.png." in page.texts
+    assert "# Of runs" in page.text
+
+    files = (tmp_path / "out" / "report_figures").iterdir()
+    assert {file.name for file in files} == {
+        "figure.png",
+        "learning_curves.png",
+        "one_a.png",
+        "test_error.png",
+    }
+    # A report in the folder itself is not shown by the next one.
+    report.write([runs], runs / "report.html")
+    first = (runs / "report.md").read_text()
+    report.write([runs], runs / "report.html")
+    assert (runs / "report.md").read_text().count("\n") == first.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("--data_dir=/home/me/data", "--data_dir=data"),
+        ("cannot read '/tmp/a b/x.json'", "cannot read 'a b/x.json'"),
+        ("~/runs/a", "a"),
+        ("see https://host.org/a/b", "see https://host.org/a/b"),
+        ("results/a.csv and 3/4 images/s", "results/a.csv and 3/4 images/s"),
+    ],
+)
+def test_paths_of_the_machine_are_cut_down(text, expected):
+    assert report_runs.without_paths(text) == expected
+
+
+def with_rows(rows: list[dict[str, Any]], *, ended: bool = True) -> Run:
+    folder = RunFolder("/nonexistent")
+    result = {"steps": 1, "test_error_percent": 1.0} if ended else None
+    return Run("run", folder, {}, None, result, rows, ())
+
+
+def test_curves_are_means_at_common_steps():
+    """Of the runs that have ended; the other one is a thin line."""
+    rows = [
+        [
+            {"step": step, "split": split, "loss": loss, "accuracy": 1 - loss / 10}
+            for step, loss in points
+            for split in ("train", "validation")
+        ]
+        for points in ([(1, 2.0), (2, 4.0)], [(2, 2.0), (3, 1.0)], [(1, 9.0), (2, 9.0)])
+    ]
+    runs = (*map(with_rows, rows[:2]), with_rows(rows[2], ended=False))
+    figure = plots_report.learning_curves([Group(1, "label", {}, runs)])
+    loss, error = figure.axes
+    for axes, factor in ((loss, 1), (error, 10)):
+        lines = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
+        assert [len(line) for line in lines] == [2, 2, 2, 1]
+        np.testing.assert_allclose(lines[-1], [[2, 3 * factor]])
+    plots.plt.close(figure)
+
+
+def test_long_curves_are_thinned_to_means():
+    rows = [{"step": i, "split": "train", "loss": 1.0 + i} for i in range(1, 1001)]
+    figure = plots_report.learning_curves([Group(1, "a", {}, (with_rows(rows),))])
+    (line,) = figure.axes[0].lines
+    drawn = np.asarray(line.get_xydata())
+    assert len(drawn) == 200
+    np.testing.assert_allclose(drawn[0], [3, 4])  # Of steps 1 to 5.
+    np.testing.assert_allclose(drawn.mean(axis=0), [500.5, 501.5])
+    plots.plt.close(figure)
+
+
+@pytest.mark.parametrize("count", [1, 10, 11])
+def test_every_group_has_a_color_of_its_own(count):
+    rows = [{"step": 1, "split": "train", "loss": 1.0}]
+    groups = [Group(i, f"g{i}", {}, (with_rows(rows),)) for i in range(count)]
+    curves = plots_report.learning_curves(groups)
+    colors = [tuple(line.get_color()) for line in curves.axes[0].lines]
+    assert len(set(colors)) == count
+    errors = plots_report.final_errors(groups)
+    labels = [label.get_text() for label in errors.axes[0].get_yticklabels()]
+    assert labels == [f"{i}: g{i}" for i in range(count)]
+    plots.plt.close("all")
+
+
+def test_the_launcher_says_what_it_wrote(tmp_path):
+    made(tmp_path / "sweep" / "one")
+    output = tmp_path / "report.html"
+    process = run("report", str(tmp_path / "sweep"), f"--output={output}", "--title=T")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("1 run in 1 group: ")
+    assert "MB as PNG" in process.stdout
+    assert Page(output.read_text()).texts.count("T") == 2
+
+
+def test_the_launcher_wants_folders():
+    assert_one_line(run("report"), "RUNS...")

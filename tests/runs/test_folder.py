@@ -1,0 +1,104 @@
+"""The run folder's files: whole or not at all, and never another run's."""
+
+import json
+
+import pytest
+
+from capsjax.config import base
+from capsjax.errors import UserError
+from capsjax.runs.folder import RunFolder, write_json
+from capsjax.runs.metrics import MetricsWriter, read_metrics
+
+
+def test_a_config_comes_back_as_it_was(tmp_path):
+    config = base()
+    config.model.routing_iterations = 5
+    folder = RunFolder(tmp_path / "run")
+    with folder.open(config, resume=False):
+        pass
+    assert folder.load_config().to_dict() == config.to_dict()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for resume in (False, True):
+        with (
+            pytest.raises(UserError),
+            RunFolder(tmp_path).open(base(), resume=resume),
+        ):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_the_way_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = RunFolder(tmp_path / "file" / "run")
+    with (
+        pytest.raises(UserError, match="cannot write"),
+        folder.open(base(), resume=False),
+    ):
+        pass
+
+
+def test_resume_may_train_longer(tmp_path):
+    folder, config = RunFolder(tmp_path), base()
+    with folder.open(config, resume=False):
+        pass
+    config.num_epochs = 99
+    with folder.open(config, resume=True):
+        folder.record_config(config)
+    assert folder.load_config().num_epochs == 99
+
+
+def test_a_run_of_an_earlier_version_has_the_new_fields_defaults(tmp_path):
+    """It can be evaluated, and goes on."""
+    folder, config = RunFolder(tmp_path), base()
+    with folder.open(config, resume=False):
+        pass
+    old = json.loads(folder.config.read_text())
+    del old["data"]["canvas"], old["augment"]["rotation"], old["diagnose_routing"]
+    write_json(folder.config, old)
+    assert folder.load_config().to_dict() == config.to_dict()
+    with folder.open(config, resume=True):
+        pass
+    config.augment.rotation = 5.0
+    with (
+        pytest.raises(UserError, match=r"augment\.rotation was 0\.0 and is now 5\.0"),
+        folder.open(config, resume=True),
+    ):
+        pass
+
+
+def test_a_damaged_json_file_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.open(base(), resume=False):
+        pass
+    folder.config.write_text(folder.config.read_text()[:20])
+    with pytest.raises(UserError, match=r"config\.json"):
+        folder.load_config()
+
+
+def test_write_json_leaves_the_old_file_if_it_fails(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"new": object()})
+    assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
+    """Also a last line that was cut short when the run was killed."""
+    folder = RunFolder(tmp_path)
+    with MetricsWriter(folder, resume_step=0) as writer:
+        for step in (10, 20, 30):
+            writer.write(step, "train", {"loss": 1 / step})
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 40, "spl')
+    with MetricsWriter(folder, resume_step=20) as writer:
+        writer.write(25, "validation", {"loss": 0.5})
+    rows = read_metrics(folder.metrics)
+    assert [(row["step"], row["split"]) for row in rows] == [
+        (10, "train"),
+        (20, "train"),
+        (25, "validation"),
+    ]
