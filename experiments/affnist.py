@@ -17,10 +17,9 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from capsjax import data
+from capsjax import data, figures
 from capsjax.analyses import affnist as robustness
 from capsjax.analyses.figures import affnist as plots_robustness
-from capsjax.analyses.figures import run as plots
 from capsjax.data.derived import affnist
 from capsjax.runs import grid
 from capsjax.runs.folder import RunFolder
@@ -110,7 +109,7 @@ def main() -> None:
     ]
     print(robustness.write(workdir, outcomes, transformed))
     figure = plots_robustness.comparison(outcomes, transformed)
-    plots.save(figure, workdir / "affnist.png")
+    figures.save(figure, workdir / "affnist.png")
     print(f"rows, table and figure in {workdir}")
 
 

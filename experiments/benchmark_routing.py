@@ -10,22 +10,20 @@ draws the run as a picture beside it. A result that is off the textbook's by mor
 rounding gets no time, and the exit status is 1.
 
 On a GPU, --tune first searches the fused kernels' configs for these workloads, batch
-sizes and dtypes, and saves the fastest in kernels/routing/mosaic_gpu/tuned.
+sizes and dtypes, and saves the fastest in kernels/routing/dynamic/mosaic_gpu/tuned.
 """
 
 import pathlib
 
 from absl import flags
 
-from capsjax.analyses.figures import run as plots
+from capsjax import figures
 from capsjax.benchmarks import routing as benchmark_routing
 from capsjax.benchmarks import tuning as tune_routing
 from capsjax.benchmarks.figures import routing as plots_routing
 from capsjax.errors import UserError
 from capsjax.runs import provenance, results
 from experiments import launch
-from kernels import gpu
-from kernels.routing.dynamic.mosaic_gpu.config import save_tuned
 
 _WORKLOADS = flags.DEFINE_list(
     "workloads",
@@ -92,7 +90,7 @@ def main() -> None:
     if _PLOT.value:
         rows = results.latest_run(results.read(output, columns), env["device"])
         if any(row["median_s"] for row in rows):
-            plots.save(plots_routing.times(rows), output.with_suffix(".png"))
+            figures.save(plots_routing.times(rows), output.with_suffix(".png"))
             print(f"drawn in {output.with_suffix('.png')}")
     if bad:
         names = sorted({f"{row['implementation']} {row['status']}" for row in bad})
@@ -107,7 +105,7 @@ def _tune(plan: benchmark_routing.Plan) -> None:
                 problem, config = tune_routing.tune(
                     workload, batch_size, dtype, report=print
                 )
-                path = save_tuned(gpu.device_kind(), {problem: config})
+                path = tune_routing.save(problem, config)
                 print(f"fastest: {config}, saved in {path.name}", flush=True)
 
 

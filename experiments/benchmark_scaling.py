@@ -16,7 +16,7 @@ import pathlib
 import jax
 from absl import flags
 
-from capsjax.analyses.figures import run as plots
+from capsjax import figures
 from capsjax.benchmarks import scaling as benchmark_scaling
 from capsjax.benchmarks.figures import scaling as plots_scaling
 from capsjax.runs import provenance, results
@@ -80,7 +80,7 @@ def main() -> None:
     print(benchmark_scaling.table(rows))
     results.append(output, rows, columns)
     newest = results.latest_run(results.read(output, columns), env["device"])
-    plots.save(plots_scaling.scaling(newest), output.with_suffix(".png"))
+    figures.save(plots_scaling.scaling(newest), output.with_suffix(".png"))
     print(f"rows appended to {output}, drawn in {output.with_suffix('.png')}")
 
 

@@ -28,10 +28,9 @@ import sys
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from capsjax import config as config_lib
-from capsjax.analyses.figures import run as plots
+from capsjax import figures
 from capsjax.benchmarks import against as benchmark_against
 from capsjax.benchmarks import inference as benchmark_inference
 from capsjax.benchmarks import memory as benchmark_memory
@@ -39,6 +38,7 @@ from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks import stages as benchmark_stages
 from capsjax.benchmarks.figures import stages as plots_stages
 from capsjax.benchmarks.stages import STEP, TRAIN
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import provenance, results
 from capsjax.runs.progress import Progress
@@ -132,16 +132,16 @@ def main() -> None:
     print(f"rows appended to {path}")
     if plots_stages.can_draw(rows):
         picture = path.with_name(f"{path.stem}_stages.png")
-        plots.save(plots_stages.draw(rows), picture)
+        figures.save(plots_stages.draw(rows), picture)
         print(f"drawn in {picture}")
 
 
-def _train(config: ConfigDict, env: dict[str, Any], *, alone: bool) -> Rows:
+def _train(config: Config, env: dict[str, Any], *, alone: bool) -> Rows:
     """Times and prints one combination; returns its rows.
 
     Only if it is alone is the most memory that the process had in use its own.
     """
-    in_stages = _STAGES.value and config.model.name == "capsnet"
+    in_stages = _STAGES.value and config.model.has_stages
     if in_stages:
         programs = benchmark_stages.compile_programs(config, *_images())
     else:
@@ -187,13 +187,12 @@ def _train(config: ConfigDict, env: dict[str, Any], *, alone: bool) -> Rows:
     return rows
 
 
-def _against(theirs: str, config: ConfigDict, env: dict[str, Any]) -> Rows:
+def _against(theirs: str, config: Config, env: dict[str, Any]) -> Rows:
     """Compares one combination with the other program; returns the rows of both."""
     shape, num_classes = _images()
-    model = config.model
     ours = [
         *(sys.executable, "-m", "experiments.benchmark_training"),
-        *launch.config_words(),
+        *_CONFIG.words(),
         f"--batch_sizes={config.batch_size}",
         f"--dtypes={config.dtype}",
         f"--image_shape={','.join(map(str, shape))}",
@@ -202,8 +201,8 @@ def _against(theirs: str, config: ConfigDict, env: dict[str, Any]) -> Rows:
         "--nostages",
         "--json",
     ]
-    if model.get("routing_implementation"):
-        ours.append(f"--routing_implementations={model.routing_implementation}")
+    if config.model.routing and config.model.routing.implementation:
+        ours.append(f"--routing_implementations={config.model.routing.implementation}")
     with Progress("comparing", _ROUNDS.value, unit="rounds") as progress:
         comparison = benchmark_against.compare(
             ours, theirs, rounds=_ROUNDS.value, on_round=progress.advance
@@ -212,7 +211,7 @@ def _against(theirs: str, config: ConfigDict, env: dict[str, Any]) -> Rows:
     return benchmark_against.rows(comparison, config, shape, num_classes, env)
 
 
-def _memory(config: ConfigDict, env: dict[str, Any]) -> Rows:
+def _memory(config: Config, env: dict[str, Any]) -> Rows:
     """Compiles and prints one combination; returns its row."""
     measured = benchmark_memory.measure(config, *_images())
     print(f"{_title(config)}: {measured.peak_mb:.0f} MB", flush=True)
@@ -223,7 +222,7 @@ def _memory(config: ConfigDict, env: dict[str, Any]) -> Rows:
     ]
 
 
-def _inference(configs: list[ConfigDict], env: dict[str, Any]) -> Rows:
+def _inference(configs: list[Config], env: dict[str, Any]) -> Rows:
     """Times and prints answers; returns the rows."""
     programs = [
         benchmark_inference.compile_predictor(config, *_images()) for config in configs
@@ -252,11 +251,11 @@ def _inference(configs: list[ConfigDict], env: dict[str, Any]) -> Rows:
     return rows
 
 
-def _title(config: ConfigDict) -> str:
-    routing = config.model.get("routing_implementation", "no") or "default"
+def _title(config: Config) -> str:
+    columns = config.model.columns()
     return (
-        f"{config.model.name}, {routing} routing, batch size {config.batch_size}, "
-        f"{config.dtype}"
+        f"{columns['model']}, {columns['routing_implementation']} routing, "
+        f"batch size {config.batch_size}, {config.dtype}"
     )
 
 

@@ -15,7 +15,7 @@ from capsjax.benchmarks import compilation as compile_report
 from capsjax.runs import provenance
 from capsjax.runs.progress import Progress
 from experiments import launch
-from kernels.routing.dynamic.workloads import WORKLOADS
+from kernels.routing import WORKLOADS
 
 _WORKLOADS = flags.DEFINE_list(
     "workloads",

@@ -38,8 +38,8 @@ def main() -> None:
     config_lib.check(config)
     if config.data.name == "multimnist":
         raise UserError("an ensemble needs images of one class each, not multimnist")
-    words = launch.config_words()
-    if any(word.startswith("--config.seed") for word in words):
+    words = _CONFIG.words()
+    if "seed" in _CONFIG.overrides:
         raise UserError("--config.seed is what an ensemble sets; use --members instead")
     if _DATA_DIR.value is not None:
         words.append(f"--data_dir={_DATA_DIR.value}")

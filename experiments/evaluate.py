@@ -14,7 +14,7 @@ from absl import flags
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.progress import Progress
-from capsjax.training.restore import restore
+from capsjax.training.trained import evaluate, restore
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()
@@ -55,7 +55,7 @@ def main() -> None:
         )
     model = restore(folder, data, _checkpoint())
     with Progress("evaluating", len(images), unit="images") as progress:
-        found = model.evaluate(images, on_batch=progress.advance)
+        found = evaluate(model, images, on_batch=progress.advance)
     step = {"step": model.step, "examples": len(images)}
     print(json.dumps(step | found.metrics, indent=2))
 

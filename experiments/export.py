@@ -23,7 +23,7 @@ from absl import flags
 
 from capsjax.inference import export
 from capsjax.runs.folder import RunFolder
-from capsjax.training.restore import restore
+from capsjax.training.trained import restore
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()

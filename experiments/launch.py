@@ -1,6 +1,8 @@
 """What all launchers share: flags in, one clear line and an exit status out."""
 
-import difflib
+import dataclasses
+import functools
+import importlib.util
 import logging
 import os
 import re
@@ -9,22 +11,21 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NoReturn
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
 
-from capsjax import data
+from capsjax import data, fields
+from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.models import MODELS, capsnet
 from capsjax.runs.stop import Stopped
 from capsjax.training import parallel
 
-_CONFIG_FLAG = re.compile(r"--?config(?:=(.*))?")
-_CONFIG_WORD = re.compile(r"--?((?:no)?config(?:\.[\w.]+)?)(=.*)?", re.DOTALL)
-_OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
+_OVERRIDE = re.compile(r"--?(no)?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
 
 
 def run(main: Callable[..., object], *, positional: str | None = None) -> None:
@@ -87,36 +88,112 @@ def _quiet_threads() -> None:
     threading.excepthook, sys.unraisablehook = of_thread, of_callback
 
 
-def define_config() -> flags.FlagHolder[ConfigDict]:
-    """Defines ``--config=FILE[:WORDS]``; its fields are ``--config.FIELD=VALUE``."""
-    holder = config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "File of the run's settings, with an optional variant: "
-        "experiments/configs/digits.py, experiments/configs/mnist.py:authors_code or "
-        "experiments/configs/mnist.py:authors_code,quick. Single fields are changed by "
-        "further flags, such as --config.model.routing_iterations=1 or "
-        "--config.batch_size=64; capsjax/config.py explains every field.",
-    )
-    flags.mark_flag_as_required("config")
-    return holder
+class ConfigFlag:
+    """``--config`` and the flags of its fields, ``--config.FIELD=VALUE``.
 
-
-def config_words() -> list[str]:
-    """``--config`` and each ``--config.FIELD`` of this command, a word for each flag.
-
-    For launchers whose trainings are commands of their own.
+    Attributes:
+        overrides: values of the fields' flags as text, by path, in their order.
     """
-    words, rest = [], iter(sys.argv[1:])
-    for word in rest:
-        match = _CONFIG_WORD.fullmatch(word)
-        if not match:
-            continue
-        name, value = match.groups()
-        if value is None and name in flags.FLAGS and not flags.FLAGS[name].boolean:
-            value = f"={next(rest)}"
-        words.append(f"--{name}{value or ''}")
-    return words
+
+    def __init__(self) -> None:
+        self.overrides: dict[str, str] = {}
+        self._file = flags.DEFINE_string(
+            "config",
+            None,
+            "File of the run's settings, with an optional variant: "
+            "experiments/configs/digits.py, experiments/configs/mnist.py:authors_code "
+            "or experiments/configs/mnist.py:authors_code,quick. Single fields are "
+            "changed by further flags, such as --config.model.routing.iterations=1 or "
+            "--config.batch_size=64.",
+            required=True,
+        )
+        flags.DEFINE_string(
+            "help_config",
+            None,
+            "Prints all fields of a config file, or of a model by its name "
+            f"({', '.join(MODELS)}), with values and documentation, and ends.",
+        )
+
+    @functools.cached_property
+    def value(self) -> Config:
+        """The run's config, once the flags are parsed.
+
+        Raises:
+            UserError: no such file, preset or field, or a value of another type.
+        """
+        return _load_config(self._file.value, self.overrides)
+
+    def words(self) -> list[str]:
+        """``--config`` and the fields' flags, for trainings that are commands."""
+        return [
+            f"--config={self._file.value}",
+            *(f"--config.{path}={text}" for path, text in self.overrides.items()),
+        ]
+
+    def take_overrides(self, argv: Sequence[str]) -> list[str]:
+        """Takes the fields' flags out of a command; returns the rest of it."""
+        rest: list[str] = []
+        words = list(argv)
+        while words:
+            word = words.pop(0)
+            match = _OVERRIDE.fullmatch(word)
+            if match is None:
+                rest.append(word)
+                continue
+            no, path, text = match.groups()
+            if text is None:
+                has_value = not no and words and not words[0].startswith("--")
+                text = words.pop(0) if has_value else ("false" if no else "true")
+            self.overrides.pop(path, None)  # The last one counts, in its place.
+            self.overrides[path] = text
+        return rest
+
+
+_config_flag: list[ConfigFlag] = []  # At most one, once a launcher has defined it.
+
+
+def define_config() -> ConfigFlag:
+    """Defines ``--config=FILE[:WORDS]`` and ``--help_config``."""
+    _config_flag.append(ConfigFlag())
+    return _config_flag[0]
+
+
+def _load_config(text: str, overrides: Mapping[str, str]) -> Config:
+    """The config of ``FILE[:WORDS]``, with some fields changed."""
+    path, _, words = text.partition(":")
+    if not os.path.isfile(path):
+        raise UserError(f"there is no config file {path}")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(words)
+    if not isinstance(config, Config):
+        raise UserError(f"get_config in {path} must return a capsjax.config.Config")
+    for name in sorted(overrides, key=fields.names_first):
+        fields.override(config, name, overrides[name])
+    return config
+
+
+def _help_config(argv: Sequence[str], flag: ConfigFlag) -> str | None:
+    """What ``--help_config`` in a command asks for, or None where it is not given."""
+    found = {
+        match[1]: match[2]
+        for word in argv
+        if (match := re.fullmatch(r"--?(help_config|config)(?:=(.*))?", word))
+    }
+    if "help_config" not in found:
+        return None
+    name = found["help_config"] or found.get("config") or capsnet.Config.name
+    if name in MODELS:
+        return fields.describe(Config(model=MODELS[name]()))
+    if not os.path.isfile(name.partition(":")[0]):
+        raise UserError(
+            f"--help_config={name} is no config file and no model; give a file or "
+            f"one of {', '.join(MODELS)}"
+        )
+    return fields.describe(_load_config(name, flag.overrides))
 
 
 def define_run() -> tuple[flags.FlagHolder[str], Callable[[], Literal["last", "best"]]]:
@@ -242,62 +319,23 @@ def define_images() -> Callable[[], tuple[tuple[int, int, int], int]]:
     return take_up
 
 
-def load_data(config: ConfigDict, data_dir: str | None) -> data.Dataset:
+def load_data(config: Config, data_dir: str | None) -> data.Dataset:
     """The data set that a run's config asks for."""
-    return data.load(data_dir=data_dir, **config.data.to_dict())
+    return data.load(data_dir=data_dir, **dataclasses.asdict(config.data))
 
 
 def _parse(argv: list[str]) -> list[str]:
-    config_file = _config_file(argv)
-    if config_file is not None and not os.path.isfile(config_file.split(":")[0]):
-        _fail(f"there is no config file {config_file.split(':')[0]}")
     try:
+        if _config_flag:
+            argv = _config_flag[0].take_overrides(argv)
+            if (text := _help_config(argv, _config_flag[0])) is not None:
+                print(text)
+                sys.exit(0)
         return flags.FLAGS(argv)
     except flags.Error as error:
         _fail(f"{error}; --help lists the flags")
     except UserError as error:
         _fail(str(error))
-    except (AttributeError, KeyError):
-        unknown = None if config_file is None else _unknown_field(argv, config_file)
-        if unknown is None:
-            raise
-        _fail(unknown)
-
-
-def _config_file(argv: list[str]) -> str | None:
-    for arg, following in zip(argv, [*argv[1:], ""], strict=True):
-        if match := _CONFIG_FLAG.fullmatch(arg):
-            return following if match[1] is None else match[1]
-    return None
-
-
-def _unknown_field(argv: list[str], config_file: str) -> str | None:
-    """Says which override names a field that the config does not have."""
-    alone = flags.FlagValues()
-    command = [argv[0], f"--config={config_file}"]
-    holder = config_flags.DEFINE_config_file(
-        "config", flag_values=alone, sys_argv=command
-    )
-    alone(command)
-    known = list(_fields(holder.value))
-    for arg in argv:
-        match = _OVERRIDE.match(arg)
-        if match and match[1] not in known:
-            close = difflib.get_close_matches(match[1], known, n=3)
-            hint = (
-                f"did you mean {' or '.join(close)}?"
-                if close
-                else f"it has {', '.join(known)}"
-            )
-            return f"the config has no field {match[1]!r}; {hint}"
-    return None
-
-
-def _fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    for key in config:
-        yield prefix + key
-        if isinstance(config[key], ConfigDict):
-            yield from _fields(config[key], f"{prefix}{key}.")
 
 
 def _fail(message: str) -> NoReturn:

@@ -15,13 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from capsjax import figures
 from capsjax.analyses.figures import perturbation as plots_perturbation
-from capsjax.analyses.figures import run as plots
-from capsjax.analyses.perturbation import DELTAS, classes_of, example_of, perturbations
+from capsjax.analyses.perturbation import (
+    DELTAS,
+    classes_of,
+    example_of,
+    make_perturbations,
+)
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
 from capsjax.training import augment
-from capsjax.training.restore import restore
+from capsjax.training.trained import restore
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()
@@ -48,10 +53,11 @@ def main() -> None:
     labels = classes_of(data, _CLASS_NAME.value)
     examples = [example_of(data, label, _EXAMPLE.value) for label in labels]
     model = restore(folder, data, _checkpoint())
-    params = jax.device_put(model.params)
+    perturbations = make_perturbations(model.graphdef, config)
+    variables = jax.device_put(model.variables)
     output = pathlib.Path(_OUTPUT.value or folder.plots).expanduser()
     for label, image in zip(labels, examples, strict=True):
-        drawn = perturbations(model.graphdef, config, params, image, label)
+        drawn = perturbations(variables, image, label)
         name = data.class_names[label]
         figure = plots_perturbation.dimensions(
             f"{data.name}, class {name}: the dimensions of its capsule\n"
@@ -64,7 +70,7 @@ def main() -> None:
         path = output / f"perturbation_{urllib.parse.quote(name, safe=' ')}.png"
         try:
             output.mkdir(parents=True, exist_ok=True)
-            plots.save(figure, path)
+            figures.save(figure, path)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         print(path)

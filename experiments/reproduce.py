@@ -21,6 +21,7 @@ from absl import flags
 from capsjax.analyses import paper_table
 from capsjax.analyses.paper_table import Cell
 from capsjax.errors import UserError
+from capsjax.models import capsnet
 from capsjax.runs import grid
 from experiments import launch, scales
 
@@ -116,9 +117,10 @@ def _flags(cell: Cell, seed: int) -> list[str]:
         # As the paper: on all training images.
         words.append("--config.data.validation_examples=0")
     if cell.iterations:
-        words.append(f"--config.model.routing_iterations={cell.iterations}")
+        words.append(f"--config.model.routing.iterations={cell.iterations}")
         if not cell.reconstruction:
-            words.append("--config.model.decoder_units=()")
+            off = capsnet.Config.decoder_off.items()
+            words += [f"--config.model.{name}={value}" for name, value in off]
     return words
 
 

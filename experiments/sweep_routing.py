@@ -40,7 +40,7 @@ _DRY_RUN = launch.define_dry_run()
 
 def main() -> None:
     """Trains what is not trained yet, and makes table and figures."""
-    words = launch.config_words()
+    words = _CONFIG.words()
     cells = sweep.cells(
         sweep.parse_iterations(_ITERATIONS.value),
         sweep.parse_reconstruction(_RECONSTRUCTION.value),
@@ -48,7 +48,7 @@ def main() -> None:
     sweep.check(_CONFIG.value, words, cells)
     if _DATA_DIR.value is not None:
         words.append(f"--data_dir={_DATA_DIR.value}")
-    runs = sweep.runs(cells, _SEEDS.value, words)
+    runs = sweep.runs(_CONFIG.value, cells, _SEEDS.value, words)
     workdir = pathlib.Path(_WORKDIR.value)
     if _DRY_RUN.value:
         print("\n".join(grid.commands(runs, workdir)))

@@ -10,8 +10,9 @@ import re
 
 from absl import flags
 
+from capsjax.analyses.figures import run as figures
 from capsjax.errors import UserError
-from capsjax.runs.folder import RunFolder
+from capsjax.runs.folder import RunFolder, writing_to
 from capsjax.training.train import train
 from experiments import launch
 
@@ -41,16 +42,29 @@ _take_up_devices = launch.define_devices()
 
 
 def main() -> None:
-    """Loads the data and trains."""
+    """Loads the data, trains, and draws the run's figures."""
     _take_up_devices()
     config = _CONFIG.value
     data = launch.load_data(config, _DATA_DIR.value)
-    train(
+    folder = RunFolder(_WORKDIR.value)
+    trained = train(
         config,
         data,
-        RunFolder(_WORKDIR.value),
+        folder,
         resume=_RESUME.value,
         profile_steps=_steps(_PROFILE_STEPS.value),
+    )
+    if trained is None:  # Another process reports.
+        return
+    with writing_to(folder):
+        figures.write_all(folder, data, trained)
+    result = trained.record
+    print(
+        f"test accuracy {result['test_accuracy']:.4f} "
+        f"({result['test_error_percent']:.2f} % error) after {result['steps']} steps "
+        f"in {result['seconds']:.0f} s; see {folder.result.name} and "
+        f"{folder.plots.name}/ in {folder.path}",
+        flush=True,
     )
 
 

@@ -5,8 +5,8 @@ import pathlib
 
 import jax
 import pytest
-from ml_collections import ConfigDict
 
+from capsjax.config import Config
 from experiments.configs import digits
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -42,7 +42,7 @@ def tfds_data_dir() -> str:
 
 
 @pytest.fixture
-def tiny_config() -> ConfigDict:
+def tiny_config() -> Config:
     """A CapsNet on the digits that trains a step in milliseconds."""
     config = digits.get_config("quick")
     config.batch_size = 16

@@ -24,7 +24,7 @@ from capsjax.losses.classification import is_right
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.progress import Progress
-from capsjax.training.restore import restore
+from capsjax.training.trained import evaluate, restore
 
 CAPSNET, CNN = "CapsNet", "CNN"
 
@@ -127,7 +127,7 @@ def test(
     total = len(clean.test) + len(transformed.images)
     with Progress(f"testing the {name}", total, unit="images") as progress:
         rights = [
-            is_right(model.evaluate(part, progress.advance).predictions, part.labels)
+            is_right(evaluate(model, part, progress.advance).predictions, part.labels)
             for part in (clean.test, transformed.images)
         ]
     return Outcome(

@@ -12,20 +12,19 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from scipy.special import softmax
 
+from capsjax import figures
 from capsjax.analyses import intervals
-from capsjax.analyses.figures import run as plots
+from capsjax.analyses.figures import ensemble as figure
 from capsjax.data import Dataset
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.progress import Progress
-from capsjax.training.restore import restore
+from capsjax.training.trained import evaluate, restore
 
 COLUMNS = (*results.TRAINING_COLUMNS, "members", "ensemble_error_percent")
 
@@ -63,9 +62,9 @@ def members_scores(
     with Progress("testing", total, unit="images") as progress:
         for folder in folders:
             model = restore(folder, data, "last")
-            scores = model.evaluate(data.test, progress.advance).scores
-            is_length = model.config.loss.name == "margin"
-            found.append(scores if is_length else softmax(scores, axis=1))
+            scores = evaluate(model, data.test, progress.advance).scores
+            is_logits = model.config.model.scores == "logits"
+            found.append(softmax(scores, axis=1) if is_logits else scores)
     return found
 
 
@@ -122,24 +121,6 @@ def table(found: Ensemble, data: Dataset) -> str:
     )
 
 
-def figure(found: Ensemble, data: Dataset) -> Figure:
-    """Error against the number of models, and the errors of single ones."""
-    drawing, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-    counts = range(1, len(found.single) + 1)
-    axes.plot(counts, found.first, "o-", label="the first so many together")
-    axes.plot(counts, found.single, "x", color="tab:gray", label="each alone")
-    axes.set(
-        xlabel="models",
-        ylabel="test error in %",
-        title=f"Models that differ in their seed, on {data.name}",
-    )
-    axes.set_xticks(list(counts))
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return drawing
-
-
 def write(workdir: pathlib.Path, folders: Sequence[RunFolder], data: Dataset) -> str:
     """Tests the models and writes rows, table and figure; returns the table.
 
@@ -149,7 +130,9 @@ def write(workdir: pathlib.Path, folders: Sequence[RunFolder], data: Dataset) ->
     text = table(found, data)
     results.write(workdir / "ensemble.csv", rows(folders, found), COLUMNS)
     (workdir / "ensemble.md").write_text(text)
-    plots.save(figure(found, data), workdir / "ensemble.png")
+    figures.save(
+        figure.errors(found.single, found.first, data.name), workdir / "ensemble.png"
+    )
     caption = (
         "Test error of models that differ in their seed: each alone, and the first so "
         "many together, which predict the class with the largest sum of scores."

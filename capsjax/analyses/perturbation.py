@@ -1,7 +1,6 @@
 """What the dimensions of a class capsule mean: reconstructions of perturbed poses."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,40 +8,38 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict, FrozenConfigDict
 
 from capsjax import models
+from capsjax.config import Config
 from capsjax.data import Dataset
 from capsjax.errors import UserError
 from capsjax.training import augment
 
 # The paper's: [-0.25, 0.25] in steps of 0.05.
 DELTAS = tuple(step / 20 for step in range(-5, 6))
+_DELTAS = np.array(DELTAS, np.float32)
+
+Perturbations = Callable[..., Float[Array, "Q D H W C"]]
 
 
-def perturbations(
-    graphdef: nnx.GraphDef,
-    config: ConfigDict,
-    params: nnx.State,
-    image: ArrayLike,
-    label: int,
-    deltas: Sequence[float] = DELTAS,
-) -> Float[Array, "Q D H W C"]:
-    """Reconstructions of an image; in each, one dimension of its pose is changed.
+def make_perturbations(graphdef: nnx.GraphDef, config: Config) -> Perturbations:
+    """The jitted function from variables, an image and a class to reconstructions.
 
-    The pose is that of the given class's capsule; those of all other classes are masked
-    out, as in training.
+    In each reconstruction one dimension of the pose of that class's capsule is changed;
+    the poses of all other classes are masked out, as in training.
+
+    The function takes:
+
+    - the model's variables, on one device or in host memory;
+    - an image, uint8 [H, W, C] as stored; it is preprocessed and not augmented;
+    - the class whose pose is perturbed;
+    - D numbers, each added to each of the pose's Q dimensions; `DELTAS` by default;
+
+    and returns float32 [Q, D, H, W, C] in [0, 1], in the size that the model sees.
 
     Args:
-        graphdef: of a CapsNet with a decoder.
-        config: the run's.
-        params: the model's, on one device or in host memory.
-        image: uint8 [H, W, C] as stored; it is preprocessed and not augmented.
-        label: the class whose pose is perturbed.
-        deltas: D numbers, each added to each of the pose's Q dimensions.
-
-    Returns:
-        float32 in [0, 1], in the size that the model sees.
+        graphdef: structure of a model with a decoder.
+        config: config of its run.
 
     Raises:
         UserError: the model has no decoder.
@@ -50,39 +47,36 @@ def perturbations(
     References:
         Sabour, Frosst and Hinton 2017, section 5.1 and figure 4.
     """
-    if not config.model.get("decoder_units"):
+    if not config.model.has_decoder:
         raise UserError(
             f"this run's {config.model.name} has no decoder to draw with; choose a run "
-            "with a CapsNet whose config.model.decoder_units is not empty"
+            "with one, such as a CapsNet"
         )
-    return _perturbations(
-        graphdef, FrozenConfigDict(config), params, image, label, jnp.array(deltas)
-    )
 
+    @jax.jit
+    def perturbations(
+        variables: models.Variables,
+        image: Array,
+        label: Array,
+        deltas: ArrayLike = _DELTAS,
+    ) -> Float[Array, "Q D H W C"]:
+        seen = augment.for_evaluation(image[None], config)
+        output, _ = models.apply(
+            graphdef, variables, seen, jnp.asarray(label)[None], config.dtype
+        )
+        assert output.poses is not None
+        deltas = jnp.asarray(deltas)
+        _, J, Q = output.poses.shape
+        D = len(deltas)
+        pose = output.poses[0, label]
+        changed = pose[None, None] + jnp.eye(Q)[:, None] * deltas[None, :, None]
+        # The decoder masks out the other classes' poses, whatever they are.
+        poses = jnp.broadcast_to(changed.reshape(Q * D, 1, Q), (Q * D, J, Q))
+        labels = jnp.broadcast_to(label, Q * D)
+        images = models.decode(graphdef, variables, poses, labels, config.dtype)
+        return images.reshape(Q, D, *images.shape[1:])
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _perturbations(
-    graphdef: nnx.GraphDef,
-    config: FrozenConfigDict,
-    params: nnx.State,
-    image: Array,
-    label: Array,
-    deltas: Float[Array, " D"],
-) -> Float[Array, "Q D H W C"]:
-    """Compiled once for all images and classes of a run."""
-    seen = augment.for_evaluation(image[None], config)
-    output = models.apply(graphdef, params, seen, label[None], config.dtype)
-    assert output.poses is not None
-    _, J, Q = output.poses.shape
-    D = len(deltas)
-    pose = output.poses[0, label]
-    changed = pose[None, None] + jnp.eye(Q)[:, None] * deltas[None, :, None]
-    # The decoder masks out the other classes' poses, whatever they are.
-    poses = jnp.broadcast_to(changed.reshape(Q * D, 1, Q), (Q * D, J, Q))
-    params, poses = jax.tree.map(lambda x: x.astype(config.dtype), (params, poses))
-    decoder = nnx.merge(graphdef, params).decoder
-    images = decoder(poses, jnp.broadcast_to(label, Q * D))
-    return images.reshape(Q, D, *images.shape[1:])
+    return perturbations
 
 
 def classes_of(data: Dataset, class_name: str | None = None) -> list[int]:
@@ -115,7 +109,7 @@ def example_of(data: Dataset, label: int, example: int) -> np.ndarray:
         example: which of its images, counted from 0.
 
     Raises:
-        UserError: the class has not so many.
+        UserError: the class has fewer examples.
     """
     found = np.flatnonzero(data.test.labels == label)
     if not 0 <= example < len(found):

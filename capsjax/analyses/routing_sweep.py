@@ -11,11 +11,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
 from capsjax import config as config_lib
+from capsjax import fields, figures
 from capsjax.analyses.figures import routing_sweep as plots_sweep
-from capsjax.analyses.figures import run as plots
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
@@ -32,10 +31,9 @@ TABLE_COLUMNS = (
     "std_error_percent",
     "steps",
 )
-_ITERATIONS = "config.model.routing_iterations"
-_SEED = "config.seed"
-_DECODER = "config.model.decoder_units"
-_DIAGNOSE = "config.diagnose_routing"
+_ITERATIONS = "model.routing.iterations"
+_SEED = "seed"
+_DIAGNOSE = "diagnose_routing"
 
 
 class Cell(NamedTuple):
@@ -93,7 +91,7 @@ def cells(iterations: Sequence[int], reconstruction: Sequence[bool]) -> list[Cel
     return [Cell(*values) for values in itertools.product(iterations, reconstruction)]
 
 
-def check(config: ConfigDict, words: Sequence[str], cells: Sequence[Cell]) -> None:
+def check(config: Config, words: Sequence[str], cells: Sequence[Cell]) -> None:
     """Refuses a config that the sweep's trainings would refuse, before the first one.
 
     Args:
@@ -106,26 +104,32 @@ def check(config: ConfigDict, words: Sequence[str], cells: Sequence[Cell]) -> No
             or none for a decoder that is asked for; or a flag sets what the sweep does.
     """
     config_lib.check(config)
-    if config.model.name != "capsnet":
+    routing = config.model.routing
+    if routing is None or routing.iterations is None:
         raise UserError(
-            f"config.model.name is {config.model.name!r}, which has no routing; choose "
-            "a --config whose model is a capsnet"
+            f"config.model.name is {config.model.name!r}, which has no routing "
+            "iterations; choose a --config whose model is a capsnet"
         )
-    fields = {_field(word) for word in words}
-    for field, flag in {_ITERATIONS: "iterations", _SEED: "seeds"}.items():
-        if field in fields:
-            raise UserError(f"--{field} is what the sweep sets; use --{flag} instead")
-    if any(cell.reconstruction for cell in cells) and not config.model.decoder_units:
+    paths = {_path(config, word) for word in words}
+    for path, flag in {_ITERATIONS: "iterations", _SEED: "seeds"}.items():
+        if path in paths:
+            raise UserError(
+                f"--config.{path} is what the sweep sets; use --{flag} instead"
+            )
+    if any(cell.reconstruction for cell in cells) and not config.model.has_decoder:
         raise UserError(
-            f"{_DECODER} is empty, so that there is no reconstruction; give its units, "
-            "or --reconstruction=false"
+            f"the {config.model.name} of this config has no decoder, so that there is "
+            "no reconstruction; give it one, or --reconstruction=false"
         )
 
 
-def runs(cells: Sequence[Cell], seeds: int, words: Sequence[str]) -> list[Run]:
+def runs(
+    config: Config, cells: Sequence[Cell], seeds: int, words: Sequence[str]
+) -> list[Run]:
     """The trainings: all cells with the first seed, then with the next.
 
     Args:
+        config: the one that the sweep's runs start from.
         cells: of the sweep.
         seeds: how many; they count from 0.
         words: flags of experiments.train for all of them, each one word.
@@ -134,18 +138,20 @@ def runs(cells: Sequence[Cell], seeds: int, words: Sequence[str]) -> list[Run]:
     for seed, cell in itertools.product(range(seeds), cells):
         own = {_ITERATIONS: str(cell.iterations), _SEED: str(seed)}
         if not cell.reconstruction:
-            own[_DECODER] = "()"
-        if _DIAGNOSE not in map(_field, words):
+            off = config.model.decoder_off
+            own |= {f"model.{name}": str(value) for name, value in off.items()}
+        if _DIAGNOSE not in (_path(config, word) for word in words):
             own[_DIAGNOSE] = "true"
-        # A flag for a tuple that comes twice is not replaced but made longer.
-        shared = [word for word in words if _field(word) not in own]
-        flags = [*shared, *(f"--{field}={value}" for field, value in own.items())]
+        shared = [word for word in words if _path(config, word) not in own]
+        flags = [*shared, *(f"--config.{path}={value}" for path, value in own.items())]
         made.append(Run(cell.name(seed), flags))
     return made
 
 
-def _field(word: str) -> str:
-    return word.removeprefix("--").removeprefix("no").split("=")[0]
+def _path(config: Config, word: str) -> str:
+    """Path of the field that a flag sets; empty for flags that set none."""
+    match = re.fullmatch(r"--?(?:no)?config\.([\w.]+)(?:=.*)?", word, re.DOTALL)
+    return fields.current_path(config, match[1]) if match else ""
 
 
 def rows(
@@ -156,9 +162,9 @@ def rows(
     for cell, seed in itertools.product(cells, range(seeds)):
         folder = RunFolder(workdir / cell.name(seed))
         if folder.result.exists():
-            decoder = folder.load_config().model.decoder_units
+            decoder = folder.load_config().model.has_decoder
             row = results.training_row(folder)
-            found.append(row | {"reconstruction": _word(bool(decoder))})
+            found.append(row | {"reconstruction": _word(decoder)})
     return found
 
 
@@ -286,13 +292,13 @@ def _draw(
     steps = _steps(rows)
     length = f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else f"{steps[0]}"
     trained = f"on {data}, {length} training steps"
-    plots.save(plots_sweep.errors(rows), workdir / "sweep_error.png")
+    figures.save(plots_sweep.errors(rows), workdir / "sweep_error.png")
     captions = {
         "sweep_error.png": "Test error against the number of routing iterations, "
         f"{trained}: mean and standard deviation over the seeds, and each seed as a "
         "faint dot."
     }
-    plots.save(plots_sweep.losses(metrics), workdir / "sweep_loss.png")
+    figures.save(plots_sweep.losses(metrics), workdir / "sweep_loss.png")
     captions["sweep_loss.png"] = (
         f"Margin loss in training, few routing iterations against more, {trained}: "
         "moving average of the mean over the seeds. It leaves out the reconstruction "
@@ -305,7 +311,7 @@ def _draw(
     ]
     if diagnosed:
         cell = Cell(*max(diagnosed))
-        plots.save(plots_sweep.logits(metrics[cell][0]), workdir / "sweep_logits.png")
+        figures.save(plots_sweep.logits(metrics[cell][0]), workdir / "sweep_logits.png")
         with_or_without = "with" if cell.reconstruction else "without"
         captions["sweep_logits.png"] = (
             "What each routing iteration adds to a routing logit, mean of the absolute "

@@ -19,10 +19,9 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks.programs import Timing
+from capsjax.config import Config
 from capsjax.errors import UserError
 
 # What our own command calls the whole step.
@@ -171,7 +170,7 @@ def run(words: Sequence[str]) -> Report:
 
 def rows(
     comparison: Comparison,
-    config: ConfigDict,
+    config: Config,
     image_shape: tuple[int, int, int],
     num_classes: int,
     env: Mapping[str, Any],

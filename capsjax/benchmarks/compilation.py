@@ -59,9 +59,9 @@ _RESERVED_SHARED_BYTES = 1_024
 _TEXT = """\
 # The fused routing kernels, compiled for an {device}
 
-What NVIDIA's assembler and XLA say of `kernels/routing/mosaic_gpu`, without a GPU; so
-there are no times. `python -m experiments.compile_routing` writes this file from the
-rows in [{kernel_file}]({kernel_file}) and
+What NVIDIA's assembler and XLA say of `kernels/routing/dynamic/mosaic_gpu`, without a
+GPU; so there are no times. `python -m experiments.compile_routing` writes this file
+from the rows in [{kernel_file}]({kernel_file}) and
 [{memory_file}]({memory_file}).
 
 - JAX {jax}, commit {commit}

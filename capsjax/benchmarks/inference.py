@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from flax import nnx
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks.programs import Program, Timing
+from capsjax.config import Config
 from capsjax.inference.predict import make_predict
+from capsjax.models import Variables
 from capsjax.training import step as train_step
 from kernels.tools.timing import compile_program, wall_in_turn
 
@@ -23,7 +23,7 @@ STAGE, MODE = "predict", "inference"
 
 
 def compile_predictor(
-    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+    config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> Program:
     """Compiles a model's answer to ``config.batch_size`` random images.
 
@@ -36,13 +36,13 @@ def compile_predictor(
     graphdef, state = train_step.create(config, image_shape, num_classes)
     predict = make_predict(graphdef, config)
 
-    def scores(params: nnx.State, images: Array) -> Array:
-        return predict(params, images)["scores"]
+    def scores(variables: Variables, images: Array) -> Array:
+        return predict(variables, images)["scores"]
 
-    program = compile_program(jax.jit(scores), state.params, images)
+    program = compile_program(jax.jit(scores), state.variables, images)
 
     def call() -> Any:
-        return jax.device_get(program.call(state.params, images))
+        return jax.device_get(program.call(state.variables, images))
 
     return Program(STAGE, MODE, call, program.compile_s, program.peak_mb)
 

@@ -4,16 +4,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from capsjax.benchmarks.programs import Timing
+from capsjax.config import Config
 from capsjax.training import parallel
 from capsjax.training import step as train_step
 from kernels.tools.timing import compile_program
 
 
 def measure(
-    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+    config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> Timing:
     """Compiles the train step on one device; parameters and images need not exist.
 

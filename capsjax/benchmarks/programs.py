@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from capsjax import config as config_lib
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.training import allocator
-from kernels import routing
 from kernels.tools import timing
 
 COLUMNS = (
@@ -96,7 +95,7 @@ def compile_in_place(
 
 
 def random_batch(
-    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+    config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> dict[str, np.ndarray]:
     """A batch of random images, uint8 [B, H, W, C], and labels, int32 [B]."""
     rng = np.random.default_rng(config.seed)
@@ -107,12 +106,12 @@ def random_batch(
 
 
 def combinations(
-    config: ConfigDict,
+    config: Config,
     *,
     routing_implementations: Sequence[str] | None = None,
     batch_sizes: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
-) -> list[ConfigDict]:
+) -> list[Config]:
     """A config for each combination; None is what the config says.
 
     Raises:
@@ -120,17 +119,18 @@ def combinations(
             implementation, one that only runs in an interpreter here, or one for a
             model that routes nothing.
     """
-    routes = "routing_implementation" in config.model
-    if routing_implementations and not routes:
+    own_routing = config.model.routing
+    known = () if own_routing is None else own_routing.implementations
+    if routing_implementations and not known:
         raise UserError(
-            f"config.model.name is {config.model.name!r}, which has no routing; leave "
-            "--routing_implementations out"
+            f"config.model.name is {config.model.name!r}, which has no routing with "
+            "several implementations; leave --routing_implementations out"
         )
     for name in routing_implementations or ():
-        if name not in routing.IMPLEMENTATIONS:
+        if name not in known:
             raise UserError(
                 f"unknown routing implementation {name!r}; choose from "
-                f"{', '.join(routing.IMPLEMENTATIONS)}"
+                f"{', '.join(known)}"
             )
         if name == "mosaic_gpu" and jax.default_backend() != "gpu":
             raise UserError(
@@ -147,21 +147,20 @@ def combinations(
             )
     configs = []
     for implementation, size, dtype in itertools.product(
-        routing_implementations or [config.model.get("routing_implementation")],
-        batch_sizes or [config.batch_size],
+        routing_implementations or [""],
+        batch_sizes or [str(config.batch_size)],
         dtypes or [config.dtype],
     ):
-        one = config.copy_and_resolve_references()
-        if routes:
-            one.model.routing_implementation = implementation
-        one.batch_size, one.dtype = int(size), dtype
+        one = config.replace(batch_size=int(size), dtype=dtype)
+        if implementation:
+            one.model = one.model.routed_by(implementation)
         config_lib.check(one)
         configs.append(one)
     return configs
 
 
 def row(
-    config: ConfigDict,
+    config: Config,
     image_shape: tuple[int, int, int],
     num_classes: int,
     env: Mapping[str, Any],
@@ -188,10 +187,7 @@ def row(
     known = {
         **env,
         **env["versions"],
-        "model": config.model.name,
-        # The baseline routes nothing.
-        "routing_implementation": config.model.get("routing_implementation", "none")
-        or "default",
+        **config.model.columns(),
         "image_shape": "x".join(map(str, image_shape)),
         "num_classes": num_classes,
         "batch_size": config.batch_size,

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from capsjax import config as config_lib
 from capsjax.benchmarks.programs import Program, compile_in_place, random_batch
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.training import parallel
@@ -68,9 +68,7 @@ def default_counts(available: int) -> list[int]:
     return sorted({*powers, available})
 
 
-def make_configs(
-    config: ConfigDict, counts: Sequence[int], scaling: str
-) -> list[ConfigDict]:
+def make_configs(config: Config, counts: Sequence[int], scaling: str) -> list[Config]:
     """The configs to compare: ``num_devices`` ascends, ``batch_size`` is of all.
 
     Args:
@@ -92,8 +90,7 @@ def make_configs(
         )
     configs = []
     for count in sorted(set(counts)):
-        one = config.copy_and_resolve_references()
-        one.num_devices = count
+        one = config.replace(num_devices=count)
         if scaling == "weak":
             one.batch_size = count * config.batch_size
         elif config.batch_size % count:
@@ -110,7 +107,7 @@ def make_configs(
 
 
 def measure(
-    configs: Sequence[ConfigDict],
+    configs: Sequence[Config],
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
@@ -140,7 +137,7 @@ def measure(
 
 
 def rows(
-    configs: Sequence[ConfigDict],
+    configs: Sequence[Config],
     scaling: str,
     timings: Sequence[Timing],
     env: Mapping[str, Any],
@@ -162,14 +159,10 @@ def rows(
     ]
     found = []
     for config, timing, speed in zip(configs, timings, speeds, strict=True):
-        model = config.model
         known = {
             **env,
             **env["versions"],
-            "model": model.name,
-            # The baseline routes nothing.
-            "routing_implementation": model.get("routing_implementation", "none")
-            or "default",
+            **config.model.columns(),
             "parallelism": config.parallelism,
             "scaling": scaling,
             "dtype": config.dtype,
@@ -208,7 +201,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _train_step(
-    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+    config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> Program:
     batch = random_batch(config, image_shape, num_classes)
     devices = parallel.choose(config)

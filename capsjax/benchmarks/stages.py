@@ -18,16 +18,14 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
-from capsjax import layers, losses, models
+from capsjax import losses, models
 from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks.programs import Program, Timing
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.training import augment, optim, parallel
 from capsjax.training import step as train_step
-from kernels import routing
-from kernels.dtypes import accumulation_dtype
 from kernels.tools import timing
 
 OPTIMIZER, CONVOLUTIONS, STEP = "optimizer", "convolutions", "step"
@@ -36,16 +34,16 @@ FORWARD, BACKWARD, TRAIN = "forward", "backward", "train"
 _Values = dict[str, Array]  # by name
 
 
-class Stage(NamedTuple):
+class Part(NamedTuple):
     """A part of the train step that has a gradient.
 
     Attributes:
-        name: as in the table.
-        layer: the model's layer whose parameters it has; None without parameters.
-        takes: names of what it takes from the stages before.
+        name: name in the table.
+        layer: layer of the model that holds its parameters, or None.
+        takes: names of what it takes from the parts before.
         makes: names of what it makes.
-        function: of the parameters, by layer, of what it takes, and of the batch, which
-            has no gradient.
+        function: function of the parameters, by layer, of what it takes, and of the
+            batch, which has no gradient.
     """
 
     name: str
@@ -82,70 +80,52 @@ class Summary(NamedTuple):
         }
 
 
-def make_stages(model: models.CapsNet, config: ConfigDict) -> list[Stage]:
-    """The stages of a CapsNet from the images to the loss.
+def make_parts(model: models.Model, config: Config) -> list[Part]:
+    """The parts of a train step from the images to the loss.
 
     Args:
-        model: its layers are used, but not its parameters.
-        config: the run's. As in `capsjax.models.apply`, parameters and images are cast
-            to ``config.dtype``, here within each stage, and the loss is float32.
+        model: model with stages; its layers are used, but not its parameters.
+        config: config of the run. As in `capsjax.models.apply`, parameters and images
+            are cast to ``config.dtype``, here within each part, and the loss is
+            float32.
     """
 
-    def layer(params: nnx.State, name: str) -> Callable[..., Array]:
-        graphdef, _ = nnx.split(getattr(model, name))
-        cast = jax.tree.map(lambda x: x.astype(config.dtype), params[name])
-        return nnx.merge(graphdef, cast)
+    def part(stage: models.Stage) -> Part:
+        graphdef, _ = nnx.split(getattr(model, stage.layer))
+        taken_from_batch = {"images", "labels"}.intersection(stage.takes)
 
-    def conv1(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
-        images = batch["image"].astype(config.dtype)
-        return {"features": layers.relu(layer(params, "conv1")(images))}
+        def function(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
+            cast = jax.tree.map(lambda x: x.astype(config.dtype), params[stage.layer])
+            known = {
+                "images": batch["image"].astype(config.dtype),
+                "labels": batch["label"],
+                **taken,
+            }
+            layer = nnx.merge(graphdef, cast)
+            made = stage.call(layer, *(known[name] for name in stage.takes))
+            return dict(zip(stage.makes, made, strict=True))
 
-    def primary_capsules(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
-        return {"primary": layer(params, "primary_capsules")(taken["features"])}
-
-    def class_capsules(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
-        poses = layer(params, "class_capsules")(taken["primary"])
-        wide = poses.astype(accumulation_dtype(poses.dtype))
-        return {"poses": poses, "lengths": routing.norm(wide)}
-
-    def decoder(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
-        decode = layer(params, "decoder")
-        return {"reconstructions": decode(taken["poses"], batch["label"])}
+        takes = tuple(name for name in stage.takes if name not in taken_from_batch)
+        return Part(stage.name, stage.layer, takes, stage.makes, function)
 
     def loss(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
-        output = models.ModelOutput(
-            taken["lengths"], reconstructions=taken.get("reconstructions")
+        parts = losses.per_example(
+            config.loss,
+            taken["scores"],
+            batch["label"],
+            reconstructions=taken.get("reconstructions"),
+            targets=batch["image"],
+            train=True,
         )
-        parts = losses.per_example(output, batch["image"], batch["label"], config.loss)
         return {"loss": jnp.mean(parts["loss"])}
 
-    first = [
-        Stage("conv1", "conv1", (), ("features",), conv1),
-        Stage(
-            "primary_capsules",
-            "primary_capsules",
-            ("features",),
-            ("primary",),
-            primary_capsules,
-        ),
-        Stage(
-            "routing",
-            "class_capsules",
-            ("primary",),
-            ("poses", "lengths"),
-            class_capsules,
-        ),
-    ]
-    if model.decoder is None:
-        return [*first, Stage("loss", None, ("lengths",), ("loss",), loss)]
-    return [
-        *first,
-        Stage("decoder", "decoder", ("poses",), ("reconstructions",), decoder),
-        Stage("loss", None, ("lengths", "reconstructions"), ("loss",), loss),
-    ]
+    stages = [part(stage) for stage in model.stages()]
+    made = [name for stage in stages for name in stage.makes]
+    takes = tuple(name for name in ("scores", "reconstructions") if name in made)
+    return [*stages, Part("loss", None, takes, ("loss",), loss)]
 
 
-def augmented(batch: train_step.Batch, config: ConfigDict) -> _Values:
+def augmented(batch: train_step.Batch, config: Config) -> _Values:
     """A batch with its images as the model sees them in training, float32."""
     keys = jax.random.split(jax.random.key(config.seed), len(batch["label"]))
     for_training = jax.jit(functools.partial(augment.for_training, config=config))
@@ -156,7 +136,7 @@ def augmented(batch: train_step.Batch, config: ConfigDict) -> _Values:
 
 
 def compile_step(
-    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+    config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> Program:
     """Compiles the whole train step of any model, on one device.
 
@@ -175,12 +155,12 @@ def compile_step(
 
 
 def compile_programs(
-    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+    config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> list[Program]:
     """Compiles all stages, the convolutions alone, and the whole step.
 
     Args:
-        config: the run's; the model is a CapsNet. One device is used.
+        config: the run's; the model has stages. One device is used.
         image_shape: (H, W, C) of the (random) images.
         num_classes: number of classes.
 
@@ -189,19 +169,18 @@ def compile_programs(
         optimizer, the convolutions, the step.
 
     Raises:
-        UserError: the model is no CapsNet.
+        UserError: the model is not divided into stages.
     """
-    if config.model.name != "capsnet":
+    if not config.model.has_stages:
         raise UserError(
-            f"config.model.name is {config.model.name!r}; the stages are timed for a "
-            "capsnet"
+            f"config.model.name is {config.model.name!r}, which is not divided into "
+            "stages; leave them out with --nostages, or choose a capsnet"
         )
     raw = benchmark.random_batch(config, image_shape, num_classes)
     graphdef, state = train_step.create(config, image_shape, num_classes)
     params = state.params
-    model = nnx.merge(graphdef, params)
-    assert isinstance(model, models.CapsNet)
-    stages, batch = make_stages(model, config), augmented(raw, config)
+    model = nnx.merge(graphdef, params, state.model_state)
+    stages, batch = make_parts(model, config), augmented(raw, config)
 
     made: _Values = {}
     forward = {}
@@ -301,7 +280,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _arguments(
-    stage: Stage, params: nnx.State, made: _Values, batch: _Values
+    stage: Part, params: nnx.State, made: _Values, batch: _Values
 ) -> tuple[Any, ...]:
     layers = [] if stage.layer is None else [stage.layer]
     own = nnx.State({layer: params[layer] for layer in layers})
@@ -309,7 +288,7 @@ def _arguments(
 
 
 def _compile_forward(
-    stage: Stage, params: nnx.State, made: _Values, batch: _Values
+    stage: Part, params: nnx.State, made: _Values, batch: _Values
 ) -> Program:
     arguments = _arguments(stage, params, made, batch)
     return benchmark.compile_call(
@@ -318,7 +297,7 @@ def _compile_forward(
 
 
 def _compile_backward(
-    stage: Stage,
+    stage: Part,
     params: nnx.State,
     made: _Values,
     batch: _Values,
@@ -344,7 +323,7 @@ def _compile_backward(
 
 
 def _compile_optimizer(
-    config: ConfigDict, params: nnx.State, gradients: nnx.State
+    config: Config, params: nnx.State, gradients: nnx.State
 ) -> Program:
     update = jax.jit(_make_update(config), donate_argnums=0)
     state = _start(config, params)
@@ -352,19 +331,19 @@ def _compile_optimizer(
 
 
 def _compile_convolutions(
-    model: models.CapsNet, config: ConfigDict, images: Array
+    model: models.Model, config: Config, images: Array
 ) -> Program:
-    """Conv1, ReLU and the primary convolution, their gradients and update."""
-    graphdefs, params = zip(
-        *(nnx.split(conv) for conv in (model.conv1, model.primary_capsules.conv)),
-        strict=True,
-    )
+    """The convolutions of a model, their gradients and update."""
+    found = model.convolutions()
+    assert found is not None  # The model has stages.
+    layers, features_of = found
+    graphdefs, params = zip(*map(nnx.split, layers), strict=True)
     update = _make_update(config)
 
     def loss(params, images):
         cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
-        conv1, primary = map(nnx.merge, graphdefs, cast)
-        features = primary(layers.relu(conv1(images.astype(config.dtype))))
+        merged = tuple(map(nnx.merge, graphdefs, cast))
+        features = features_of(merged, images.astype(config.dtype))
         return jnp.mean(jnp.square(features.astype(images.dtype)))
 
     def step(state, images):
@@ -380,13 +359,13 @@ def _compile_convolutions(
     )
 
 
-def _start(config: ConfigDict, params: Any) -> tuple[Any, optax.OptState]:
+def _start(config: Config, params: Any) -> tuple[Any, optax.OptState]:
     """Parameters, copied because they are donated, and the optimizer's state."""
     params = jax.tree.map(jnp.copy, params)
     return params, optim.build(config.optimizer).init(params)
 
 
-def _make_update(config: ConfigDict) -> Callable[[Any, Any], tuple[Any, None]]:
+def _make_update(config: Config) -> Callable[[Any, Any], tuple[Any, None]]:
     tx = optim.build(config.optimizer)
 
     def update(state, gradients):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -16,6 +17,7 @@ from kernels.routing.dynamic.mosaic_gpu.config import (
     Problem,
     candidates,
     heuristic,
+    save_tuned,
 )
 from kernels.tools import timing
 
@@ -111,3 +113,8 @@ def tune(
         return seconds
 
     return problem, find(problem, measure)
+
+
+def save(problem: Problem, config: Config) -> pathlib.Path:
+    """Makes a config the one that this GPU uses for a problem; returns its file."""
+    return save_tuned(gpu.device_kind(), {problem: config})

@@ -16,16 +16,16 @@ import numpy as np
 from flax import nnx
 from jax.export import Exported, default_export_platform, deserialize
 from jax.export import export as export_jitted
-from ml_collections import ConfigDict
 
 from capsjax import models
+from capsjax.config import Config
 from capsjax.data import Dataset
 from capsjax.errors import UserError
 from capsjax.inference.predict import make_predict
 from capsjax.runs import provenance
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.training import augment
-from capsjax.training.restore import Restored
+from capsjax.training.trained import TrainedModel
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SUFFIX = ".jaxexport"
@@ -34,7 +34,7 @@ TOLERANCE = 1e-4
 
 
 def export(
-    model: Restored,
+    model: TrainedModel,
     data: Dataset,
     *,
     batch_size: int = 1,
@@ -67,7 +67,7 @@ def export(
             f"unknown platform {unknown[0]!r}" if unknown else "no platform is given"
         )
         raise UserError(f"{given}; choose some of {', '.join(PLATFORMS)}")
-    if reconstruct and not model.config.model.get("decoder_units"):
+    if reconstruct and not model.config.model.has_decoder:
         raise UserError(
             f"this run's {model.config.model.name} has no decoder to reconstruct with; "
             "export it without reconstructions"
@@ -75,11 +75,11 @@ def export(
     config = _portable(model.config)
     graphdef = _structure(config, data)
     predict = make_predict(graphdef, config, reconstruct=reconstruct)
-    params = jax.device_put(jax.device_get(model.params))
+    variables = jax.device_put(jax.device_get(model.variables))
 
     @jax.jit
     def predict_images(images: jax.Array) -> dict[str, jax.Array]:
-        return predict(params, images)
+        return predict(variables, images)
 
     images = jax.ShapeDtypeStruct((batch_size, *data.image_shape), jnp.uint8)
     # A platform named twice would be one program too many.
@@ -88,22 +88,18 @@ def export(
     )
 
 
-def _portable(config: ConfigDict) -> ConfigDict:
+def _portable(config: Config) -> Config:
     """The config with routing that runs everywhere; the one passed in stays."""
-    config = config.copy_and_resolve_references()
-    if "routing_implementation" in config.model:
-        config.model.routing_implementation = "xla"
-    return config
+    return config.replace(model=config.model.portable())
 
 
-def _structure(config: ConfigDict, data: Dataset) -> nnx.GraphDef:
+def _structure(config: Config, data: Dataset) -> nnx.GraphDef:
     """The structure of a config's model, without numbers in it."""
     shape = augment.output_shape(data.image_shape, config)
     model = nnx.eval_shape(
         lambda: models.build(config.model, shape, data.num_classes, nnx.Rngs(params=0))
     )
-    graphdef, _ = nnx.split(model, nnx.Param)
-    return graphdef
+    return models.split(model)[0]
 
 
 def outputs(exported: Exported) -> dict[str, jax.core.ShapedArray]:
@@ -111,7 +107,7 @@ def outputs(exported: Exported) -> dict[str, jax.core.ShapedArray]:
     return jax.tree.unflatten(exported.out_tree, exported.out_avals)
 
 
-def describe(exported: Exported, model: Restored, data: Dataset) -> dict[str, Any]:
+def describe(exported: Exported, model: TrainedModel, data: Dataset) -> dict[str, Any]:
     """What an artefact is: the part of its description that does not lie in files."""
     (images,) = exported.in_avals
     return {
@@ -204,7 +200,7 @@ def runs_here(exported: Exported) -> bool:
 
 
 def check(
-    path: pathlib.Path, model: Restored, data: Dataset, images: np.ndarray
+    path: pathlib.Path, model: TrainedModel, data: Dataset, images: np.ndarray
 ) -> float:
     """Loads an artefact and compares its results with those of the model itself.
 
@@ -233,7 +229,7 @@ def check(
     predict = make_predict(
         _structure(config, data), config, reconstruct="reconstructions" in found
     )
-    expected = jax.device_get(jax.jit(predict)(model.params, images))
+    expected = jax.device_get(jax.jit(predict)(model.variables, images))
     differences = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), found, expected)
     largest = float(np.max(list(differences.values())))
     if not largest <= TOLERANCE:  # Nor is NaN.

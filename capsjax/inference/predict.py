@@ -1,29 +1,34 @@
-"""What a trained model says of images: the function that is deployed and exported."""
+"""The inference function: images in, scores and poses out."""
 
 from collections.abc import Callable
 
+import jax
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, UInt8
-from ml_collections import ConfigDict
 
 from capsjax import models
+from capsjax.config import Config
+from capsjax.errors import UserError
+from capsjax.models import Variables
 from capsjax.training import augment
+from capsjax.training.trained import TrainedModel
 
 Images = UInt8[Array, "B H W C"]
-Predict = Callable[[nnx.State, Images], dict[str, Array]]
+Predict = Callable[[Variables, Images], dict[str, Array]]
 
 
 def make_predict(
-    graphdef: nnx.GraphDef, config: ConfigDict, *, reconstruct: bool = False
+    graphdef: nnx.GraphDef, config: Config, *, reconstruct: bool = False
 ) -> Predict:
-    """The function, not yet compiled, from parameters and images to results.
+    """The function, not yet compiled, from variables and images to results.
 
     Images are uint8 [B, H, W, C], as the data set has them: what `augment` does in
     evaluation is part of the function. The results, in float32:
 
-    - ``"scores"`` [B, J]: lengths of the class capsules, or the logits of a CNN;
-    - ``"poses"`` [B, J, Q], of a CapsNet;
-    - ``"reconstructions"`` of the longest capsule [B, h, w, c], if asked for and if the
+    - ``"scores"`` [B, J], of the kind that the model's config declares;
+    - ``"poses"`` [B, J, Q] of the class capsules, of a model that has them;
+    - ``"reconstructions"`` of the predicted class [B, h, w, c], if asked for and if the
       model has a decoder. Nothing is computed for what is left out.
 
     Args:
@@ -32,12 +37,52 @@ def make_predict(
         reconstruct: whether reconstructions are among the results.
     """
 
-    def predict(params: nnx.State, images: Images) -> dict[str, Array]:
+    def predict(variables: Variables, images: Images) -> dict[str, Array]:
         seen = augment.for_evaluation(images, config)
-        output = models.apply(graphdef, params, seen, None, config.dtype)
+        output, _ = models.apply(graphdef, variables, seen, None, config.dtype)
         results = {"scores": output.scores, "poses": output.poses}
         if reconstruct:
             results["reconstructions"] = output.reconstructions
         return {name: x for name, x in results.items() if x is not None}
 
     return predict
+
+
+def predict(
+    model: TrainedModel, images: np.ndarray, *, reconstruct: bool = False
+) -> dict[str, np.ndarray]:
+    """Scores, poses and perhaps reconstructions of images, by a trained model.
+
+    Runs on one device in batches of the run's batch size.
+
+    Args:
+        model: from `capsjax.restore` or `capsjax.train`.
+        images: uint8 [N, H, W, C], as the data set has them.
+        reconstruct: whether reconstructions are among the results.
+
+    Returns:
+        float32 arrays with a row for each image; see `make_predict`. The prediction is
+        the class with the largest score.
+
+    Raises:
+        UserError: the images are not uint8 [N, H, W, C], or there are none.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise UserError(
+            f"images have dtype {images.dtype} and shape {images.shape}; wanted uint8 "
+            "[N, H, W, C] with values 0 to 255"
+        )
+    batch_size = min(model.config.batch_size, len(images))
+    predict_batch = jax.jit(
+        make_predict(model.graphdef, model.config, reconstruct=reconstruct)
+    )
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        padding = [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
+        found = jax.device_get(
+            predict_batch(model.variables, np.pad(batch, padding, mode="edge"))
+        )
+        parts.append({name: rows[: len(batch)] for name, rows in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -5,9 +5,12 @@ from capsjax.layers.capsules import PrimaryCapsules, RoutedCapsules, primary_gri
 from capsjax.layers.convolution import Conv
 from capsjax.layers.decoder import MaskedDecoder
 from capsjax.layers.initializers import INITIALIZERS, Initializers
+from capsjax.layers.normalization import BATCH_AXIS, BatchNorm
 
 __all__ = [
+    "BATCH_AXIS",
     "INITIALIZERS",
+    "BatchNorm",
     "Conv",
     "Initializers",
     "MaskedDecoder",

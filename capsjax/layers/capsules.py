@@ -6,12 +6,14 @@ output capsules (classes) of Q dimensions, images H x W x C.
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from capsjax import routings
 from capsjax.layers.convolution import Conv
 from capsjax.layers.initializers import Initializers
-from kernels import routing
+from capsjax.routings import Capsules, Sizes, Transform
 from kernels.convolution import output_size
+from kernels.routing import Diagnosis, squash
 
 
 class PrimaryCapsules(nnx.Module):
@@ -65,15 +67,16 @@ class PrimaryCapsules(nnx.Module):
         s = self.conv(x) * self.coupling
         # Splitting the channel axis alone keeps a capsule's channels together.
         s = s.reshape(s.shape[0], -1, num_types, dim) + self.bias[...][None, None]
-        return routing.squash(s).reshape(s.shape[0], -1, dim)
+        return squash(s).reshape(s.shape[0], -1, dim)
 
 
 class RoutedCapsules(nnx.Module):
-    """Capsules that take their inputs by routing-by-agreement (digit capsules).
+    """Capsules that take their inputs from all capsules below (class capsules).
 
     Attributes:
         weights: transformation matrices [I, J, Q, P] float32.
         bias: [J, Q] float32, or None.
+        routing: the routing algorithm, a plug-in with parameters of its own.
 
     References:
         Sabour, Frosst and Hinton 2017, sections 2 and 4.
@@ -81,54 +84,38 @@ class RoutedCapsules(nnx.Module):
 
     def __init__(
         self,
-        in_capsules: int,
-        in_dim: int,
-        out_capsules: int,
-        out_dim: int,
+        sizes: Sizes,
         *,
-        num_iterations: int,
-        leaky: bool,
-        stop_gradient: bool,
+        routing: routings.Config,
         use_bias: bool,
-        implementation: str | None,
         init: Initializers,
         rngs: nnx.Rngs,
     ):
-        self.weights = nnx.Param(
-            init.routed(
-                rngs.params(), (in_capsules, out_capsules, out_dim, in_dim), jnp.float32
-            )
-        )
+        I, P, J, Q = sizes
+        self.weights = nnx.Param(init.routed(rngs.params(), (I, J, Q, P), jnp.float32))
         self.bias = (
-            nnx.Param(init.bias(rngs.params(), (out_capsules, out_dim), jnp.float32))
+            nnx.Param(init.bias(rngs.params(), (J, Q), jnp.float32))
             if use_bias
             else None
         )
-        self.num_iterations = num_iterations
-        self.leaky = leaky
-        self.stop_gradient = stop_gradient
-        self.implementation = implementation
+        self.routing = routing.build(sizes, rngs)
 
-    def __call__(self, poses: Float[Array, "B I P"]) -> Float[Array, "B J Q"]:
-        """Poses of the output capsules."""
-        return routing.route(
-            poses,
-            self.weights[...],
-            None if self.bias is None else self.bias[...],
-            num_iterations=self.num_iterations,
-            leaky=self.leaky,
-            stop_gradient=self.stop_gradient,
-            implementation=self.implementation,
-        )
+    def __call__(self, inputs: Capsules, *, step: Int[Array, ""] | int = 0) -> Capsules:
+        """Poses [B, J, Q] and activations [B, J] of the output capsules.
 
-    def diagnose(self, poses: Float[Array, "B I P"]) -> routing.Diagnosis:
-        """What each routing iteration does to the poses of a few dozen examples."""
-        return routing.diagnose(
-            poses,
-            self.weights[...],
-            None if self.bias is None else self.bias[...],
-            num_iterations=self.num_iterations,
-            leaky=self.leaky,
+        Args:
+            inputs: capsules below, [B, I, P].
+            step: training steps taken so far, for routing that is annealed.
+        """
+        return self.routing(inputs, self._transform(), step=step)
+
+    def diagnose(self, inputs: Capsules) -> Diagnosis:
+        """What each routing iteration does to a few dozen examples."""
+        return self.routing.diagnose(inputs, self._transform())
+
+    def _transform(self) -> Transform:
+        return Transform(
+            self.weights[...], None if self.bias is None else self.bias[...]
         )
 
 
@@ -143,8 +130,8 @@ def primary_grid(
     """Rows and columns of the primary capsules' grid.
 
     Raises:
-        ValueError: the image is too small for the kernels, or padding or stride are
-            none.
+        ValueError: the image is too small for the kernels, or invalid padding or
+            stride.
     """
     if padding not in ("VALID", "SAME"):
         raise ValueError(f"unknown padding {padding!r}; choose VALID or SAME")

@@ -1,82 +1,65 @@
-"""Losses, one number for each example.
+"""Losses by name, one number for each example.
 
 A batch's loss is the mean over its examples; keeping the examples apart makes masked
-evaluation exact.
+evaluation exact. To add a loss: a file here with its config, and a line in `LOSSES`.
 """
 
-import jax.numpy as jnp
-import optax
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from jaxtyping import Array, Float, Int
-from ml_collections import ConfigDict
 
-from capsjax.errors import UserError
+from capsjax.losses import cross_entropy, margin
+from capsjax.losses.base import Config, Scores
 from capsjax.losses.classification import presence
-from capsjax.losses.margin import margin_loss
 from capsjax.losses.reconstruction import reconstruction_loss
-from capsjax.models import ModelOutput
 
-NAMES = ("margin", "cross_entropy", "sigmoid_cross_entropy")
+__all__ = [
+    "LOSSES",
+    "Config",
+    "Scores",
+    "per_example",
+    "presence",
+    "reconstruction_loss",
+]
 
-CLASS_REDUCTIONS = ("sum", "half_mean")
+LOSSES: Mapping[str, type[Config]] = MappingProxyType(
+    {
+        config.name: config
+        for config in (margin.Config, cross_entropy.Softmax, cross_entropy.Sigmoid)
+    }
+)
 
 
 def per_example(
-    output: ModelOutput,
-    targets: Float[Array, "B ... H W C"],
+    config: Config,
+    scores: Float[Array, "B J"],
     labels: Int[Array, "B *K"],
-    config: ConfigDict,
+    *,
+    reconstructions: Float[Array, "B ... H W C"] | None = None,
+    targets: Float[Array, "B ... H W C"] | None = None,
+    step: Int[Array, ""] | int = 0,
+    train: bool = False,
 ) -> dict[str, Float[Array, " B"]]:
-    """The loss that ``config`` (a run's ``config.loss``) describes, and its parts.
+    """The loss of a batch and its parts.
 
     Args:
-        output: the model's.
+        config: the run's ``config.loss``.
+        scores: the model's, of a kind that the loss takes.
+        labels: class of each image, or its K classes.
+        reconstructions: the decoder's images, or None.
         targets: what the decoder should draw: the images that the model saw, or the K
             parts of each; in [0, 1].
-        labels: the class of each image, or its K classes.
-        config: ``name``, one of `NAMES`, and its settings.
+        step: training steps taken so far, for what is annealed.
+        train: whether this is for training or for evaluation.
 
     Returns:
-        ``"loss"``, and for a CapsNet ``"margin_loss"`` and, with a decoder,
-        ``"reconstruction_loss"`` (not weighted).
+        ``"loss"``; the loss of the scores by its name, such as ``"margin_loss"``; and
+        with reconstructions ``"reconstruction_loss"``, not weighted.
     """
-    if config.name == "cross_entropy":
-        losses = optax.softmax_cross_entropy_with_integer_labels(output.scores, labels)
-        return {"loss": losses}
-    if config.name == "sigmoid_cross_entropy":
-        present = presence(labels, output.scores.shape[1], output.scores.dtype)
-        losses = optax.sigmoid_binary_cross_entropy(output.scores, present)
-        return {"loss": jnp.sum(losses, axis=1)}
-    margin = margin_loss(
-        output.scores,
-        labels,
-        positive_margin=config.positive_margin,
-        negative_margin=config.negative_margin,
-        absent_weight=config.absent_weight,
-        class_reduction=config.class_reduction,
-    )
-    if output.reconstructions is None:
-        return {"loss": margin, "margin_loss": margin}
-    reconstruction = reconstruction_loss(output.reconstructions, targets)
-    return {
-        "loss": margin + config.reconstruction_weight * reconstruction,
-        "margin_loss": margin,
-        "reconstruction_loss": reconstruction,
-    }
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses an unknown loss or reduction.
-
-    Raises:
-        UserError: with the known names.
-    """
-    if config.name not in NAMES:
-        raise UserError(
-            f"unknown loss {config.name!r} in config.loss.name; "
-            f"choose one of {', '.join(NAMES)}"
-        )
-    if config.name == "margin" and config.class_reduction not in CLASS_REDUCTIONS:
-        raise UserError(
-            f"unknown config.loss.class_reduction {config.class_reduction!r}; "
-            f"choose one of {', '.join(CLASS_REDUCTIONS)}"
-        )
+    loss = config.classification(scores, labels, step=step, train=train)
+    parts = {f"{config.name}_loss": loss}
+    if reconstructions is not None and targets is not None:
+        parts["reconstruction_loss"] = reconstruction_loss(reconstructions, targets)
+        loss = loss + config.reconstruction_weight * parts["reconstruction_loss"]
+    return {"loss": loss} | parts

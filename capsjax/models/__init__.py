@@ -1,65 +1,73 @@
-"""The models, by name and with one calling convention.
+"""The models by name, with one calling convention.
 
-``model(images, labels, dropout_keys=...)`` returns a `ModelOutput`. Labels choose which
-capsule the decoder reads (training), or which K, one after the other; without them it
-reads the predicted class's.
-`apply` does so in the dtype of a run's config.
+To add one: a file here with its config and its module, and a line in `MODELS`.
 """
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
+from capsjax import fields
 from capsjax.errors import UserError
-from capsjax.models.base import ModelOutput, apply, num_parameters
-from capsjax.models.baseline_cnn import BaselineCNN
-from capsjax.models.capsnet import CapsNet
+from capsjax.models import baseline_cnn, capsnet, resnet
+from capsjax.models.base import (
+    Config,
+    Model,
+    ModelOutput,
+    Stage,
+    Variables,
+    apply,
+    decode,
+    num_parameters,
+    split,
+)
 
 __all__ = [
     "MODELS",
-    "BaselineCNN",
-    "CapsNet",
+    "Config",
+    "Model",
     "ModelOutput",
+    "Stage",
+    "Variables",
     "apply",
     "build",
+    "decode",
     "num_parameters",
+    "split",
 ]
 
-
-MODELS: dict[str, type[CapsNet] | type[BaselineCNN]] = {
-    "capsnet": CapsNet,
-    "baseline_cnn": BaselineCNN,
-}
+MODELS: Mapping[str, type[Config]] = MappingProxyType(
+    {
+        config.name: config
+        for config in (capsnet.Config, baseline_cnn.Config, resnet.Config)
+    }
+)
 
 
 def build(
-    config: ConfigDict,
+    config: Config,
     image_shape: tuple[int, int, int],
     num_classes: int,
     rngs: nnx.Rngs,
-) -> nnx.Module:
+) -> Model:
     """Builds the model that ``config`` (a run's ``config.model``) describes.
 
     Args:
-        config: ``name`` and that model's keyword arguments, one field each.
+        config: of the model.
         image_shape: (H, W, C) as the model sees images.
-        num_classes: of the data set.
+        num_classes: number of classes of the data set.
         rngs: starts the parameters.
 
     Raises:
-        UserError: unknown name, or settings that do not fit together.
+        UserError: values out of bounds, or settings that do not fit together.
     """
-    options = config.to_dict()
-    name = options.pop("name")
-    if name not in MODELS:
-        raise UserError(
-            f"unknown model {name!r} in config.model.name; "
-            f"choose one of {', '.join(MODELS)}"
-        )
+    fields.check(config, "config.model")
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
-        model = MODELS[name](image_shape, num_classes, **options, rngs=rngs)
+        model = config.build(image_shape, num_classes, rngs)
         # What only shows when the model is called should show before training starts.
         jax.eval_shape(lambda images: model(images).scores, images)
         return model

@@ -1,65 +1,108 @@
-"""The CNNs that the paper compares CapsNet with."""
+"""The CNNs that the paper on dynamic routing compares CapsNet with.
 
+References:
+    Sabour, Frosst and Hinton 2017, "Dynamic Routing Between Capsules", sections 5, 5.2
+    and 6.1.
+"""
+
+import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from capsjax.fields import field
 from capsjax.layers import Conv, relu
+from capsjax.models import base
 from capsjax.models.base import ModelOutput
 
+_POOLING = {"conv_channels": (512, 256), "kernel_sizes": (9, 5), "pool": True}
 
-class BaselineCNN(nnx.Module):
-    """Convolutions and dense layers: the CNNs that the paper compares CapsNet with.
 
-    By default the MNIST baseline: 256, 256 and 128 channels of 5x5 kernels with stride
-    1 ("SAME" padding gives the paper's 35.4M parameters: 35,445,522 on 28x28x1 with 10
-    classes), then 328 and 192 units. The convolutions' padding and the dropout rate are
-    not in the paper. The MultiMNIST baseline has 512 and 256 channels of 9x9 and 5x5
-    kernels, each followed by pooling, and 1024 units: 24,563,978 on 36x36x1.
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Config(base.Config):
+    """Config of `BaselineCNN`; the defaults are the baseline for MNIST.
 
-    References:
-        Sabour, Frosst and Hinton 2017, sections 5 and 6.1.
+    The padding of the convolutions and the dropout rate are not in the paper; "SAME"
+    padding gives its 35.4M parameters.
     """
+
+    name: ClassVar[str] = "baseline_cnn"
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Section 5: 35,445,522 parameters on 28x28x1 images.
+        "paper": {},
+        # Section 6.1: 24,563,978 parameters on 36x36x1 images.
+        "multimnist": {**_POOLING, "dense_units": (1024,), "dropout_rate": 0.0},
+        # Section 5.2 says "pooling and dropout" and as many parameters as CapsNet; the
+        # sizes are ours: 13,461,006 on 40x40x1 images.
+        "expanded": {**_POOLING, "dense_units": (396,), "dropout_rate": 0.5},
+    }
+
+    conv_channels: tuple[int, ...] = field(
+        (256, 256, 128), "Channels of each convolution, stride 1.", at_least=1
+    )
+    kernel_sizes: tuple[int, ...] = field(
+        (5, 5, 5), "Size of each convolution's kernel in pixels.", at_least=1
+    )
+    pool: bool = field(
+        False, "Halves height and width after each convolution, by the largest of 2x2."
+    )
+    dense_units: tuple[int, ...] = field(
+        (328, 192), "Units of the hidden dense layers.", at_least=1
+    )
+    dropout_rate: float = field(
+        0.5, "Dropout rate before the last layer.", at_least=0, at_most=1
+    )
+
+    def build(
+        self, image_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs
+    ) -> "BaselineCNN":
+        """The network."""
+        return BaselineCNN(self, image_shape, num_classes, rngs=rngs)
+
+    def smaller(self, size: Literal["quick", "cpu"]) -> Self:
+        """An eighth or a sixteenth of the channels, and twice that of the units."""
+        share = 16 if size == "quick" else 8
+        return self.replace(
+            conv_channels=tuple(n // share for n in self.conv_channels),
+            dense_units=tuple(n // (share // 2) for n in self.dense_units),
+        )
+
+
+class BaselineCNN(base.Model):
+    """Convolutions, perhaps with pooling, and dense layers."""
 
     def __init__(
         self,
+        config: Config,
         image_shape: tuple[int, int, int],
         num_classes: int,
         *,
-        conv_channels: Sequence[int] = (256, 256, 128),
-        kernel_sizes: Sequence[int] = (5, 5, 5),
-        pool: bool = False,
-        dense_units: Sequence[int] = (328, 192),
-        dropout_rate: float = 0.5,
         rngs: nnx.Rngs,
     ):
         """Builds the network.
 
         Args:
+            config: its sizes and options.
             image_shape: (H, W, C) in pixels and channels.
-            num_classes: J.
-            conv_channels: of each convolution.
-            kernel_sizes: in pixels, as many.
-            pool: halves height and width after each convolution, to the largest of 2x2.
-            dense_units: of the hidden dense layers.
-            dropout_rate: before the last layer.
+            num_classes: number of classes J.
             rngs: its ``params`` stream starts the parameters.
 
         Raises:
-            ValueError: not as many kernel sizes as convolutions, or an image that is
-                too small for the pooling.
+            ValueError: the numbers of kernel sizes and convolutions differ, or the
+                image is too small for the pooling.
         """
-        if len(kernel_sizes) != len(conv_channels):
+        if len(config.kernel_sizes) != len(config.conv_channels):
             raise ValueError(
-                f"{len(conv_channels)} conv_channels but {len(kernel_sizes)} "
-                "kernel_sizes; give each convolution one"
+                f"{len(config.conv_channels)} conv_channels but "
+                f"{len(config.kernel_sizes)} kernel_sizes; give each convolution one"
             )
         H, W, C = image_shape
         he_normal = jax.nn.initializers.he_normal()
-        channels = [C, *conv_channels]
+        channels = [C, *config.conv_channels]
         self.convs = nnx.List(
             Conv(
                 n_in,
@@ -71,23 +114,23 @@ class BaselineCNN(nnx.Module):
                 rngs=rngs,
             )
             for (n_in, n_out), size in zip(
-                itertools.pairwise(channels), kernel_sizes, strict=True
+                itertools.pairwise(channels), config.kernel_sizes, strict=True
             )
         )
-        self.pool = pool
-        halvings = len(conv_channels) if pool else 0
+        self.pool = config.pool
+        halvings = len(config.conv_channels) if config.pool else 0
         H, W = H >> halvings, W >> halvings
         if min(H, W) < 1:
             raise ValueError(
                 f"images of {image_shape[0]}x{image_shape[1]} pixels cannot be halved "
                 f"{halvings} times; use fewer conv_channels or no pool"
             )
-        units = [H * W * channels[-1], *dense_units]
+        units = [H * W * channels[-1], *config.dense_units]
         self.dense = nnx.List(
             nnx.Linear(n_in, n_out, kernel_init=he_normal, rngs=rngs)
             for n_in, n_out in itertools.pairwise(units)
         )
-        self.dropout = nnx.Dropout(dropout_rate)
+        self.dropout = nnx.Dropout(config.dropout_rate)
         self.logits = nnx.Linear(units[-1], num_classes, rngs=rngs)
 
     def __call__(
@@ -95,10 +138,11 @@ class BaselineCNN(nnx.Module):
         images: Float[Array, "B H W C"],
         labels: Int[Array, "B *K"] | None = None,
         *,
-        dropout_keys: Key[Array, " B"] | None = None,
+        train: bool = False,
+        step: Int[Array, ""] | int = 0,
+        keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
-        """Classifies a batch; with dropout where its keys are given, one an example."""
-        del labels
+        """Classifies a batch; with dropout where keys are given."""
         x = images
         for conv in self.convs:
             x = relu(conv(x))
@@ -107,6 +151,6 @@ class BaselineCNN(nnx.Module):
         x = x.reshape(x.shape[0], -1)
         for dense in self.dense:
             x = relu(dense(x))
-        if dropout_keys is not None:
-            x = jax.vmap(lambda x, key: self.dropout(x, rngs=key))(x, dropout_keys)
+        if keys is not None:
+            x = jax.vmap(lambda x, key: self.dropout(x, rngs=key))(x, keys)
         return ModelOutput(self.logits(x))

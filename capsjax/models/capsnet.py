@@ -1,12 +1,20 @@
-"""CapsNet, the network of the paper on dynamic routing."""
+"""CapsNet: convolution, primary capsules, routed class capsules, masked decoder.
 
-from collections.abc import Sequence
+References:
+    Sabour, Frosst and Hinton 2017, "Dynamic Routing Between Capsules".
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from capsjax import routings
+from capsjax.fields import field
 from capsjax.layers import (
     INITIALIZERS,
     Conv,
@@ -16,15 +24,143 @@ from capsjax.layers import (
     primary_grid,
     relu,
 )
-from capsjax.models.base import ModelOutput, at_least_float32
-from kernels import routing
+from capsjax.losses.base import Scores
+from capsjax.models import base
+from capsjax.models.base import ModelOutput, Stage
+from capsjax.routings import ROUTINGS, Capsules, Sizes
+from capsjax.routings.dynamic import Config as Dynamic
+from kernels.routing import Diagnosis
+
+_AS_RELEASED = {
+    "route_primary": True,
+    "routing_bias": True,
+    "initializers": "authors_code",
+}
+_DIGITS = {"conv1_kernel": 3, "primary_kernel": 3, "primary_stride": 1}
 
 
-class CapsNet(nnx.Module):
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Config(base.Config):
+    """Config of `CapsNet`; the defaults are the paper's network for MNIST."""
+
+    name: ClassVar[str] = "capsnet"
+    decoder_off: ClassVar[Mapping[str, Any]] = {"decoder_units": ()}
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "routing_iterations": "routing.iterations",
+        "routing_implementation": "routing.implementation",
+        "leaky": "routing.leaky",
+        "stop_gradient": "routing.stop_gradient",
+    }
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Section 4: 8,215,568 parameters on 28x28x1 images with 10 classes.
+        "paper": {},
+        # Sarasra/models, research/capsules: 8,215,728 parameters.
+        "authors_code": _AS_RELEASED,
+        # Section 7: 22,476,448 parameters on 24x24x3 patches.
+        "cifar10": {
+            **_AS_RELEASED,
+            "padding": "SAME",
+            "primary_types": 64,
+            "routing": Dynamic(leaky=True),
+            "decoder_units": (),
+        },
+        # Section 7: 6,661,200 parameters on 32x32x2 patches with 5 classes.
+        "smallnorb": {**_AS_RELEASED, "decoder_units": ()},
+        # Section 7: 4,720,480 parameters on 32x32x3 images.
+        "svhn": {
+            "conv1_channels": 64,
+            "primary_types": 16,
+            "primary_dim": 6,
+            "class_dim": 8,
+        },
+        # Ours, for 8x8 images: kernels and sizes to fit.
+        "digits": {
+            **_DIGITS,
+            "conv1_channels": 64,
+            "primary_types": 16,
+            "decoder_units": (128, 256),
+        },
+        "digits_quick": {
+            **_DIGITS,
+            "conv1_channels": 16,
+            "primary_types": 4,
+            "decoder_units": (32,),
+        },
+    }
+
+    conv1_channels: int = field(256, "Channels of the first convolution.", at_least=1)
+    conv1_kernel: int = field(9, "Size of its kernel in pixels; stride 1.", at_least=1)
+    primary_types: int = field(
+        32, "Types of primary capsules at each position.", at_least=1
+    )
+    primary_dim: int = field(8, "Dimensions P of the primary capsules.", at_least=1)
+    primary_kernel: int = field(
+        9, "Size of the primary capsules' kernel in pixels.", at_least=1
+    )
+    primary_stride: int = field(2, "Stride of the primary capsules.", at_least=1)
+    padding: str = field(
+        "VALID", "Padding of both convolutions.", choices=("VALID", "SAME")
+    )
+    class_dim: int = field(16, "Dimensions Q of the class capsules.", at_least=1)
+    decoder_units: tuple[int, ...] = field(
+        (512, 1024),
+        "Units of the decoder's hidden layers; () for no decoder.",
+        at_least=1,
+    )
+    routing: routings.Config = field(
+        Dynamic, "Routing to the class capsules.", registry=ROUTINGS
+    )
+    routing_bias: bool = field(
+        False, "Gives class capsules a bias, as the released code does."
+    )
+    route_primary: bool = field(
+        False,
+        "Divides the primary capsules' input by the number of types (by one more where "
+        "routing is leaky), as the released code does.",
+    )
+    initializers: str = field(
+        "standard", "Initial values of the parameters.", choices=tuple(INITIALIZERS)
+    )
+
+    @property
+    def scores(self) -> Scores:
+        """Activations of the class capsules, of the kind that the routing makes."""
+        return self.routing.activations
+
+    @property
+    def has_capsules(self) -> bool:
+        """Class capsules."""
+        return True
+
+    @property
+    def has_decoder(self) -> bool:
+        """A decoder, unless it has no units."""
+        return bool(self.decoder_units)
+
+    @property
+    def has_stages(self) -> bool:
+        """Stages from the first convolution to the decoder."""
+        return True
+
+    def build(
+        self, image_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs
+    ) -> "CapsNet":
+        """The network."""
+        return CapsNet(self, image_shape, num_classes, rngs=rngs)
+
+    def smaller(self, size: Literal["quick", "cpu"]) -> Self:
+        """A quarter of the channels and types, a sixteenth of the cost; or less."""
+        if size == "cpu":
+            return self.replace(conv1_channels=64, primary_types=8)
+        return self.replace(
+            conv1_channels=32,
+            primary_types=4,
+            decoder_units=self.decoder_units and (64,),
+        )
+
+
+class CapsNet(base.Model):
     """Conv1 -> primary capsules -> routed class capsules -> masked decoder.
-
-    The defaults are the paper's MNIST network: 8,215,568 parameters on 28x28x1 images
-    with 10 classes (with ``routing_bias``, as released by the authors, 8,215,728).
 
     References:
         Sabour, Frosst and Hinton 2017, section 4, figures 1 and 2.
@@ -32,111 +168,74 @@ class CapsNet(nnx.Module):
 
     def __init__(
         self,
+        config: Config,
         image_shape: tuple[int, int, int],
         num_classes: int,
         *,
-        conv1_channels: int = 256,
-        conv1_kernel: int = 9,
-        primary_types: int = 32,
-        primary_dim: int = 8,
-        primary_kernel: int = 9,
-        primary_stride: int = 2,
-        padding: str = "VALID",
-        class_dim: int = 16,
-        decoder_units: Sequence[int] = (512, 1024),
-        routing_iterations: int = 3,
-        routing_implementation: str | None = None,
-        routing_bias: bool = False,
-        route_primary: bool = False,
-        leaky: bool = False,
-        stop_gradient: bool = False,
-        initializers: str = "standard",
         rngs: nnx.Rngs,
     ):
         """Builds the network.
 
         Args:
+            config: its sizes and options.
             image_shape: (H, W, C) in pixels and channels.
-            num_classes: J.
-            conv1_channels: of the first convolution.
-            conv1_kernel: its size in pixels; stride 1.
-            primary_types: types of primary capsules at each position.
-            primary_dim: P, their dimensions.
-            primary_kernel: size of the primary capsules' kernel in pixels.
-            primary_stride: its stride.
-            padding: of both convolutions, ``"VALID"`` or ``"SAME"``.
-            class_dim: Q, dimensions of the class capsules.
-            decoder_units: units of the decoder's hidden layers; empty for no decoder.
-            routing_iterations: r.
-            routing_implementation: a name from `kernels.routing.IMPLEMENTATIONS`, or
-                None for the best.
-            routing_bias: whether class capsules have a bias, as in the released code.
-            route_primary: see `PrimaryCapsules`.
-            leaky: lets capsules be routed to "none of the above".
-            stop_gradient: see `kernels.routing.route`.
-            initializers: a name from `capsjax.layers.INITIALIZERS`.
+            num_classes: number of classes J.
             rngs: its ``params`` stream starts the parameters.
 
         Raises:
-            ValueError: the image is too small for the kernels, or unknown initializers.
+            ValueError: the image is too small for the kernels.
         """
-        if initializers not in INITIALIZERS:
-            raise ValueError(
-                f"unknown initializers {initializers!r}; "
-                f"choose one of {', '.join(INITIALIZERS)}"
-            )
-        init = INITIALIZERS[initializers]
-        grid = primary_grid(
+        init = INITIALIZERS[config.initializers]
+        rows, columns = primary_grid(
             image_shape,
-            conv1_kernel=conv1_kernel,
-            primary_kernel=primary_kernel,
-            primary_stride=primary_stride,
-            padding=padding,
+            conv1_kernel=config.conv1_kernel,
+            primary_kernel=config.primary_kernel,
+            primary_stride=config.primary_stride,
+            padding=config.padding,
         )
         self.conv1 = Conv(
             image_shape[2],
-            conv1_channels,
-            conv1_kernel,
-            padding=padding,
+            config.conv1_channels,
+            config.conv1_kernel,
+            padding=config.padding,
             kernel_init=init.conv1,
             bias_init=init.bias,
             rngs=rngs,
         )
         self.primary_capsules = PrimaryCapsules(
-            conv1_channels,
-            primary_types,
-            primary_dim,
-            primary_kernel,
-            stride=primary_stride,
-            padding=padding,
-            route=route_primary,
-            leaky=leaky,
+            config.conv1_channels,
+            config.primary_types,
+            config.primary_dim,
+            config.primary_kernel,
+            stride=config.primary_stride,
+            padding=config.padding,
+            route=config.route_primary,
+            leaky=config.routing.leaky,
             init=init,
             rngs=rngs,
         )
         self.class_capsules = RoutedCapsules(
-            grid[0] * grid[1] * primary_types,
-            primary_dim,
-            num_classes,
-            class_dim,
-            num_iterations=routing_iterations,
-            leaky=leaky,
-            stop_gradient=stop_gradient,
-            use_bias=routing_bias,
-            implementation=routing_implementation,
+            Sizes(
+                rows * columns * config.primary_types,
+                config.primary_dim,
+                num_classes,
+                config.class_dim,
+            ),
+            routing=config.routing,
+            use_bias=config.routing_bias,
             init=init,
             rngs=rngs,
         )
         self.decoder = (
             MaskedDecoder(
                 num_classes,
-                class_dim,
-                decoder_units,
+                config.class_dim,
+                config.decoder_units,
                 image_shape,
                 init=init,
                 rngs=rngs,
             )
-            if decoder_units
+            if config.decoder_units
             else None
         )
 
@@ -145,29 +244,79 @@ class CapsNet(nnx.Module):
         images: Float[Array, "B H W C"],
         labels: Int[Array, "B *K"] | None = None,
         *,
-        dropout_keys: Key[Array, " B"] | None = None,
+        train: bool = False,
+        step: Int[Array, ""] | int = 0,
+        keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
-        """Classifies and reconstructs a batch; CapsNet has no dropout."""
-        del dropout_keys
+        """Classifies and reconstructs a batch; the same in training and evaluation."""
         primary = self._primary(images)
         with jax.named_scope("class_capsules"):
-            poses = self.class_capsules(primary)
-            # The loss compares lengths with margins; two digits are not enough.
-            lengths = routing.norm(at_least_float32(poses))
+            poses, scores = self.class_capsules(primary, step=step)
+        assert scores is not None
         if self.decoder is None:
-            return ModelOutput(lengths, poses)
+            return ModelOutput(scores, poses)
         if labels is None:
-            labels = jnp.argmax(lengths, axis=1)
+            labels = jnp.argmax(scores, axis=1)
         with jax.named_scope("decoder"):
-            reconstructions = self.decoder(poses, labels)
-        return ModelOutput(lengths, poses, reconstructions)
+            return ModelOutput(scores, poses, self.decode(poses, labels))
 
-    def diagnose_routing(self, images: Float[Array, "B H W C"]) -> routing.Diagnosis:
+    def decode(
+        self, poses: Float[Array, "B J Q"], labels: Int[Array, "B *K"]
+    ) -> Float[Array, "B *K H W C"]:
+        """Reconstructions from the poses of the classes in ``labels``."""
+        if self.decoder is None:
+            return base.Model.decode(self, poses, labels)
+        return self.decoder(poses, labels)
+
+    def diagnose_routing(self, images: Float[Array, "B H W C"]) -> Diagnosis:
         """What each routing iteration does to a few dozen images."""
         return self.class_capsules.diagnose(self._primary(images))
 
-    def _primary(self, images: Float[Array, "B H W C"]) -> Float[Array, "B I P"]:
+    def stages(self) -> list[Stage]:
+        """From the first convolution to the decoder."""
+        stages = [
+            Stage(
+                "conv1",
+                "conv1",
+                ("images",),
+                ("features",),
+                lambda conv1, images: (relu(conv1(images)),),
+            ),
+            Stage(
+                "primary_capsules",
+                "primary_capsules",
+                ("features",),
+                ("primary",),
+                lambda capsules, features: (capsules(features),),
+            ),
+            Stage(
+                "routing",
+                "class_capsules",
+                ("primary",),
+                ("poses", "scores"),
+                lambda capsules, primary: tuple(capsules(Capsules(primary))),
+            ),
+            Stage(
+                "decoder",
+                "decoder",
+                ("poses", "labels"),
+                ("reconstructions",),
+                lambda decoder, poses, labels: (decoder(poses, labels),),
+            ),
+        ]
+        return stages if self.decoder is not None else stages[:-1]
+
+    def convolutions(self) -> tuple[tuple[nnx.Module, ...], Callable[..., Array]]:
+        """Conv1, its ReLU, and the convolution of the primary capsules."""
+
+        def features(convs: tuple[Conv, Conv], images: Array) -> Array:
+            conv1, primary = convs
+            return primary(relu(conv1(images)))
+
+        return (self.conv1, self.primary_capsules.conv), features
+
+    def _primary(self, images: Float[Array, "B H W C"]) -> Capsules:
         with jax.named_scope("conv1"):
             features = relu(self.conv1(images))
         with jax.named_scope("primary_capsules"):
-            return self.primary_capsules(features)
+            return Capsules(self.primary_capsules(features))

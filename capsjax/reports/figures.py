@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
-from capsjax.analyses.figures.run import plt
+from capsjax import figures
 from capsjax.reports.runs import Group, Run, spread
 
 _MAX_POINTS = 200
@@ -29,8 +29,8 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
     names = [_name(group) for group in groups]
     legend_columns = max(1, min(4, _LEGEND_WIDTH // (max(map(len, names)) + 8)))
     legend_rows = -(-len(names) // legend_columns)
-    figure, (loss, error) = plt.subplots(
-        1, 2, figsize=(11, 4.3 + 0.22 * legend_rows), layout="constrained", sharex=True
+    figure, (loss, error) = figures.subplots(
+        1, 2, figsize=(11, 4.3 + 0.22 * legend_rows), sharex=True
     )
     colors = _colors(len(groups))
     for group, color in zip(groups, colors, strict=True):
@@ -72,7 +72,7 @@ def final_errors(groups: Sequence[Group]) -> Figure:
     drawn = [pair for pair in zip(groups, colors, strict=True) if pair[0].ended]
     names = [_name(group) for group, _ in drawn]
     size = (6 + 0.08 * max(map(len, names)), 0.36 * len(drawn) + 1.3)
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    figure, axes = figures.subplots(figsize=size)
     for y, (group, color) in enumerate(drawn):
         errors = group.test_errors
         found = spread(errors)
@@ -105,7 +105,6 @@ def png(figure: Figure) -> bytes:
     """A figure as a PNG file; frees it."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=130)
-    plt.close(figure)
     return file.getvalue()
 
 

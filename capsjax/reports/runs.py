@@ -10,24 +10,17 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from flax import traverse_util
-
+from capsjax import fields
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.metrics import read_metrics
 from capsjax.runs.results import as_text
 
 SPLITS = ("train", "validation", "test")
-# Where runs differ in nothing else, they are repetitions: these change no result, or
-# only its rounding.
-_IMMATERIAL = (
-    "seed",
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "parallelism",
-    "num_devices",
-    "debug_nans",
-    "diagnose_routing",
+# Where runs differ in nothing else, they are repetitions.
+_IMMATERIAL = frozenset(
+    path for path, meta in fields.facts(Config()).items() if not meta.changes_result
 )
 # The settings that a reader asks for first.
 _FIRST = ("data.name", "model.name")
@@ -246,8 +239,7 @@ def read(path: pathlib.Path, name: str) -> Run:
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:
-    tree = folder.load_config().to_dict()
-    return traverse_util.flatten_dict(tree, sep=".")
+    return fields.flatten(folder.load_config())
 
 
 def _load(
@@ -259,12 +251,15 @@ def _load(
     try:
         content = load()
     except UserError as error:
-        reason = without_paths(str(error.__cause__))
-        problems.append(f"{path.name} cannot be read: {reason}")
+        if error.__cause__ is None:
+            problems.append(
+                f"{path.name} does not hold what a run's does: "
+                f"{without_paths(str(error))}"
+            )
+        else:
+            reason = without_paths(str(error.__cause__))
+            problems.append(f"{path.name} cannot be read: {reason}")
         return None
-    # What is JSON but no config fails inside ConfigDict, in many ways.
-    except (AttributeError, KeyError, TypeError, ValueError):
-        content = None
     if not isinstance(content, dict):
         problems.append(f"{path.name} does not hold what a run's does")
         return None

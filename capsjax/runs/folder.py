@@ -21,23 +21,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from capsjax.config import with_defaults
+from capsjax import fields
+from capsjax.config import Config
 from capsjax.errors import UserError
-
-# What may differ between a run and its continuation: how long it goes on, where, and
-# how it reports. Anything else would make it another experiment.
-_MAY_CHANGE = (
-    "num_epochs",
-    "max_steps",
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "parallelism",
-    "num_devices",
-    "debug_nans",
-    "diagnose_routing",
-)
 
 
 class RunFolder:
@@ -56,7 +42,7 @@ class RunFolder:
         self._lock = self.path / ".lock"
 
     @contextlib.contextmanager
-    def open(self, config: ConfigDict, *, resume: bool) -> Iterator[None]:
+    def open(self, config: Config, *, resume: bool) -> Iterator[None]:
         """Makes a folder for a new run, or checks the one of a run to continue.
 
         Within the context no other process can open it.
@@ -110,17 +96,17 @@ class RunFolder:
             file.flush()
             yield
 
-    def record_config(self, config: ConfigDict) -> None:
+    def record_config(self, config: Config) -> None:
         """Writes ``config.json``."""
-        write_json(self.config, json.loads(config.to_json_best_effort()))
+        write_json(self.config, fields.to_json(config))
 
-    def load_config(self) -> ConfigDict:
+    def load_config(self) -> Config:
         """The config of the run in this folder.
 
         Raises:
-            UserError: there is no run in it.
+            UserError: there is no run in it, or one of a version with other fields.
         """
-        return with_defaults(ConfigDict(_tuples(self._read(self.config))))
+        return fields.from_json(Config, self._read(self.config))
 
     def record_env(self, env: dict[str, Any], *, resumed_at: int | None) -> None:
         """Writes ``env.json``, or appends to its list of resumes."""
@@ -157,15 +143,14 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}") from error
 
-    def _check_same_config(self, config: ConfigDict) -> None:
-        old, new = (
-            _flatten(json.loads(some.to_json_best_effort()))
-            for some in (self.load_config(), config)
-        )
+    def _check_same_config(self, config: Config) -> None:
+        old, new = fields.flatten(self.load_config()), fields.flatten(config)
+        facts = fields.facts(config)
         differing = [
-            f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key not in _MAY_CHANGE
+            f"{path} was {old.get(path)!r} and is now {new.get(path)!r}"
+            for path in sorted(old.keys() | new.keys())
+            if old.get(path) != new.get(path)
+            and not (path in facts and facts[path].may_change)
         ]
         if differing:
             raise UserError(
@@ -185,18 +170,18 @@ def _temporary(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(path.name + ".tmp")
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+@contextlib.contextmanager
+def writing_to(folder: RunFolder) -> Iterator[None]:
+    """Turns errors of the operating system, such as a full disk, into advice.
 
-
-def _tuples(tree: Any) -> Any:
-    """JSON's lists as the tuples that a config holds."""
-    if isinstance(tree, dict):
-        return {key: _tuples(value) for key, value in tree.items()}
-    return tuple(tree) if isinstance(tree, list) else tree
+    Raises:
+        UserError: something could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {error.filename or folder.path}: {error.strerror}; "
+            "checkpoints written before are as they were: put it right and go on with "
+            "--resume"
+        ) from error

@@ -5,12 +5,13 @@ Functions of one image take float32 [H, W, C] with values in [0, 1] and a key;
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
-from ml_collections import ConfigDict
 
+from capsjax.config import Config
 from capsjax.errors import UserError
 
 Image = Float[Array, "H W C"]
@@ -21,7 +22,7 @@ _NO_MOVES = {"rotation": 0.0, "scale": (1.0, 1.0), "shear": 0.0}
 
 
 def for_training(
-    images: UInt8[Array, "B H W C"], keys: Key[Array, " B"], config: ConfigDict
+    images: UInt8[Array, "B H W C"], keys: Key[Array, " B"], config: Config
 ) -> Float[Array, "B h w C"]:
     """Training images as the model sees them: preprocessed and augmented.
 
@@ -34,9 +35,9 @@ def for_training(
         float32 in [0, 1], unless brightness, contrast or standardisation say otherwise.
     """
     augment, crop = config.augment, config.preprocess.crop
-    moves = {
+    moves: dict[str, Any] = {
         "rotation": augment.rotation,
-        "scale": tuple(augment.scale),
+        "scale": augment.scale,
         "shear": augment.shear,
     }
 
@@ -69,7 +70,7 @@ def for_training(
 
 
 def for_evaluation(
-    images: UInt8[Array, "B H W C"], config: ConfigDict
+    images: UInt8[Array, "B H W C"], config: Config
 ) -> Float[Array, "B h w C"]:
     """Evaluation images as the model sees them: preprocessed, never augmented."""
 
@@ -95,7 +96,7 @@ def targets(batch: Mapping[str, Array], seen: Array) -> Array:
 
 
 def output_shape(
-    image_shape: tuple[int, int, int], config: ConfigDict
+    image_shape: tuple[int, int, int], config: Config
 ) -> tuple[int, int, int]:
     """Shape (H, W, C) of the images that the model sees.
 

@@ -7,8 +7,8 @@ one that was cut short is never taken for whole. What storage damages later show
 the state's hash, which stands in the record.
 
 Every device holds the whole state, so where several processes train together, one
-writes and reads, and the others are told what it read. A state is no device's: it can
-be restored on any number of them.
+writes and reads, and the others are told what it read. A state does not depend on
+the devices: it can be restored on any number of them.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import errno
 import pathlib
 import shutil
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
@@ -120,7 +120,7 @@ class Checkpoints:
             self._managers[which].save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(host_state),
+                    state=ocp.args.StandardSave(_stored(host_state)),
                     record=ocp.args.JsonSave(content),
                 ),
             )
@@ -204,14 +204,15 @@ class Checkpoints:
         restored = self._managers[which].restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(jax.device_get(template)),
+                state=ocp.args.StandardRestore(_stored(jax.device_get(template))),
                 record=ocp.args.JsonRestore(),
             ),
         )
         content = dict(restored.record)
-        if content.pop("sha256") != sha256(restored.state):
+        state = dataclasses.replace(template, **restored.state)
+        if content.pop("sha256") != sha256(state):
             raise ValueError("the state does not have the hash that was recorded")
-        return restored.state, Record(**content)
+        return state, Record(**content)
 
 
 def _manager(path: pathlib.Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
@@ -226,6 +227,15 @@ def _manager(path: pathlib.Path, keep: int, read_only: bool) -> ocp.CheckpointMa
         ),
     )
     return ocp.CheckpointManager(path, options=options)
+
+
+def _stored(state: TrainState) -> dict[str, Any]:
+    """The parts of a state that hold arrays, as they are stored.
+
+    So a state without model state is stored as it was before there was any.
+    """
+    parts = {each.name: getattr(state, each.name) for each in dataclasses.fields(state)}
+    return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
 
 
 def _check_room(path: pathlib.Path, state: TrainState) -> None:

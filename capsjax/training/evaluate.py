@@ -7,19 +7,17 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
-from ml_collections import ConfigDict
 
 from capsjax import losses, models
+from capsjax.config import Config
 from capsjax.data import ImageSet, eval_batches
 from capsjax.losses import classification
+from capsjax.models import Variables
 from capsjax.training import augment, parallel
 from capsjax.training.parallel import Devices
 from capsjax.training.step import Batch
 
-EvalStep = Callable[[nnx.State, Batch], dict[str, jax.Array]]
-Reconstruct = Callable[
-    [nnx.State, ArrayLike, ArrayLike], tuple[jax.Array, jax.Array | None]
-]
+EvalStep = Callable[[Variables, Batch], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Evaluation:
 
 
 def make_eval_step(
-    graphdef: nnx.GraphDef, config: ConfigDict, devices: Devices
+    graphdef: nnx.GraphDef, config: Config, devices: Devices
 ) -> EvalStep:
     """The compiled function from parameters and a batch to numbers for each example.
 
@@ -48,12 +46,18 @@ def make_eval_step(
     every device. The loss is training's: the decoder reads the capsule of the label.
     """
 
-    def eval_step(params: nnx.State, batch: Batch) -> dict[str, jax.Array]:
+    def eval_step(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         labels = batch["label"]
         images = augment.for_evaluation(batch["image"], config)
-        output = models.apply(graphdef, params, images, labels, config.dtype)
-        targets = augment.targets(batch, images)
-        result = losses.per_example(output, targets, labels, config.loss)
+        output, _ = models.apply(graphdef, variables, images, labels, config.dtype)
+        result = losses.per_example(
+            config.loss,
+            output.scores,
+            labels,
+            reconstructions=output.reconstructions,
+            targets=augment.targets(batch, images),
+            step=variables.step,
+        )
         predictions = classification.predict(output.scores, labels)
         result |= classification.metrics(predictions, labels)
         result |= {"prediction": predictions, "score": output.scores}
@@ -64,7 +68,7 @@ def make_eval_step(
 
 def evaluate(
     eval_step: EvalStep,
-    params: nnx.State,
+    variables: Variables,
     image_set: ImageSet,
     batch_size: int,
     devices: Devices,
@@ -74,7 +78,7 @@ def evaluate(
 
     Args:
         eval_step: from `make_eval_step`.
-        params: the model's, on all devices.
+        variables: the model's, on all devices.
         image_set: at least one image.
         batch_size: of every batch, rounded up to a multiple of the number of devices;
             the last is padded, and its padding masked out.
@@ -88,7 +92,7 @@ def evaluate(
     for batch in eval_batches(image_set, batch_size):
         real = batch.pop("mask") > 0
         share = devices.shard({name: x[rows] for name, x in batch.items()})
-        found = jax.device_get(eval_step(params, share))
+        found = jax.device_get(eval_step(variables, share))
         for name, values in found.items():
             columns.setdefault(name, []).append(values[real])
         on_batch(int(real.sum()))
@@ -105,19 +109,21 @@ def evaluate(
     return Evaluation(metrics, predictions, scores)
 
 
-def make_reconstruct(graphdef: nnx.GraphDef, config: ConfigDict) -> Reconstruct:
+def make_reconstruct(
+    graphdef: nnx.GraphDef, config: Config
+) -> Callable[[Variables, ArrayLike, ArrayLike], tuple[jax.Array, jax.Array | None]]:
     """The jitted function from parameters, images and classes to what was drawn.
 
-    It runs on one device, and takes parameters that are there or in host memory.
+    It runs on one device, and takes variables that are there or in host memory.
     Its images are uint8 [B, H, W, C]; it returns them as the model sees them, and the
     reconstructions from the capsules of the given classes (None for a model without a
     decoder), both [B, h, w, C]. Of classes [B, K] it draws K, [B, K, h, w, C].
     """
 
     @jax.jit
-    def reconstruct(params: nnx.State, images: jax.Array, classes: jax.Array):
+    def reconstruct(variables: Variables, images: jax.Array, classes: jax.Array):
         seen = augment.for_evaluation(images, config)
-        output = models.apply(graphdef, params, seen, classes, config.dtype)
+        output, _ = models.apply(graphdef, variables, seen, classes, config.dtype)
         return seen, output.reconstructions
 
     return reconstruct

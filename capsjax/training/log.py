@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs.metrics import MetricsWriter
 from capsjax.runs.progress import Progress
@@ -24,7 +24,7 @@ class TrainLog:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: Config,
         steps_per_epoch: int,
         writer: MetricsWriter,
         progress: Progress,

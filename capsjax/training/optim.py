@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
+from capsjax.config import Optimizer
 from capsjax.errors import UserError
 
 OPTIMIZERS: dict[str, Callable[[optax.Schedule], optax.GradientTransformation]] = {
@@ -15,7 +15,7 @@ OPTIMIZERS: dict[str, Callable[[optax.Schedule], optax.GradientTransformation]] 
 }
 
 
-def schedule(config: ConfigDict) -> optax.Schedule:
+def schedule(config: Optimizer) -> optax.Schedule:
     """Learning rate as a function of the step; ``config`` is ``config.optimizer``.
 
     ``max(learning_rate * decay_rate ** (step / decay_steps), min_learning_rate)``,
@@ -27,7 +27,7 @@ def schedule(config: ConfigDict) -> optax.Schedule:
     )
 
 
-def build(config: ConfigDict) -> optax.GradientTransformation:
+def build(config: Optimizer) -> optax.GradientTransformation:
     """The optimizer that ``config`` (a run's ``config.optimizer``) describes.
 
     Raises:

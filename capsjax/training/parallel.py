@@ -20,19 +20,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
-from ml_collections import ConfigDict
 
+from capsjax.config import Config
 from capsjax.errors import UserError
-
-MODES = ("jit", "pmap")
-_AXIS = "data"
+from capsjax.layers import BATCH_AXIS
 
 
 class Devices:
     """Devices that share the work of each step.
 
     Attributes:
-        mode: how, one of `MODES`.
+        mode: ``"jit"`` or ``"pmap"``.
         count: how many, in all processes.
     """
 
@@ -41,7 +39,9 @@ class Devices:
         self.mode = mode
         self.count = len(devices)
         self._mesh = Mesh(
-            np.asarray(devices, dtype=object), (_AXIS,), axis_types=(AxisType.Auto,)
+            np.asarray(devices, dtype=object),
+            (BATCH_AXIS,),
+            axis_types=(AxisType.Auto,),
         )
 
     def rows(self, batch_size: int) -> slice:
@@ -66,7 +66,7 @@ class Devices:
         if self.mode == "pmap":
             own = len(self._mesh.local_devices)
             return {name: x.reshape(own, -1, *x.shape[1:]) for name, x in batch.items()}
-        sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
+        sharding = NamedSharding(self._mesh, PartitionSpec(BATCH_AXIS))
         return {
             name: jax.make_array_from_process_local_data(sharding, x)
             for name, x in batch.items()
@@ -90,7 +90,7 @@ class Devices:
         if self.mode == "pmap":
             return jax.pmap(
                 step,
-                _AXIS,
+                BATCH_AXIS,
                 in_axes=(None, 0),
                 out_axes=None,
                 devices=list(self._mesh.devices.flat),
@@ -100,7 +100,7 @@ class Devices:
         spread = jax.shard_map(
             step,
             mesh=self._mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(_AXIS)),
+            in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
             out_specs=PartitionSpec(),
             check_vma=False,
         )
@@ -119,7 +119,7 @@ class Devices:
 
 def alone(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """The step as one device does it for the whole batch, operation by operation."""
-    by_share = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=_AXIS)
+    by_share = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=BATCH_AXIS)
 
     def run(state: Any, batch: Mapping[str, Any]) -> Any:
         with jax.disable_jit():
@@ -128,17 +128,12 @@ def alone(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return run
 
 
-def choose(config: ConfigDict) -> Devices:
+def choose(config: Config) -> Devices:
     """The devices that a run's config asks for.
 
     Raises:
         UserError: there are not so many, or they cannot share the batch.
     """
-    if config.parallelism not in MODES:
-        raise UserError(
-            f"unknown config.parallelism {config.parallelism!r}; "
-            f"choose {' or '.join(MODES)}"
-        )
     devices = jax.devices()
     count = config.num_devices or len(devices)
     if count > len(devices):
@@ -164,17 +159,17 @@ def choose(config: ConfigDict) -> Devices:
 
 def mean(tree: Any) -> Any:
     """Inside a step: the mean of each array over the devices."""
-    return jax.lax.pmean(tree, _AXIS)
+    return jax.lax.pmean(tree, BATCH_AXIS)
 
 
 def gather(tree: Any) -> Any:
     """Inside a step: the rows of all devices, in the order of the batch."""
-    return jax.lax.all_gather(tree, _AXIS, tiled=True)
+    return jax.lax.all_gather(tree, BATCH_AXIS, tiled=True)
 
 
 def example_indices(count: int) -> Int[Array, " count"]:
     """Inside a step: the places in the whole batch of this device's examples."""
-    return jax.lax.axis_index(_AXIS) * count + jnp.arange(count)
+    return jax.lax.axis_index(BATCH_AXIS) * count + jnp.arange(count)
 
 
 def is_primary() -> bool:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array, Int
-from ml_collections import ConfigDict
 
 from capsjax import losses, models
+from capsjax.config import Config
 from capsjax.losses import classification
 from capsjax.training import augment, optim, parallel
 from capsjax.training.parallel import Devices
@@ -27,17 +27,25 @@ class TrainState:
 
     Attributes:
         step: steps taken so far.
-        params: the model's parameters, an `nnx.State`.
-        opt_state: the optimizer's.
+        params: the model's parameters.
+        opt_state: state of the optimizer.
+        model_state: what the model changes without gradients, such as the running
+            averages of batch normalisation; the same on all devices.
     """
 
     step: Int[Array, ""]
     params: nnx.State
     opt_state: optax.OptState
+    model_state: nnx.State
+
+    @property
+    def variables(self) -> models.Variables:
+        """All that the model's results depend on."""
+        return models.Variables(self.step, self.params, self.model_state)
 
 
 def create(
-    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int
+    config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> tuple[nnx.GraphDef, TrainState]:
     """A model's structure and the state in which its training starts.
 
@@ -49,7 +57,6 @@ def create(
     Raises:
         UserError: settings that are unknown or do not fit together.
     """
-    losses.check(config.loss)
     tx = optim.build(config.optimizer)
     model = models.build(
         config.model,
@@ -57,12 +64,13 @@ def create(
         num_classes,
         nnx.Rngs(params=config.seed),
     )
-    graphdef, params = nnx.split(model, nnx.Param)
-    return graphdef, TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+    graphdef, params, model_state = models.split(model)
+    step = jnp.zeros((), jnp.int32)
+    return graphdef, TrainState(step, params, tx.init(params), model_state)
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef, config: ConfigDict, devices: Devices
+    graphdef: nnx.GraphDef, config: Config, devices: Devices
 ) -> jax.stages.Wrapped:
     """The compiled function from a state and a batch to the next state and metrics.
 
@@ -74,8 +82,8 @@ def make_train_step(
     return devices.spread(step, donate=not config.debug_nans)
 
 
-def step_of_one_device(graphdef: nnx.GraphDef, config: ConfigDict) -> Step:
-    """What each device does in a step, from the state and its share of the batch.
+def step_of_one_device(graphdef: nnx.GraphDef, config: Config) -> Step:
+    """The step of each device, from the state and its share of the batch.
 
     The share holds what `capsjax.data.datasets.Examples.batch` says. The state and the
     metrics that it returns are the same on all devices: the metrics are means over the
@@ -85,34 +93,51 @@ def step_of_one_device(graphdef: nnx.GraphDef, config: ConfigDict) -> Step:
     """
     tx = optim.build(config.optimizer)
 
-    def loss_of(params: nnx.State, images: Array, batch: Batch, dropout_keys: Array):
+    def loss_of(
+        params: nnx.State, state: TrainState, images: Array, batch: Batch, keys
+    ):
         labels = batch["label"]
-        output = models.apply(
-            graphdef, params, images, labels, config.dtype, dropout_keys=dropout_keys
+        output, model_state = models.apply(
+            graphdef,
+            state.variables.replace(params=params),
+            images,
+            labels,
+            config.dtype,
+            train=True,
+            keys=keys,
         )
-        targets = augment.targets(batch, images)
-        numbers = losses.per_example(output, targets, labels, config.loss)
+        numbers = losses.per_example(
+            config.loss,
+            output.scores,
+            labels,
+            reconstructions=output.reconstructions,
+            targets=augment.targets(batch, images),
+            step=state.step,
+            train=True,
+        )
         predictions = classification.predict(output.scores, labels)
         numbers |= classification.metrics(predictions, labels)
         metrics = {name: jnp.mean(values) for name, values in numbers.items()}
-        return metrics["loss"], metrics
+        return metrics["loss"], (metrics, model_state)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         examples = parallel.example_indices(len(batch["label"]))
-        augment_keys, dropout_keys = (
+        augment_keys, model_keys = (
             jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
             for key in jax.random.split(step_key)
         )
         images = augment.for_training(batch["image"], augment_keys, config)
-        gradients, metrics = parallel.mean(
-            jax.grad(loss_of, has_aux=True)(state.params, images, batch, dropout_keys)
+        gradients, (metrics, model_state) = parallel.mean(
+            jax.grad(loss_of, has_aux=True)(
+                state.params, state, images, batch, model_keys
+            )
         )
         # Optax raises floats to integer powers, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, model_state), metrics
 
     return train_step

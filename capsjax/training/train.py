@@ -1,21 +1,21 @@
 """Training, from a config and data to a run folder with a result."""
 
 import contextlib
+import dataclasses
 import itertools
+import os
 import statistics
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from capsjax import config as config_lib
-from capsjax.analyses.figures import run as plots
+from capsjax.config import Config
 from capsjax.data import Dataset, TrainBatches
 from capsjax.errors import UserError
 from capsjax.runs import provenance
-from capsjax.runs.folder import RunFolder, write_json
+from capsjax.runs.folder import RunFolder, write_json, writing_to
 from capsjax.runs.metrics import MetricsWriter, read_metrics
 from capsjax.runs.progress import Progress
 from capsjax.runs.stop import Stopped, StopRequests
@@ -23,22 +23,38 @@ from capsjax.training import allocator, parallel
 from capsjax.training import step as train_step
 from capsjax.training.checkpoint import Checkpoints, Record
 from capsjax.training.debug import stop_at_nan
-from capsjax.training.evaluate import evaluate, make_eval_step, make_reconstruct
+from capsjax.training.evaluate import Evaluation, evaluate, make_eval_step
 from capsjax.training.log import TrainLog
 from capsjax.training.profiling import StepTrace
 from capsjax.training.routing_log import make_diagnose
+from capsjax.training.trained import TrainedModel
 
 _DIAGNOSED_IMAGES = 64
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """A run that has ended.
+
+    Attributes:
+        model: model after the last step.
+        test: metrics, predictions and scores of the test images.
+        record: contents of ``result.json``.
+    """
+
+    model: TrainedModel
+    test: Evaluation
+    record: dict[str, Any]
+
+
 def train(
-    config: ConfigDict,
+    config: Config,
     data: Dataset,
-    folder: RunFolder,
+    folder: RunFolder | str | os.PathLike,
     *,
     resume: bool = False,
     profile_steps: range = range(0),
-) -> dict[str, Any]:
+) -> TrainingResult | None:
     """Trains a model, evaluates it on the test images, and fills the run folder.
 
     The test images are used once, at the end, on the parameters of the last step:
@@ -50,14 +66,14 @@ def train(
     primary one writes and reports.
 
     Args:
-        config: the run's; see `capsjax.config.base`.
+        config: the run's; see `capsjax.config.Config`.
         data: what to train, validate and test on.
         folder: new or empty, unless ``resume``.
         resume: continues from the last checkpoint in the folder, if there is one.
         profile_steps: steps to write a trace of, counted from 0.
 
     Returns:
-        What ``result.json`` holds; in other processes than the primary one, nothing.
+        The trained model and its result; in other processes than the primary one, None.
 
     Raises:
         UserError: settings or a folder that do not fit, a loss that is not finite, or
@@ -65,6 +81,8 @@ def train(
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     config_lib.check(config)
+    if not isinstance(folder, RunFolder):
+        folder = RunFolder(folder)
     target = config.stop_at_validation_accuracy
     if target and not len(data.validation):
         raise UserError(
@@ -89,7 +107,7 @@ def train(
         stop = stack.enter_context(StopRequests())
         if primary:
             stack.enter_context(folder.open(config, resume=resume))
-            stack.enter_context(_writing_to(folder))
+            stack.enter_context(writing_to(folder))
         checkpoints = stack.enter_context(Checkpoints(folder))
         record = Record(num_devices=devices.count)
         resumed = checkpoints.resume(state) if resume else None
@@ -166,7 +184,7 @@ def train(
                 if evaluate_now and len(data.validation):
                     found = evaluate(
                         eval_fn,
-                        state.params,
+                        state.variables,
                         data.validation,
                         config.batch_size,
                         devices,
@@ -181,9 +199,9 @@ def train(
                     record.reached = 0 < target <= found["accuracy"]
                 if evaluate_now and diagnose is not None and primary:
                     # From host memory: one device of one process does it.
-                    params = jax.device_get(state.params)
+                    variables = jax.device_get(state.variables)
                     images = data.train.images[:_DIAGNOSED_IMAGES]
-                    writer.write(taken, "routing", diagnose(params, images))
+                    writer.write(taken, "routing", diagnose(variables, images))
                 if save_now:
                     record.seconds = time.monotonic() - started
                     checkpoints.save("last", state, record)
@@ -207,7 +225,7 @@ def train(
 
             test = evaluate(
                 eval_fn,
-                state.params,
+                state.variables,
                 data.test,
                 config.batch_size,
                 devices,
@@ -215,9 +233,9 @@ def train(
             )
         writer.write(num_steps, "test", test.metrics)
         if not primary:
-            return {}
+            return None
 
-        params = jax.device_get(state.params)
+        variables = jax.device_get(state.variables)
         result = {
             **{f"test_{name}": value for name, value in test.metrics.items()},
             "test_examples": len(data.test),
@@ -228,24 +246,11 @@ def train(
             "reached_validation_accuracy": record.reached if target else None,
             "seconds": record.seconds,
             **_from_metrics(folder, config.batch_size),
-            **provenance.fingerprint(params),
+            **provenance.fingerprint(variables.params),
         }
         write_json(folder.result, result)
-        plots.write_all(
-            folder,
-            data,
-            predictions=test.predictions,
-            reconstruct=make_reconstruct(graphdef, config),
-            params=params,
-        )
-        print(
-            f"test accuracy {result['test_accuracy']:.4f} "
-            f"({result['test_error_percent']:.2f} % error) after {num_steps} steps in "
-            f"{result['seconds']:.0f} s; see {folder.result.name} and "
-            f"{folder.plots.name}/ in {folder.path}",
-            flush=True,
-        )
-        return result
+        model = TrainedModel(config, graphdef, variables, record.best_accuracy)
+        return TrainingResult(model, test, result)
 
 
 def _is_due(steps_taken: int, every: int) -> bool:
@@ -259,22 +264,9 @@ def _where_safe(checkpoints: Checkpoints, folder: RunFolder) -> str:
     return f"the checkpoint of step {step} in {folder.checkpoints} is good"
 
 
-@contextlib.contextmanager
-def _writing_to(folder: RunFolder) -> Iterator[None]:
-    """Says of errors of the operating system, such as a full disk, what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {error.filename or folder.path}: {error.strerror}; "
-            "checkpoints written before are as they were: put it right and go on with "
-            "--resume"
-        ) from error
-
-
 def _introduction(
     data: Dataset,
-    config: ConfigDict,
+    config: Config,
     num_parameters: int,
     env: dict[str, Any],
     folder: RunFolder,

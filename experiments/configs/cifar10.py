@@ -16,17 +16,16 @@ References:
     Sabour, Frosst and Hinton 2017, section 7.
 """
 
-from ml_collections import ConfigDict
-
-from capsjax import config as base
+from capsjax.config import Config
+from capsjax.losses import margin
+from capsjax.models import capsnet
 from experiments.configs import variants
 
 
-def get_config(words: str = "") -> ConfigDict:
+def get_config(words: str = "") -> Config:
     """The config; ``words`` may be ``"quick"``."""
     _, quick = variants.parse(words, presets=())
-    config = base.base()
-    base.use_authors_code(config)
+    config = Config()
     config.data.name = "cifar10"
     config.num_epochs = 1_800
     config.max_steps = 600_000
@@ -37,12 +36,9 @@ def get_config(words: str = "") -> ConfigDict:
     config.augment.flip = True
     config.augment.brightness = 63 / 255
     config.augment.contrast = (0.2, 1.8)
-    config.model.padding = "SAME"
-    config.model.primary_types = 64
-    config.model.leaky = True
-    config.model.decoder_units = ()
+    config.model = capsnet.Config.preset("cifar10")
+    config.loss = margin.Config.preset("authors_code")
     if quick:
         config.max_steps = 100
-        config.model.conv1_channels = 32
-        config.model.primary_types = 4
+        config.model = config.model.smaller("quick")
     return config

@@ -11,35 +11,26 @@ results/training.md.
 ``digits.py:quick`` ends within seconds and is for trying things out.
 """
 
-from ml_collections import ConfigDict
-
-from capsjax import config as base
+from capsjax.config import Config
+from capsjax.models import capsnet
 from experiments.configs import variants
 
 
-def get_config(words: str = "") -> ConfigDict:
+def get_config(words: str = "") -> Config:
     """The config; ``words`` may be ``"quick"``."""
     _, quick = variants.parse(words, presets=())
-    config = base.base()
+    config = Config()
     config.data.name = "digits"
     config.data.validation_examples = 180
     config.augment.shift = 1
     config.batch_size = 64
     config.num_epochs = 40
     config.log_every_steps = 19  # One row for each epoch.
+    config.model = capsnet.Config.preset("digits_quick" if quick else "digits")
     # As strong for each pixel as the paper's on its 784 pixels.
     config.loss.reconstruction_weight = 0.0005 * 784 / 64
-    config.model.conv1_channels = 64
-    config.model.conv1_kernel = 3
-    config.model.primary_types = 16
-    config.model.primary_kernel = 3
-    config.model.primary_stride = 1
-    config.model.decoder_units = (128, 256)
     config.optimizer.learning_rate = 3e-3
     config.optimizer.decay_steps = 30
     if quick:
         config.num_epochs = 2
-        config.model.conv1_channels = 16
-        config.model.primary_types = 4
-        config.model.decoder_units = (32,)
     return config

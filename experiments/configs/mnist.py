@@ -29,24 +29,25 @@ References:
     Sabour, Frosst and Hinton 2017, "Dynamic Routing Between Capsules", section 5.
 """
 
-from ml_collections import ConfigDict
-
-from capsjax import config as base
+from capsjax.config import Config
+from capsjax.losses import cross_entropy, margin
+from capsjax.models import baseline_cnn, capsnet
 from experiments.configs import variants
 
 SIZES = ("quick", "cpu")
 
 
-def get_config(words: str = "") -> ConfigDict:
+def get_config(words: str = "") -> Config:
     """The config; ``words`` are a preset (``"paper"`` by default) and maybe a size."""
     preset, size = variants.parse(words, ("paper", "authors_code", "baseline"), SIZES)
-    config = base.base()
+    config = Config()
     variants.train_as_released(config)
-    if preset == "authors_code":
-        base.use_authors_code(config)
     if preset == "baseline":
-        config.model = base.baseline_cnn()
-        config.loss = base.cross_entropy()
+        config.model = baseline_cnn.Config.preset("paper")
+        config.loss = cross_entropy.Softmax()
+    else:
+        config.model = capsnet.Config.preset(preset)
+        config.loss = margin.Config.preset(preset)
     if size:
         variants.shrink(config, size, cpu_steps=5_000)
     return config

@@ -26,29 +26,29 @@ References:
     Sabour, Frosst and Hinton 2017, section 6.
 """
 
-from ml_collections import ConfigDict
-
-from capsjax import config as base
+from capsjax.config import Config
+from capsjax.losses import cross_entropy, margin
+from capsjax.models import baseline_cnn, capsnet
 from experiments.configs import variants
 
 SIZES = ("quick", "cpu")
 
 
-def get_config(words: str = "") -> ConfigDict:
+def get_config(words: str = "") -> Config:
     """The config; ``words`` are a preset (``"paper"`` by default) and maybe a size."""
     preset, size = variants.parse(words, ("paper", "authors_code", "baseline"), SIZES)
-    config = base.base()
+    config = Config()
     config.data.name = "multimnist"
     config.data.canvas = 36
-    config.data.shift = 4
+    config.data.shift = 6 if preset == "authors_code" else 4
     config.augment.shift = 0
     variants.train_as_released(config)
-    if preset == "authors_code":
-        base.use_authors_code(config)
-        config.data.shift = 6
     if preset == "baseline":
-        config.model = base.pooling_cnn()
-        config.loss = base.sigmoid_cross_entropy()
+        config.model = baseline_cnn.Config.preset("multimnist")
+        config.loss = cross_entropy.Sigmoid()
+    else:
+        config.model = capsnet.Config.preset(preset)
+        config.loss = margin.Config.preset(preset)
     if size:
         variants.shrink(config, size, cpu_steps=10_000)
     return config

@@ -33,17 +33,16 @@ References:
     capsules with EM routing", section 5.1 (novel viewpoints).
 """
 
-from ml_collections import ConfigDict
-
-from capsjax import config as base
+from capsjax.config import Config
+from capsjax.losses import margin
+from capsjax.models import capsnet
 from experiments.configs import variants
 
 
-def get_config(words: str = "") -> ConfigDict:
+def get_config(words: str = "") -> Config:
     """The config; ``words`` are a preset (``"official"`` if none) and maybe quick."""
     preset, quick = variants.parse(words, ("official", "azimuth", "elevation"))
-    config = base.base()
-    base.use_authors_code(config)
+    config = Config()
     config.data.name = "smallnorb"
     config.data.validation_examples = 2_430
     config.num_epochs = 1_800
@@ -55,7 +54,8 @@ def get_config(words: str = "") -> ConfigDict:
     config.augment.brightness = 63 / 255
     config.augment.contrast = (0.2, 1.8)
     config.augment.colors_before_crop = True
-    config.model.decoder_units = ()
+    config.model = capsnet.Config.preset("smallnorb")
+    config.loss = margin.Config.preset("authors_code")
     if preset != "official":
         config.data.novel_viewpoint = preset
         # A third of the photographs, so three times the epochs for as many steps.
@@ -63,6 +63,5 @@ def get_config(words: str = "") -> ConfigDict:
         config.num_epochs = 5_400
     if quick:
         config.max_steps = 100
-        config.model.conv1_channels = 32
-        config.model.primary_types = 4
+        config.model = config.model.smaller("quick")
     return config

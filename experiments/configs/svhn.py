@@ -22,29 +22,23 @@ References:
     Sabour, Frosst and Hinton 2017, section 7.
 """
 
-from ml_collections import ConfigDict
-
-from capsjax import config as base
+from capsjax.config import Config
+from capsjax.models import capsnet
 from experiments.configs import variants
 
 
-def get_config(words: str = "") -> ConfigDict:
+def get_config(words: str = "") -> Config:
     """The config; ``words`` may be ``"quick"``."""
     _, quick = variants.parse(words, presets=())
-    config = base.base()
+    config = Config()
     config.data.name = "svhn_cropped"
     config.num_epochs = 600
     config.max_steps = 300_000
     config.checkpoint_every_steps = 200
     config.augment.shift = 0
-    config.model.conv1_channels = 64
-    config.model.primary_types = 16
-    config.model.primary_dim = 6
-    config.model.class_dim = 8
+    config.model = capsnet.Config.preset("svhn")
     if quick:
         config.max_steps = 100
         config.optimizer.decay_steps = 10
-        config.model.conv1_channels = 16
-        config.model.primary_types = 4
-        config.model.decoder_units = (64,)
+        config.model = config.model.smaller("quick")
     return config

@@ -1,15 +1,15 @@
 """What config files share: the words after the colon, and how long to train."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
-from ml_collections import ConfigDict
-
+from capsjax.config import Config
 from capsjax.errors import UserError
 
 
 def parse(
     words: str, presets: Sequence[str], sizes: Sequence[str] = ("quick",)
-) -> tuple[str, str]:
+) -> tuple[str, Any]:
     """Splits ``"authors_code,quick"`` into the preset and the size.
 
     Args:
@@ -40,34 +40,24 @@ def parse(
     return preset[0] if preset else default, size[0] if size else ""
 
 
-def train_as_released(config: ConfigDict) -> None:
+def train_as_released(config: Config) -> None:
     """300,000 steps, as the authors' released code trains on MNIST."""
     config.num_epochs = 700
     config.max_steps = 300_000
     config.checkpoint_every_steps = 200
 
 
-def shrink(config: ConfigDict, size: str, cpu_steps: int) -> None:
+def shrink(config: Config, size: Literal["quick", "cpu"], cpu_steps: int) -> None:
     """Makes a run on MNIST's digits, or on what is made of them, smaller.
 
     Args:
-        config: a run's, with a model of the paper.
-        size: ``"quick"``, to try things out; or ``"cpu"``, which learns well: in a
-            CapsNet a quarter of the channels and types, so that the primary capsules
-            cost a sixteenth, and of a CNN's channels and units an eighth.
-        cpu_steps: of 64 images, that a ``"cpu"`` run takes. The learning rate falls to
-            a tenth.
+        config: config of the run.
+        size: ``"quick"``, to try things out; or ``"cpu"``, which a CPU trains well.
+        cpu_steps: steps of 64 images that a ``"cpu"`` run takes. The learning rate
+            falls to a tenth.
     """
-    model, quick = config.model, size == "quick"
-    if model.name == "capsnet":
-        model.conv1_channels = 32 if quick else 64
-        model.primary_types = 4 if quick else 8
-        if quick:
-            model.decoder_units = (64,)
-    else:
-        share = 16 if quick else 8
-        model.conv_channels = tuple(n // share for n in model.conv_channels)
-        model.dense_units = tuple(n // (share // 2) for n in model.dense_units)
+    quick = size == "quick"
+    config.model = config.model.smaller(size)
     config.max_steps = 100 if quick else cpu_steps
     config.optimizer.decay_steps = 10 if quick else cpu_steps // 56
     if not quick:

@@ -1,8 +1,10 @@
-"""Routing between capsules: the ops, and the squash that they use.
+"""Routing between capsules: the ops by name, and the squash that they use.
 
-Import from here; the other files of this package are private to it.
+Import from here: ``routing.dynamic.route`` and ``routing.uniform.route`` are the ops;
+the names of dynamic routing also stand here by themselves.
 """
 
+from kernels.routing import dynamic, uniform
 from kernels.routing.dynamic import (
     IMPLEMENTATIONS,
     WORKLOADS,
@@ -19,7 +21,9 @@ __all__ = [
     "Diagnosis",
     "Workload",
     "diagnose",
+    "dynamic",
     "norm",
     "route",
     "squash",
+    "uniform",
 ]

@@ -10,7 +10,6 @@ from capsjax.analyses import affnist as robustness
 from capsjax.analyses import intervals
 from capsjax.analyses.affnist import CAPSNET, CNN, Outcome
 from capsjax.analyses.figures import affnist as plots_robustness
-from capsjax.analyses.figures import run as plots
 from capsjax.data import ImageSet
 from capsjax.data.derived.affnist import Transformed
 from capsjax.errors import UserError
@@ -122,7 +121,6 @@ def test_the_figure_shows_both_models_and_the_papers_numbers(tmp_path):
     # 15 images are recognised by the CapsNet alone, none by the CNN alone.
     shown = [bool(grid.images) for grid in figure.subfigs[1].axes]
     assert shown == [True] * 12 + [False] * 12
-    plots.plt.close(figure)
 
 
 def test_training_stops_at_the_accuracy(tmp_path, tiny_config):
@@ -131,7 +129,9 @@ def test_training_stops_at_the_accuracy(tmp_path, tiny_config):
     tiny_config.max_steps, tiny_config.evaluate_every_steps = 40, 5
     tiny_config.stop_at_validation_accuracy = 0.15
     folder = RunFolder(tmp_path / "run")
-    result = train(tiny_config, images, folder)
+    trained = train(tiny_config, images, folder)
+    assert trained is not None
+    result = trained.record
     assert result["reached_validation_accuracy"] is True
     assert result["steps"] < 40
     assert result["steps"] % 5 == 0
@@ -145,7 +145,9 @@ def test_training_stops_at_the_accuracy(tmp_path, tiny_config):
     ]
     assert looks[-1][0] == result["steps"]
     folder.result.unlink()
-    again = train(tiny_config, images, folder, resume=True)
+    resumed = train(tiny_config, images, folder, resume=True)
+    assert resumed is not None
+    again = resumed.record
     assert again["steps"] == result["steps"]
     assert again["params_sha256"] == result["params_sha256"]
 

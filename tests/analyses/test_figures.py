@@ -44,4 +44,3 @@ def test_gallery_titles_every_image(count, channels):
     )
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == [f"{'abc'[label]} → a" for label in labels]
-    plots.plt.close(figure)

@@ -7,11 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from matplotlib.image import imread
 
-from capsjax import data, models
+from capsjax import data, fields, models
 from capsjax.analyses.figures import perturbation as plots_perturbation
-from capsjax.analyses.figures import run as plots
-from capsjax.analyses.perturbation import DELTAS, classes_of, example_of, perturbations
+from capsjax.analyses.perturbation import (
+    DELTAS,
+    classes_of,
+    example_of,
+    make_perturbations,
+)
 from capsjax.data import Dataset
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
@@ -38,23 +43,23 @@ def image(digits_data):
 def made(**changes):
     """A config, and a model of it with its first parameters."""
     config = digits.get_config("quick")
-    config.update_from_flattened_dict(changes)
+    fields.update(config, changes)
     graphdef, state = train_step.create(config, (8, 8, 1), 10)
-    return graphdef, config, state.params
+    return graphdef, config, state.variables
 
 
 @pytest.fixture(scope="module")
 def patches():
     """A model of patches of 7x7 pixels that routes once; the tests do not change it."""
-    return made(**{"preprocess.crop": 7, "model.routing_iterations": 1})
+    return made(**{"preprocess.crop": 7, "model.routing.iterations": 1})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_nothing_added_is_the_reconstruction(image, dtype):
-    graphdef, config, params = made(dtype=dtype)
-    found = perturbations(graphdef, config, params, image, LABEL, (0.0,))
+    graphdef, config, variables = made(dtype=dtype)
+    found = make_perturbations(graphdef, config)(variables, image, LABEL, (0.0,))
     _, drawn = make_reconstruct(graphdef, config)(
-        params, image[None], np.array([LABEL], np.int32)
+        variables, image[None], np.array([LABEL], np.int32)
     )
     assert found.shape == (16, 1, 8, 8, 1)
     assert found.dtype == jnp.float32
@@ -65,24 +70,25 @@ def test_nothing_added_is_the_reconstruction(image, dtype):
 
 def test_each_dimension_is_perturbed_by_hand(patches, image):
     """The decoder on poses that NumPy changes, of the right class and dimension."""
-    graphdef, config, params = patches
-    found = perturbations(graphdef, config, params, image, LABEL)
+    graphdef, config, variables = patches
+    found = make_perturbations(graphdef, config)(variables, image, LABEL)
 
     @jax.jit
-    def classified(params):
+    def classified(variables):
         seen = augment.for_evaluation(jnp.asarray(image[None]), config)
         labels = jnp.full(1, LABEL)
-        return models.apply(graphdef, params, seen, labels, "float32").poses
+        output, _ = models.apply(graphdef, variables, seen, labels, "float32")
+        return output.poses
 
     @jax.jit
     def decoded(params, poses):
         return nnx.merge(graphdef, params).decoder(poses, jnp.full(len(poses), LABEL))
 
-    poses = np.repeat(np.asarray(classified(params)), 16 * 11, axis=0)
+    poses = np.repeat(np.asarray(classified(variables)), 16 * 11, axis=0)
     for q in range(16):
         for d, delta in enumerate(np.linspace(-0.25, 0.25, 11)):
             poses[11 * q + d, LABEL, q] += delta
-    expected = decoded(params, jnp.asarray(poses)).reshape(16, 11, 7, 7, 1)
+    expected = decoded(variables.params, jnp.asarray(poses)).reshape(16, 11, 7, 7, 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     # Every dimension draws something else, and so does every step.
     flat = np.asarray(found)[:, [0, 10]].reshape(32, -1)
@@ -92,15 +98,18 @@ def test_each_dimension_is_perturbed_by_hand(patches, image):
 
 def test_other_classes_poses_do_not_matter(patches, image):
     """With one iteration their weights change their own poses alone."""
-    graphdef, config, params = patches
+    graphdef, config, variables = patches
+
+    perturbations = make_perturbations(graphdef, config)
 
     def drawn(factors):
-        changed = nnx.clone(params)
+        changed = nnx.clone(variables.params)
         weights = changed["class_capsules"]["weights"]
         weights[...] = weights[...] * jnp.float32(factors)[None, :, None, None]
-        return np.asarray(perturbations(graphdef, config, changed, image, LABEL))
+        changed = variables.replace(params=changed)
+        return np.asarray(perturbations(changed, image, LABEL))
 
-    before = perturbations(graphdef, config, params, image, LABEL)
+    before = perturbations(variables, image, LABEL)
     others = np.where(np.arange(10) == LABEL, 1.0, 3.0)
     np.testing.assert_allclose(drawn(others), before, atol=1e-6)
     assert np.abs(drawn(4.0 - others) - before).max() > 1e-3
@@ -111,13 +120,12 @@ def test_the_papers_steps():
     assert 0.0 in DELTAS
 
 
-def test_models_without_a_decoder_are_refused(image):
+def test_models_without_a_decoder_are_refused():
     without = digits.get_config("quick")
-    without.model.decoder_units = ()
+    without.model = without.model.without_decoder()
     for config in (without, mnist.get_config("baseline")):
-        graphdef, state = nnx.split(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))
         with pytest.raises(UserError, match=f"{config.model.name} has no decoder"):
-            perturbations(graphdef, config, state, image, LABEL)
+            make_perturbations(nnx.graphdef(nnx.Linear(1, 1, rngs=nnx.Rngs(0))), config)
 
 
 def test_classes_and_examples_by_name_and_number(digits_data):
@@ -170,7 +178,6 @@ def test_the_figure_has_a_row_for_each_dimension(channels):
                 mosaic[top : top + h, left : left + w], drawn[q, d][..., shown]
             )
     assert mosaic[h].min() == 1  # White between them.
-    plots.plt.close(figure)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +199,6 @@ def test_the_launcher_draws_a_figure_into_the_runs_folder(untrained_run):
     assert path.name == "perturbation_3.png"
     assert process.stdout.strip() == str(path)
     # The paper's 11 columns and 16 rows, large enough to be seen.
-    H, W, _ = plots.plt.imread(path).shape
+    H, W, _ = imread(path).shape
     assert H > 16 * 50
     assert W > 11 * 50

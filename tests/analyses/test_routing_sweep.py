@@ -8,12 +8,14 @@ import shlex
 import numpy as np
 import pytest
 
+from capsjax import fields
 from capsjax.analyses import routing_sweep as sweep
 from capsjax.analyses.figures import routing_sweep as plots_sweep
-from capsjax.analyses.figures import run as plots
 from capsjax.analyses.routing_sweep import Cell
-from capsjax.config import base, baseline_cnn, cross_entropy
+from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.losses import cross_entropy
+from capsjax.models import baseline_cnn
 from capsjax.runs import grid
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.grid import FINISHED, SKIPPED, Run
@@ -28,11 +30,11 @@ def made_run(
 ) -> RunFolder:
     """A run that has ended, with metrics of two logged steps."""
     folder = RunFolder(workdir / cell.name(seed))
-    config = base()
+    config = Config()
     config.seed = seed
-    config.model.routing_iterations = cell.iterations
+    fields.update(config, {"model.routing.iterations": cell.iterations})
     if not cell.reconstruction:
-        config.model.decoder_units = ()
+        config.model = config.model.without_decoder()
     with folder.open(config, resume=False):
         pass
     folder.record_env(ENV | {"command": COMMAND}, resumed_at=None)
@@ -83,29 +85,28 @@ def test_bad_reconstruction_is_refused(words):
 
 def test_each_run_gets_the_flags_of_its_cell():
     words = ["--config=a.py", "--config.model.decoder_units=(8,)", "--data_dir=/d"]
-    runs = sweep.runs([WITHOUT, WITH], 2, words)
+    runs = sweep.runs(Config(), [WITHOUT, WITH], 2, words)
     assert [run.name for run in runs] == [
         "r1_no_decoder_seed0",
         "r3_decoder_seed0",
         "r1_no_decoder_seed1",
         "r3_decoder_seed1",
     ]
-    # The flag for the units would be added to if it came twice, so it comes once.
     assert runs[0].flags == [
         "--config=a.py",
         "--data_dir=/d",
-        "--config.model.routing_iterations=1",
+        "--config.model.routing.iterations=1",
         "--config.seed=0",
         "--config.model.decoder_units=()",
         "--config.diagnose_routing=true",
     ]
     assert runs[3].flags == [
         *words,
-        "--config.model.routing_iterations=3",
+        "--config.model.routing.iterations=3",
         "--config.seed=1",
         "--config.diagnose_routing=true",
     ]
-    (chosen,) = sweep.runs([WITH], 1, ["--noconfig.diagnose_routing"])
+    (chosen,) = sweep.runs(Config(), [WITH], 1, ["--noconfig.diagnose_routing"])
     assert "--config.diagnose_routing=true" not in chosen.flags
 
 
@@ -113,26 +114,27 @@ def test_each_run_gets_the_flags_of_its_cell():
     ("word", "message"),
     [
         ("--config.seed=1", "--seeds instead"),
+        ("--config.model.routing.iterations=1", "--iterations instead"),
         ("--config.model.routing_iterations=1", "--iterations instead"),
     ],
 )
 def test_what_the_sweep_sets_is_not_set_beside_it(word, message):
     with pytest.raises(UserError, match=message):
-        sweep.check(base(), ["--config=a.py", word], [WITH])
+        sweep.check(Config(), ["--config=a.py", word], [WITH])
 
 
 def test_a_config_that_cannot_be_swept_is_refused():
-    config = base()
+    config = Config()
     sweep.check(config, [], [WITHOUT, WITH])
     config.batch_size = 0
     with pytest.raises(UserError, match="batch_size is 0"):
         sweep.check(config, [], [WITHOUT])
-    config = base()
-    config.model.decoder_units = ()
+    config = Config()
+    config.model = config.model.without_decoder()
     sweep.check(config, [], [WITHOUT])
-    with pytest.raises(UserError, match="decoder_units is empty"):
+    with pytest.raises(UserError, match="has no decoder"):
         sweep.check(config, [], [WITHOUT, WITH])
-    config.model, config.loss = baseline_cnn(), cross_entropy()
+    config.model, config.loss = baseline_cnn.Config(), cross_entropy.Softmax()
     with pytest.raises(UserError, match="'baseline_cnn', which has no routing"):
         sweep.check(config, [], [WITHOUT])
 
@@ -248,7 +250,6 @@ def test_the_figure_of_errors_shows_means_deviations_and_seeds():
     assert list(axes.get_xticks()) == [1, 3]
     assert axes.get_ylabel() == "test error, %"
     assert "up to 2 seeds; one of 360 test images is 0.28 %" in axes.get_title()
-    plots.plt.close(figure)
 
 
 def test_the_figure_of_losses_shows_one_and_about_three_iterations():
@@ -277,7 +278,6 @@ def test_the_figure_of_losses_shows_one_and_about_three_iterations():
             x, y = np.asarray(line.get_xydata(), float).T
             np.testing.assert_array_equal(x, np.arange(1, 101))
             np.testing.assert_allclose(y, 2 * x)
-    plots.plt.close(figure)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,6 @@ def test_the_figure_of_logits_shows_each_iteration():
     scales = [axes.get_yscale() for axes in figure.axes]
     assert scales == ["log", "linear", "linear", "log"]
     assert len(figure.legends[0].get_texts()) == 3
-    plots.plt.close(figure)
 
 
 # The launcher.
@@ -335,8 +334,8 @@ def test_dry_run_prints_the_commands_and_trains_nothing(tmp_path):
     assert shlex.split(line) == [
         *("python", "-m", "experiments.train", TINY[0]),
         "--config.batch_size=8",
-        "--config.debug_nans",
-        "--config.model.routing_iterations=2",
+        "--config.debug_nans=true",
+        "--config.model.routing.iterations=2",
         "--config.seed=0",
         "--config.model.decoder_units=()",
         "--config.diagnose_routing=true",
@@ -364,7 +363,7 @@ def test_a_small_sweep_and_once_more(tmp_path):
     for name, error in zip(names, errors, strict=True):
         assert f"{name}: {error:.2f} % test error after" in done.stdout
     assert f"| 1 | without | 2 | {np.mean(errors):.2f} ± " in done.stdout
-    assert not any(folder.load_config().model.decoder_units for folder in folders)
+    assert not any(folder.load_config().model.has_decoder for folder in folders)
     assert TABLES | {"sweep_error.png", "sweep_loss.png"} <= written(tmp_path)
 
     folders[1].result.unlink()

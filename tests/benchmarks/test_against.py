@@ -7,7 +7,6 @@ import sys
 import pytest
 from matplotlib.patches import Rectangle
 
-from capsjax.analyses.figures import run as plots
 from capsjax.benchmarks import against as benchmark_against
 from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks.against import Comparison, Report
@@ -150,4 +149,3 @@ def test_the_command_prints_compares_and_draws(tmp_path):
     bar = axes.patches[-1]
     assert isinstance(bar, Rectangle)
     assert bar.get_width() == pytest.approx(250e3)
-    plots.plt.close(figure)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from capsjax import fields
 from capsjax.benchmarks import inference as benchmark_inference
 from capsjax.benchmarks import memory as benchmark_memory
 from capsjax.benchmarks import programs as benchmark
@@ -24,7 +25,11 @@ def test_combinations_are_all_of_them(tiny_config):
         dtypes=["float32", "bfloat16"],
     )
     found = {
-        (config.model.routing_implementation, config.batch_size, config.dtype)
+        (
+            config.model.columns()["routing_implementation"],
+            config.batch_size,
+            config.dtype,
+        )
         for config in configs
     }
     assert len(configs) == len(found) == 8
@@ -36,7 +41,7 @@ def test_by_default_the_config_alone(tiny_config):
     (config,) = benchmark.combinations(tiny_config)
     assert config == tiny_config
     (baseline,) = benchmark.combinations(mnist.get_config("baseline,quick"))
-    assert "routing_implementation" not in baseline.model
+    assert baseline.model.routing is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_memory_is_that_of_the_step_which_runs(tiny_config):
 def test_large_images_and_many_classes_fit_into_8_gb(image_shape, num_classes):
     """smallNORB at full size, and a hundred classes, at batch 128."""
     config = mnist.get_config("authors_code")
-    config.model.routing_implementation = "xla"
+    config.model = config.model.routed_by("xla")
     measured = benchmark_memory.measure(config, image_shape, num_classes)
     assert measured.peak_mb is not None
     assert measured.peak_mb < 8e3
@@ -106,7 +111,8 @@ def test_answers_are_the_models(tiny_config):
 
 def test_a_baselines_step_has_no_stages():
     config = mnist.get_config("baseline,quick")
-    config.model.conv_channels, config.batch_size = (4, 4, 4), 2
+    config.batch_size = 2
+    fields.update(config, {"model.conv_channels": (4, 4, 4)})
     program = benchmark_stages.compile_step(config, SHAPE, NUM_CLASSES)
     ((key, timing),) = benchmark_stages.measure([program], repeats=1).items()
     assert key == ("step", "train")

@@ -476,7 +476,6 @@ def test_figure_has_a_panel_for_each_workload_and_mode():
     np.testing.assert_allclose(milliseconds, [20, 80])
     assert figure.axes[0].get_ylabel() == "wall time of a call, ms"
     assert "2 cores of a cpu, float32" in figure.get_suptitle()
-    plots_routing.plt.close(figure)
 
 
 def test_figure_tells_dtypes_apart():
@@ -487,7 +486,6 @@ def test_figure_tells_dtypes_apart():
     assert labels == ["xla, float32", "xla, bfloat16"]
     styles = [c[0].get_linestyle() for c in figure.axes[0].containers]
     assert styles == ["-", "--"]
-    plots_routing.plt.close(figure)
 
 
 def test_launcher_makes_rows_and_the_picture(tmp_path):
@@ -527,7 +525,7 @@ def run_with(lines: str, output: pathlib.Path) -> subprocess.CompletedProcess[st
 def test_launcher_fails_after_all_rows_if_one_is_wrong(tmp_path):
     lines = (
         "from kernels import routing\n"
-        "from kernels.routing import api\n"
+        "from kernels.routing.dynamic import api\n"
         "good = routing.IMPLEMENTATIONS['reference']\n"
         "wrong = lambda *args, **options: 1.01 * good(*args, **options)\n"
         "api.IMPLEMENTATIONS = {'wrong': wrong, 'reference': good}\n"
@@ -545,7 +543,7 @@ def test_launcher_fails_after_all_rows_if_one_is_wrong(tmp_path):
 
 def test_rows_before_an_interruption_are_kept(tmp_path):
     lines = (
-        "from kernels import timing\n"
+        "from kernels.tools import timing\n"
         "measure, done = timing.measure_in_turn, []\n"
         "def interrupted(calls, *, repeats):\n"
         "    if done: raise KeyboardInterrupt\n"

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from capsjax.analyses.figures import run as plots
+from capsjax import fields
 from capsjax.benchmarks import scaling as benchmark_scaling
 from capsjax.benchmarks.figures import scaling as plots_scaling
 from capsjax.benchmarks.programs import Program
-from capsjax.config import baseline_cnn, cross_entropy
 from capsjax.errors import UserError
+from capsjax.losses import cross_entropy
+from capsjax.models import baseline_cnn
 from kernels.tools.timing import Timing
 from tests.launching import DIGITS, run
 
@@ -122,7 +123,7 @@ def test_efficiency_is_relative_to_the_fewest_devices(tiny_config):
 
 
 def test_a_model_without_routing(tiny_config):
-    tiny_config.model, tiny_config.loss = baseline_cnn(), cross_entropy()
+    tiny_config.model, tiny_config.loss = baseline_cnn.Config(), cross_entropy.Softmax()
     (row,) = rows_of(tiny_config, "weak", 1.0)
     assert (row["model"], row["routing_implementation"]) == ("baseline_cnn", "none")
 
@@ -151,14 +152,14 @@ def test_counts_are_read():
     [
         ([1, 8], "weak", {}, r"asks for 8, but there are 4 \(cpu\)"),
         ([1, 2, 3], "strong", {}, "batch_size is 16, which 3 .* multiple of 6 .* 18"),
-        ([1], "weak", {"parallelism": "threads"}, "threads.*jit or pmap"),
+        ([1], "weak", {"parallelism": "threads"}, "threads.*jit, pmap"),
         ([1], "weak", {"batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
     tiny_config, counts, scaling, changes, message
 ):
-    tiny_config.update(changes)
+    fields.update(tiny_config, changes)
     with pytest.raises(UserError, match=message):
         benchmark_scaling.make_configs(tiny_config, counts, scaling)
 
@@ -195,7 +196,6 @@ def test_figure_shows_speed_and_efficiency(tiny_config, scaling, device):
     on_cpu = device == "cpu"
     assert (benchmark_scaling.SHARED_CORES in title) == on_cpu
     assert len(figure.legends[0].get_texts()) == 2 + on_cpu
-    plots.plt.close(figure)
 
 
 def test_launcher_makes_rows_and_the_picture(tmp_path):

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from matplotlib.patches import Rectangle
-from ml_collections import ConfigDict
 
-from capsjax import losses, models
-from capsjax.analyses.figures import run as plots
+from capsjax import fields, losses, models
 from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks import stages as benchmark_stages
 from capsjax.benchmarks.figures import stages as plots_stages
@@ -25,6 +23,7 @@ from capsjax.benchmarks.stages import (
     STEP,
     TRAIN,
 )
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.training import step as train_step
 from experiments.configs import digits, mnist
@@ -36,17 +35,17 @@ SHAPE, NUM_CLASSES = (8, 8, 1), 10
 STAGES = ["conv1", "primary_capsules", "routing", "decoder", "loss"]
 
 
-def as_it_is(config: ConfigDict) -> None:
+def as_it_is(config: Config) -> None:
     pass
 
 
-def without_decoder(config: ConfigDict) -> None:
+def without_decoder(config: Config) -> None:
     """And with a bias in the routing, whose parameters then are two."""
-    config.model.decoder_units = ()
-    config.model.routing_bias = config.model.route_primary = True
+    config.model = config.model.without_decoder()
+    fields.update(config, {"model.routing_bias": True, "model.route_primary": True})
 
 
-def bfloat16(config: ConfigDict) -> None:
+def bfloat16(config: Config) -> None:
     config.dtype = "bfloat16"
 
 
@@ -54,7 +53,7 @@ def bfloat16(config: ConfigDict) -> None:
 class Run:
     """A config, what its programs return when first called, and their times."""
 
-    config: ConfigDict
+    config: Config
     results: dict[tuple[str, str], Any]
     timings: dict[tuple[str, str], Timing]
     calls: int
@@ -79,11 +78,11 @@ def measured(request) -> Run:
     return Run(config, results, timings, len(called))
 
 
-def names_of(config: ConfigDict) -> list[str]:
-    return [name for name in STAGES if name != "decoder" or config.model.decoder_units]
+def names_of(config: Config) -> list[str]:
+    return [name for name in STAGES if name != "decoder" or config.model.has_decoder]
 
 
-def rows_of(config: ConfigDict, timings) -> list[dict[str, str]]:
+def rows_of(config: Config, timings) -> list[dict[str, str]]:
     return [
         benchmark.row(
             config, SHAPE, NUM_CLASSES, ENV, stage=stage, mode=mode, measured=measured
@@ -92,12 +91,12 @@ def rows_of(config: ConfigDict, timings) -> list[dict[str, str]]:
     ]
 
 
-def tolerance(config: ConfigDict) -> float:
+def tolerance(config: Config) -> float:
     """Rounding alone may differ: of bfloat16 there are 8 bits."""
     return 3e-2 if config.dtype == "bfloat16" else 1e-5
 
 
-def whole(config: ConfigDict):
+def whole(config: Config):
     """Loss and gradients of the model in one piece, and its parameters."""
     graphdef, state = train_step.create(config, SHAPE, NUM_CLASSES)
     batch = benchmark_stages.augmented(
@@ -106,8 +105,15 @@ def whole(config: ConfigDict):
 
     def loss(params):
         images, labels = batch["image"], batch["label"]
-        output = models.apply(graphdef, params, images, labels, config.dtype)
-        parts = losses.per_example(output, images, labels, config.loss)
+        variables = state.variables.replace(params=params)
+        output, _ = models.apply(graphdef, variables, images, labels, config.dtype)
+        parts = losses.per_example(
+            config.loss,
+            output.scores,
+            labels,
+            reconstructions=output.reconstructions,
+            targets=images,
+        )
         return jnp.mean(parts["loss"])
 
     return *jax.jit(jax.value_and_grad(loss))(state.params), state.params
@@ -183,18 +189,21 @@ def test_the_routing_is_the_one_of_the_config(tiny_config, monkeypatch):
         seen.append(options["implementation"])
         return route(*arguments, **options)
 
-    tiny_config.model.routing_implementation = "reference"
+    tiny_config.model = tiny_config.model.routed_by("reference")
     graphdef, state = train_step.create(tiny_config, SHAPE, NUM_CLASSES)
     model = nnx.merge(graphdef, state.params)
-    assert isinstance(model, models.CapsNet)
-    stages = benchmark_stages.make_stages(model, tiny_config)
+    stages = benchmark_stages.make_parts(model, tiny_config)
     (stage,) = (stage for stage in stages if stage.name == "routing")
     monkeypatch.setattr(routing, "route", spy)
     weights = model.class_capsules.weights
     primary = jax.ShapeDtypeStruct((2, weights.shape[0], weights.shape[3]), "float32")
-    made = jax.eval_shape(stage.function, state.params, {"primary": primary}, {})
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, *SHAPE), "float32"),
+        "label": jax.ShapeDtypeStruct((2,), "int32"),
+    }
+    made = jax.eval_shape(stage.function, state.params, {"primary": primary}, batch)
     assert seen == ["reference"]
-    assert made["lengths"].shape == (2, NUM_CLASSES)
+    assert made["scores"].shape == (2, NUM_CLASSES)
 
 
 def given(*seconds: tuple[float, ...]) -> dict[tuple[str, str], Timing]:
@@ -278,7 +287,6 @@ def test_the_figure_shows_the_medians(tiny_config):
     assert names == ["conv1", OPTIMIZER, "sum of the stages", "whole step"]
     for word in ("capsnet", "16", "float32", "default", "2 cores of a cpu"):
         assert word in axes.get_title()
-    plots.plt.close(figure)
 
 
 def test_only_a_capsnet_has_stages():

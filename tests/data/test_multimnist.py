@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from capsjax import data, losses, models
+from capsjax.analyses.figures import run as figures
 from capsjax.data import Dataset, ImageSet, Source
 from capsjax.data.derived import multimnist
 from capsjax.errors import UserError
-from capsjax.losses import classification
+from capsjax.losses import classification, cross_entropy, margin
 from capsjax.runs.folder import RunFolder
+from capsjax.training import step as train_step
 from capsjax.training.train import train
 from experiments.configs import multimnist as config_file
 
@@ -170,7 +171,7 @@ def test_what_does_not_fit_is_refused(singles):
 
 def test_margin_loss_of_two_classes_by_hand():
     """Lengths 0.95, 0.3 and 0.05, where the first two classes are there."""
-    loss = losses.margin_loss(
+    loss = margin.Config().classification(
         jnp.float32([[0.95, 0.3, 0.05], [0.95, 0.3, 0.3]]),
         jnp.int32([[1, 0], [0, 1]]),
     )
@@ -182,10 +183,9 @@ def test_sigmoid_cross_entropy_in_float64():
     p = 1 / (1 + np.exp(-logits))
     expected = -(np.log(p[0, 0]) + np.log(1 - p[0, 1]) + np.log(p[0, 2]))
     found = losses.per_example(
-        models.ModelOutput(jnp.float32(logits)),
-        jnp.zeros((1, 2, 2, 1)),
-        jnp.int32([[2, 0]]),
         config_file.get_config("baseline").loss,
+        jnp.float32(logits),
+        jnp.int32([[2, 0]]),
     )
     np.testing.assert_allclose(found["loss"], [expected], rtol=1e-6)
 
@@ -204,13 +204,13 @@ def test_both_digits_must_be_right():
 
 
 def test_the_decoder_draws_each_digit_from_its_own_capsule(tiny_config):
-    graphdef, params = _capsnet(tiny_config)
+    graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
     images = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))
     classes = jnp.int32([[0, 1], [5, 2], [9, 9]])
 
     @jax.jit
     def draw(classes):
-        output = models.apply(graphdef, params, images, classes, "float32")
+        output, _ = models.apply(graphdef, state.variables, images, classes, "float32")
         return output.reconstructions
 
     both = draw(classes)
@@ -230,11 +230,6 @@ def test_reconstructions_are_compared_each_with_its_digit():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def _capsnet(config):
-    model = models.build(config.model, (8, 8, 1), 10, nnx.Rngs(params=0))
-    return nnx.split(model, nnx.Param)
-
-
 # Runs.
 
 
@@ -247,7 +242,10 @@ def test_a_run(tmp_path, pairs, tiny_config, preset):
     config.batch_size, config.max_steps, config.log_every_steps = 16, 4, 2
     config.num_devices = 2
     folder = RunFolder(tmp_path / "run")
-    result = train(config, pairs, folder)
+    trained = train(config, pairs, folder)
+    assert trained is not None
+    result = trained.record
+    figures.write_all(folder, pairs, trained)
     assert result["test_examples"] == len(pairs.test)
     wrong = result["test_error_percent"] / 100 * len(pairs.test)
     assert wrong == pytest.approx(round(wrong))
@@ -263,6 +261,6 @@ def test_augmentation_that_would_spoil_pairs_is_refused(tmp_path, pairs):
     with pytest.raises(UserError, match=r"augment\.shift.*config\.data\.shift"):
         train(config, pairs, RunFolder(tmp_path / "run"))
     config = config_file.get_config("baseline,quick")
-    config.loss.name = "cross_entropy"
+    config.loss = cross_entropy.Softmax()
     with pytest.raises(UserError, match="sigmoid_cross_entropy"):
         train(config, pairs, RunFolder(tmp_path / "run"))

@@ -48,14 +48,14 @@ def test_train_evaluate_and_record(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([DIGITS, "--config.model.routing_iteration=1"], ["model.routing_iterations"]),
+        ([DIGITS, "--config.model.routing_iteration=1"], ["model.routing.iterations"]),
         ([DIGITS, "--config.batch_size=many"], ["batch_size", "many"]),
         ([DIGITS, "--config.batch_size=0"], ["batch_size is 0", "at least 1"]),
         ([DIGITS, "--config.batch_size=4000"], ["4000", "1257"]),
         ([DIGITS, "--config.data.name=minst"], ["minst", "mnist"]),
-        ([DIGITS, "--config.model.name=resnet"], ["resnet", "capsnet"]),
+        ([DIGITS, "--config.model.name=capsnets"], ["capsnets", "mean capsnet?"]),
         ([DIGITS, "--config.optimizer.name=lion"], ["lion", "adam"]),
-        ([DIGITS, "--config.model.routing_iterations=0"], ["num_iterations", "0"]),
+        ([DIGITS, "--config.model.routing_iterations=0"], ["routing.iterations is 0"]),
         ([DIGITS, "--config.model.routing_implementation=cuda"], ["cuda", "xla"]),
         ([DIGITS, "--config.model.conv1_kernel=9"], ["8x8", "too small"]),
         ([DIGITS, "--unknown=1"], ["unknown", "--help"]),
@@ -98,6 +98,21 @@ def test_compiling_without_its_environment_is_one_clear_line(tmp_path):
     process = run("compile_routing", "--workloads=minst", f"--output={output}")
     assert_one_line(process, "minst", "mnist")
     assert not output.exists()
+
+
+def test_all_fields_of_a_model_or_a_config_file_are_explained():
+    for name, words in {
+        "capsnet": [
+            "--config.model.class_dim=16",
+            "Dimensions Q of the class capsules.",
+        ],
+        "experiments/configs/digits.py": ["--config.model.conv1_channels=64"],
+    }.items():
+        process = run("train", f"--help_config={name}")
+        assert process.returncode == 0, process.stderr
+        for word in words:
+            assert word in process.stdout
+    assert_one_line(run("train", "--help_config=capsnets"), "capsnets", "capsnet,")
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from capsjax import config as base
-from capsjax import data
+from capsjax import data, fields
 from capsjax.data import Dataset, ImageSet
 from capsjax.errors import UserError
 from capsjax.inference import export
+from capsjax.losses import cross_entropy
+from capsjax.models import baseline_cnn
 from capsjax.runs.folder import RunFolder
 from capsjax.training import step as train_step
 from capsjax.training.checkpoint import Checkpoints, Record
 from capsjax.training.evaluate import make_reconstruct
-from capsjax.training.restore import Restored, restore
+from capsjax.training.trained import TrainedModel, evaluate, restore
 from experiments.configs import digits
 from tests.launching import ROOT, run
 
@@ -50,23 +51,23 @@ def untrained(path: pathlib.Path) -> RunFolder:
     """A run's folder with a config and a checkpoint, and nothing else."""
     folder = RunFolder(path)
     config = digits.get_config("quick")
-    config.model.routing_implementation = "reference"
+    config.model = config.model.routed_by("reference")
     _, state = train_step.create(config, (8, 8, 1), 10)
     with folder.open(config, resume=False), Checkpoints(folder) as checkpoints:
         checkpoints.save("last", jax.device_get(state), Record())
     return folder
 
 
-def made(**changes) -> Restored:
+def made(**changes) -> TrainedModel:
     """A model with its first parameters."""
     config = digits.get_config("quick")
-    config.update_from_flattened_dict(changes)
+    fields.update(config, changes)
     graphdef, state = train_step.create(config, (8, 8, 1), 10)
-    return Restored(config, graphdef, jax.device_get(state.params), 0, None)
+    return TrainedModel(config, graphdef, jax.device_get(state.variables))
 
 
 @pytest.fixture(scope="module")
-def model() -> Restored:
+def model() -> TrainedModel:
     return made()
 
 
@@ -108,7 +109,7 @@ def test_it_runs_without_this_project(launched, digits_data, tmp_path):
     assert sorted(found) == ["poses", "reconstructions", "scores"]
 
     model = restore(folder, digits_data, "last")
-    scores = model.evaluate(ImageSet(images, digits_data.test.labels[:B])).scores
+    scores = evaluate(model, ImageSet(images, digits_data.test.labels[:B])).scores
     np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
     assert np.ptp(scores, axis=0).max() > 1e-3  # Each image has its own.
 
@@ -117,10 +118,12 @@ def test_it_runs_without_this_project(launched, digits_data, tmp_path):
         return nnx.merge(model.graphdef, params)(images).poses
 
     seen = np.float32(images / 255)
-    np.testing.assert_allclose(found["poses"], poses(model.params, seen), atol=1e-5)
+    np.testing.assert_allclose(
+        found["poses"], poses(model.variables.params, seen), atol=1e-5
+    )
     classes = np.argmax(scores, axis=1)
     _, drawn = make_reconstruct(model.graphdef, model.config)(
-        model.params, images, classes
+        model.variables, images, classes
     )
     assert drawn is not None
     np.testing.assert_allclose(found["reconstructions"], drawn, atol=1e-5)
@@ -161,23 +164,22 @@ def test_the_launcher_says_what_it_wrote(launched, digits_data):
 
 def test_the_runs_fused_kernels_are_left_out(model, digits_data):
     """Its config may name them: it stays, and the artefact has plain operations."""
-    config = model.config.copy_and_resolve_references()
-    config.model.routing_implementation = "mosaic_gpu"
-    before = config.to_json_best_effort()
+    config = model.config.replace(model=model.config.model.routed_by("mosaic_gpu"))
+    before = fields.to_json(config)
     fused = dataclasses.replace(model, config=config)
     # From one place, which the programs remember.
     program, plain = (
         export.export(each, digits_data).mlir_module() for each in (fused, model)
     )
-    assert config.to_json_best_effort() == before
+    assert fields.to_json(config) == before
     assert "custom_call" not in program
     assert program == plain
 
 
 def test_the_baseline_has_no_poses(digits_data, tmp_path):
     model = made(
-        model=base.baseline_cnn(),
-        loss=base.cross_entropy(),
+        model=baseline_cnn.Config(),
+        loss=cross_entropy.Softmax(),
         **{
             "model.conv_channels": (4,),
             "model.kernel_sizes": (3,),
@@ -188,7 +190,7 @@ def test_the_baseline_has_no_poses(digits_data, tmp_path):
     assert list(export.outputs(exported)) == ["scores"]
     some = ImageSet(digits_data.test.images[:B], digits_data.test.labels[:B])
     found = exported.call(some.images)
-    np.testing.assert_allclose(found["scores"], model.evaluate(some).scores, atol=1e-5)
+    np.testing.assert_allclose(found["scores"], evaluate(model, some).scores, atol=1e-5)
     with pytest.raises(UserError, match="baseline_cnn has no decoder"):
         export.export(model, digits_data, reconstruct=True)
 
@@ -236,7 +238,7 @@ def test_an_artefact_of_another_model_does_not_pass(model, digits_data, tmp_path
     export.save(exported, {}, path, folder)
     images = digits_data.test.images[:2]
     assert export.check(path, model, digits_data, images) <= 1e-5
-    other = dataclasses.replace(model, params=made(seed=1).params)
+    other = dataclasses.replace(model, variables=made(seed=1).variables)
     with pytest.raises(RuntimeError, match="differ from the model's own"):
         export.check(path, other, digits_data, images)
     assert not list(tmp_path.iterdir())

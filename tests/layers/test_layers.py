@@ -17,6 +17,7 @@ from capsjax.layers import (
     primary_grid,
     relu,
 )
+from capsjax.routings import Capsules, Sizes, dynamic
 from tests.kernels.routing import reference as routing_reference
 
 
@@ -198,19 +199,30 @@ def make_routed(
     use_bias=True,
     implementation=None,
 ):
-    return RoutedCapsules(
-        7,
-        5,
-        3,
-        6,
-        num_iterations=num_iterations,
-        leaky=leaky,
-        stop_gradient=stop_gradient,
+    layer = RoutedCapsules(
+        Sizes(7, 5, 3, 6),
+        routing=dynamic.Config(
+            iterations=num_iterations,
+            leaky=leaky,
+            stop_gradient=stop_gradient,
+            implementation=implementation,
+        ),
         use_bias=use_bias,
-        implementation=implementation,
         init=START,
         rngs=nnx.Rngs(0),
     )
+    return Poses(layer)
+
+
+class Poses(nnx.Module):
+    """A layer of capsules as a function from poses to poses."""
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.weights, self.bias = layer.weights, layer.bias
+
+    def __call__(self, poses):
+        return self.layer(Capsules(poses)).poses
 
 
 @pytest.mark.parametrize("num_iterations", [1, 3])

@@ -4,13 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from capsjax import config as config_lib
 from capsjax import losses
-from capsjax.errors import UserError
+from capsjax.losses import cross_entropy, margin
 from capsjax.models import ModelOutput
-from experiments.configs import cifar10, digits, mnist
+from experiments.configs import mnist
 
 
 def float32(x):
@@ -35,6 +33,16 @@ def random_output(reconstructions=True, B=4):
 # The margin loss.
 
 
+def parts_of(output, images, labels, config):
+    return losses.per_example(
+        config,
+        output.scores,
+        labels,
+        reconstructions=output.reconstructions,
+        targets=images,
+    )
+
+
 @pytest.mark.parametrize(
     ("label", "expected"),
     [
@@ -45,20 +53,18 @@ def random_output(reconstructions=True, B=4):
 )
 def test_margin_loss_by_hand(label, expected):
     """Lengths 0.95, 0.3 and 0.05; the first is long enough, the last short enough."""
-    loss = losses.margin_loss(float32([[0.95, 0.3, 0.05]]), labels_of(label))
+    loss = margin.Config().classification(
+        float32([[0.95, 0.3, 0.05]]), labels_of(label)
+    )
     assert loss.shape == (1,)
     assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, [expected], rtol=1e-6)
 
 
 def test_margin_loss_with_other_margins_by_hand():
-    loss = losses.margin_loss(
-        float32([[0.5, 0.5]]),
-        labels_of(1),
-        positive_margin=0.75,
-        negative_margin=0.25,
-        absent_weight=2.0,
-    )
+    loss = margin.Config(
+        positive_margin=0.75, negative_margin=0.25, absent_weight=2.0
+    ).classification(float32([[0.5, 0.5]]), labels_of(1))
     np.testing.assert_allclose(loss, [0.25**2 + 2 * 0.25**2], rtol=1e-6)
 
 
@@ -66,30 +72,34 @@ def test_lengths_that_keep_the_margins_cost_nothing():
     """Exactly: lengths that went through a softmax could not be so far apart."""
     lengths = np.full((2, 10), 0.1)
     lengths[0, 3], lengths[1, 7] = 0.9, 0.999
-    call = jax.vjp(lambda x: losses.margin_loss(x, labels_of(3, 7)), float32(lengths))
+    call = jax.vjp(
+        lambda x: margin.Config().classification(x, labels_of(3, 7)), float32(lengths)
+    )
     assert not np.any(call[0])
     (gradient,) = call[1](jnp.ones(2))
     assert not np.any(gradient)
 
 
 def test_margin_losss_gradient_by_hand():
-    gradient = jax.grad(lambda x: losses.margin_loss(x, labels_of(1)).sum())(
-        float32([[0.95, 0.3, 0.05]])
-    )
+    gradient = jax.grad(
+        lambda x: margin.Config().classification(x, labels_of(1)).sum()
+    )(float32([[0.95, 0.3, 0.05]]))
     np.testing.assert_allclose(gradient, [[0.85, -2 * 0.6, 0]], rtol=1e-6)
 
 
 def test_half_mean_is_a_twentieth_of_the_sum_for_ten_classes():
     output, _, labels = random_output()
     total, half_mean = (
-        losses.margin_loss(output.scores, labels, class_reduction=reduction)
+        margin.Config(class_reduction=reduction).classification(output.scores, labels)
         for reduction in ("sum", "half_mean")
     )
     np.testing.assert_allclose(half_mean, total / 20, rtol=1e-6)
     # Half of the mean, so a sixth for three classes.
     lengths = float32([[0.95, 0.3, 0.05]])
     np.testing.assert_allclose(
-        losses.margin_loss(lengths, labels_of(1), class_reduction="half_mean"),
+        margin.Config(class_reduction="half_mean").classification(
+            lengths, labels_of(1)
+        ),
         [(0.6**2 + 0.5 * 0.85**2) / 6],
         rtol=1e-6,
     )
@@ -110,7 +120,7 @@ def test_its_weight_is_that_of_sums_not_means(preset):
     """0.0005 times the sum over 784 pixels is 0.392 times the mean."""
     output, images, labels = random_output()
     config = mnist.get_config(preset).loss
-    parts = losses.per_example(output, images, labels, config)
+    parts = parts_of(output, images, labels, config)
     mse = np.square(output.reconstructions - images).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(
         parts["loss"] - parts["margin_loss"], 0.392 * mse, rtol=1e-5
@@ -120,7 +130,7 @@ def test_its_weight_is_that_of_sums_not_means(preset):
 def test_the_released_code_weighs_reconstruction_twenty_times_as_much():
     output, images, labels = random_output()
     paper, released = (
-        losses.per_example(output, images, labels, mnist.get_config(preset).loss)
+        parts_of(output, images, labels, mnist.get_config(preset).loss)
         for preset in ("paper", "authors_code")
     )
     sse = released["reconstruction_loss"]
@@ -134,31 +144,31 @@ def test_the_released_code_weighs_reconstruction_twenty_times_as_much():
 
 def test_the_parts_for_each_example():
     output, images, labels = random_output()
-    config = config_lib.margin_loss()
+    config = margin.Config()
     config.reconstruction_weight = 0.25
     config.positive_margin = 0.8
     config.negative_margin = 0.3
     config.absent_weight = 0.7
-    parts = losses.per_example(output, images, labels, config)
+    parts = parts_of(output, images, labels, config)
     assert set(parts) == {"loss", "margin_loss", "reconstruction_loss"}
     v = np.float64(output.scores)
     present = np.arange(10) == np.asarray(labels)[:, None]
-    margin = np.where(
+    expected = np.where(
         present, np.maximum(0, 0.8 - v) ** 2, 0.7 * np.maximum(0, v - 0.3) ** 2
     ).sum(axis=1)
     error = np.float64(output.reconstructions) - np.float64(images)
     sse = (error**2).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(parts["margin_loss"], margin, rtol=1e-5)
+    np.testing.assert_allclose(parts["margin_loss"], expected, rtol=1e-5)
     np.testing.assert_allclose(parts["reconstruction_loss"], sse, rtol=1e-5)
-    np.testing.assert_allclose(parts["loss"], margin + 0.25 * sse, rtol=1e-5)
+    np.testing.assert_allclose(parts["loss"], expected + 0.25 * sse, rtol=1e-5)
 
 
 def test_an_examples_losses_do_not_depend_on_its_batch_mates():
     output, images, labels = random_output()
-    config = config_lib.margin_loss()
-    together = losses.per_example(output, images, labels, config)
+    config = margin.Config()
+    together = parts_of(output, images, labels, config)
     first = jax.tree.map(lambda x: x[:1], output)
-    parts = losses.per_example(first, images[:1], labels[:1], config)
+    parts = parts_of(first, images[:1], labels[:1], config)
     for name, alone in parts.items():
         assert together[name].shape == (4,)
         np.testing.assert_allclose(together[name][:1], alone, rtol=1e-6)
@@ -166,11 +176,11 @@ def test_an_examples_losses_do_not_depend_on_its_batch_mates():
 
 def test_without_reconstructions_the_loss_is_the_margin_loss():
     output, images, labels = random_output(reconstructions=False)
-    parts = losses.per_example(output, images, labels, config_lib.margin_loss())
+    parts = parts_of(output, images, labels, margin.Config())
     assert set(parts) == {"loss", "margin_loss"}
     np.testing.assert_array_equal(parts["loss"], parts["margin_loss"])
     np.testing.assert_array_equal(
-        parts["loss"], losses.margin_loss(output.scores, labels)
+        parts["loss"], margin.Config().classification(output.scores, labels)
     )
 
 
@@ -181,45 +191,7 @@ def test_cross_entropy_in_float64():
     shifted = logits - logits.max(axis=1, keepdims=True)
     expected = np.log(np.exp(shifted).sum(axis=1)) - shifted[range(5), labels]
     parts = losses.per_example(
-        ModelOutput(float32(logits)),
-        jnp.zeros((5, 2, 2, 1)),
-        labels_of(*labels),
-        config_lib.cross_entropy(),
+        cross_entropy.Softmax(), float32(logits), labels_of(*labels)
     )
-    assert set(parts) == {"loss"}
+    assert set(parts) == {"loss", "cross_entropy_loss"}
     np.testing.assert_allclose(parts["loss"], expected, rtol=1e-5, atol=1e-5)
-
-
-# Settings.
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        mnist.get_config("paper"),
-        mnist.get_config("authors_code"),
-        mnist.get_config("baseline"),
-        cifar10.get_config(),
-        digits.get_config(),
-    ],
-)
-def test_shipped_losses_pass_the_check(config):
-    losses.check(config.loss)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"name": "hinge"},
-            "'hinge' in config.loss.name; choose one of margin, cross_",
-        ),
-        (
-            {"name": "margin", "class_reduction": "mean"},
-            "config.loss.class_reduction 'mean'; choose one of sum, half_mean",
-        ),
-    ],
-)
-def test_unknown_losses_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        losses.check(ConfigDict(options))

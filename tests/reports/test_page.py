@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capsjax.analyses.figures import run as plots
-from capsjax.config import base
+from capsjax import fields
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.reports import figures as plots_report
 from capsjax.reports import page as report
@@ -48,10 +48,10 @@ def made(
 ) -> RunFolder:
     """A run's folder without any training."""
     folder = RunFolder(path)
-    config = base()
+    config = Config()
     config.seed = seed
     config.log_every_steps = 5 + seed  # Makes no other group.
-    config.model.routing_iterations = iterations
+    fields.update(config, {"model.routing.iterations": iterations})
     with folder.open(config, resume=False):
         pass
     folder.record_env(ENV | {"command": COMMAND} | env, resumed_at=None)
@@ -82,7 +82,7 @@ def test_summary_takes_seeds_together(tmp_path):
     page = page_of(tmp_path)
     header, one, three = page.rows[:3]
     rows = [dict(zip(header, row, strict=True)) for row in (one, three)]
-    assert [row["model.routing_iterations"] for row in rows] == ["1", "3"]
+    assert [row["model.routing.iterations"] for row in rows] == ["1", "3"]
     assert [row["runs"] for row in rows] == ["1", "3"]
     assert [row["test error, %"] for row in rows] == ["4.00", "3.00"]
     # (4 + 1 + 9) / 2 = 7, whose root is 2.6458.
@@ -108,15 +108,18 @@ def test_fields_of_one_model_only_are_no_columns(tmp_path):
     assert [group.label for group in groups] == ["baseline_cnn", "capsnet"]
 
 
-def test_a_field_that_earlier_runs_lack_is_a_column(tmp_path):
+def test_runs_of_earlier_versions_are_in_the_groups_of_todays(tmp_path):
+    """They lack fields, and have routing's under other names."""
     made(tmp_path / "a")
-    folder = made(tmp_path / "b")
+    folder = made(tmp_path / "b", seed=1)
     config = json.loads(folder.config.read_text())
-    del config["model"]["leaky"]
+    routing = config["model"].pop("routing")
+    config["model"]["routing_iterations"] = routing["iterations"]
+    del config["augment"]["rotation"]
     write_json(folder.config, config)
     columns, groups = groups_of(tmp_path)
-    assert columns == ["model.leaky"]
-    assert [group.label for group in groups] == ["capsnet on mnist", "leaky=False"]
+    assert columns == []
+    assert [len(group.runs) for group in groups] == [2]
 
 
 def test_a_label_has_no_more_than_it_takes(tmp_path):
@@ -126,11 +129,11 @@ def test_a_label_has_no_more_than_it_takes(tmp_path):
         config["augment"]["shift"] = min(index, 1)
         write_json(folder.config, config)
     columns, groups = groups_of(tmp_path)
-    assert columns == ["augment.shift", "model.routing_iterations"]
+    assert columns == ["augment.shift", "model.routing.iterations"]
     assert [group.label for group in groups] == [
-        "routing_iterations=10",
-        "routing_iterations=8",
-        "routing_iterations=9",
+        "iterations=10",
+        "iterations=8",
+        "iterations=9",
     ]
 
 
@@ -324,7 +327,6 @@ def test_curves_are_means_at_common_steps():
         lines = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
         assert [len(line) for line in lines] == [2, 2, 2, 1]
         np.testing.assert_allclose(lines[-1], [[2, 3 * factor]])
-    plots.plt.close(figure)
 
 
 def test_long_curves_are_thinned_to_means():
@@ -335,7 +337,6 @@ def test_long_curves_are_thinned_to_means():
     assert len(drawn) == 200
     np.testing.assert_allclose(drawn[0], [3, 4])  # Of steps 1 to 5.
     np.testing.assert_allclose(drawn.mean(axis=0), [500.5, 501.5])
-    plots.plt.close(figure)
 
 
 @pytest.mark.parametrize("count", [1, 10, 11])
@@ -348,7 +349,6 @@ def test_every_group_has_a_color_of_its_own(count):
     errors = plots_report.final_errors(groups)
     labels = [label.get_text() for label in errors.axes[0].get_yticklabels()]
     assert labels == [f"{i}: g{i}" for i in range(count)]
-    plots.plt.close("all")
 
 
 def test_the_launcher_says_what_it_wrote(tmp_path):

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from capsjax.config import base
+from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
@@ -43,7 +43,7 @@ RESULT = {
 
 def made_run(path, seed=0, error=1.0) -> RunFolder:
     folder = RunFolder(path)
-    config = base()
+    config = Config()
     config.seed = seed
     with folder.open(config, resume=False):
         pass

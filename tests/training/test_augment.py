@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from capsjax import config as config_lib
+from capsjax.config import Augment, Config, Preprocess
 from capsjax.errors import UserError
 from capsjax.training import augment
 from experiments.configs import cifar10
@@ -16,12 +16,10 @@ KEY = jax.random.key(0)
 
 def config_of(*, crop=0, standardize=False, **augmentation):
     """A config that augments nothing but what is asked for."""
-    config = config_lib.base()
-    config.preprocess.crop = crop
-    config.preprocess.standardize = standardize
-    config.augment.shift = 0
-    config.augment.update(augmentation)
-    return config
+    return Config(
+        preprocess=Preprocess(crop=crop, standardize=standardize),
+        augment=Augment(**{"shift": 0, **augmentation}),
+    )
 
 
 EVERYTHING = {

@@ -23,8 +23,7 @@ BOUNDS = {"mosaic_gpu": 2e-3, "xla": 2e-5}
 
 def losses(config, dataset, implementation):
     """The training losses of the first steps, in float64."""
-    config = config.copy_and_resolve_references()
-    config.model.routing_implementation = implementation
+    config = config.replace(model=config.model.routed_by(implementation))
     graphdef, state = train_step.create(config, dataset.image_shape, 10)
     one = Devices(jax.devices()[:1])
     step = train_step.make_train_step(graphdef, config, one)

@@ -15,10 +15,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from capsjax import data
-from capsjax.analyses.figures import run as plots
 from capsjax.data import Dataset, ImageSet, TrainBatches
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
@@ -326,13 +324,12 @@ def test_evaluation_beside_training_touches_no_unfinished_checkpoint(tmp_path, w
 
 
 @pytest.fixture
-def run_on(monkeypatch, tmp_path, tiny_config):
-    """Trains on given images, without figures; returns the folder."""
-    monkeypatch.setattr(plots, "write_all", lambda *_, **__: None)
+def run_on(tmp_path, tiny_config):
+    """Trains on given images; returns the folder."""
 
     def run(dataset: Dataset, name: str = "run", **changes) -> RunFolder:
-        config = ConfigDict(tiny_config)
-        config.update({"max_steps": 12, "checkpoint_every_steps": 2, **changes})
+        options = {"max_steps": 12, "checkpoint_every_steps": 2, **changes}
+        config = tiny_config.replace(**options)
         folder = RunFolder(tmp_path / name)
         train(config, dataset, folder)
         return folder

@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from capsjax import config as config_lib
+from capsjax.config import Optimizer
 from capsjax.errors import UserError
 from capsjax.training import optim
 
 
 def config_of(**options):
-    config = config_lib.base().optimizer
-    config.update(options)
-    return config
+    return Optimizer(**options)
 
 
 def learning_rate(config, step):

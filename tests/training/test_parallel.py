@@ -9,12 +9,14 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from capsjax import config as config_lib
 from capsjax import data, models
+from capsjax.config import Config
 from capsjax.data import TrainBatches
 from capsjax.errors import UserError
+from capsjax.losses import cross_entropy
+from capsjax.models import baseline_cnn
 from capsjax.training import parallel
 from capsjax.training import step as train_step
 from capsjax.training.evaluate import evaluate, make_eval_step
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.skipif(
     len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
 )
 STEPS = 4
+MODES = ("jit", "pmap")
 
 
 @pytest.fixture(scope="module")
@@ -32,26 +35,26 @@ def digits_data() -> data.Dataset:
     return data.load("digits", validation_examples=100)
 
 
-def sgd(config: ConfigDict) -> ConfigDict:
+def sgd(config: Config) -> Config:
     """Plain steps, in which a gradient that is N times too large is one."""
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.1
     config.optimizer.decay_rate = 1.0
     return config
 
 
-def capsnet(config: ConfigDict, implementation: str) -> ConfigDict:
-    config.model.routing_implementation = implementation
+def capsnet(config: Config, implementation: str) -> Config:
+    config.model = config.model.routed_by(implementation)
     # So that the decoder's gradients stand out from the rounding of its parameters.
     config.loss.reconstruction_weight = 0.1
     return sgd(config)
 
 
-def cnn(config: ConfigDict) -> ConfigDict:
+def cnn(config: Config) -> Config:
     """With dropout, whose draws must not depend on the devices either."""
-    config.model = config_lib.baseline_cnn()
-    config.model.conv_channels, config.model.dense_units = (4, 4), (16,)
-    config.model.kernel_sizes = (5, 5)
-    config.loss = config_lib.cross_entropy()
+    config.model = baseline_cnn.Config(
+        conv_channels=(4, 4), kernel_sizes=(5, 5), dense_units=(16,)
+    )
+    config.loss = cross_entropy.Softmax()
     return sgd(config)
 
 
@@ -62,7 +65,7 @@ MODELS = {
 }
 
 
-def train(config: ConfigDict, dataset: data.Dataset, devices: Devices):
+def train(config: Config, dataset: data.Dataset, devices: Devices):
     """Metrics of each step, and the parameters before, after the first, at the end."""
     batches = TrainBatches(dataset.train, config.batch_size, config.seed)
     graphdef, state = train_step.create(config, dataset.image_shape, 10)
@@ -84,7 +87,7 @@ def on_one_device(digits_data):
     """Trains a model on one device, once for all tests."""
     runs: dict[str, tuple] = {}
 
-    def run(name: str, config: ConfigDict):
+    def run(name: str, config: Config):
         if name not in runs:
             runs[name] = train(config, digits_data, Devices(jax.devices()[:1]))
         return runs[name]
@@ -92,7 +95,7 @@ def on_one_device(digits_data):
     return run
 
 
-@pytest.mark.parametrize("mode", parallel.MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("name", MODELS)
 def test_several_devices_equal_one(
@@ -131,7 +134,7 @@ def test_several_devices_equal_one(
         assert np.abs(gradient).max() > 20 * bound
 
 
-@pytest.mark.parametrize("mode", parallel.MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("count", [2, 4])
 def test_evaluation_on_several_devices_equals_one(
     count, mode, tiny_config, digits_data
@@ -142,8 +145,8 @@ def test_evaluation_on_several_devices_equals_one(
     results = []
     for devices in (Devices(jax.devices()[:1]), Devices(jax.devices()[:count], mode)):
         step = make_eval_step(graphdef, tiny_config, devices)
-        params = devices.replicate(state.params)
-        results.append(evaluate(step, params, images, 10, devices))
+        variables = devices.replicate(state.variables)
+        results.append(evaluate(step, variables, images, 10, devices))
     expected, found = results
     np.testing.assert_array_equal(found.predictions, expected.predictions)
     assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
@@ -170,11 +173,10 @@ def test_each_device_computes_its_share_only(tiny_config):
 
 def test_on_gpus_the_fused_kernels_get_one_devices_rows(tiny_config):
     """Lowered for two H200s, a step has the kernels that one has for half the batch."""
-    tiny_config.model.routing_implementation = "mosaic_gpu"
+    tiny_config.model.routing.implementation = "mosaic_gpu"
 
     def kernels(count: int, batch_size: int) -> list[str]:
-        config = tiny_config.copy_and_resolve_references()
-        config.batch_size = batch_size
+        config = tiny_config.replace(batch_size=batch_size)
         devices = Devices(jax.devices()[:count])
         batch = {
             "image": np.zeros((batch_size, 8, 8, 1), np.uint8),
@@ -214,7 +216,7 @@ def test_the_first_step_compiles_and_no_other(tiny_config, digits_data, compilat
     """Whatever state it starts from: a new one, or NumPy arrays of a checkpoint."""
     batches = TrainBatches(digits_data.train, tiny_config.batch_size, 0)
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
-    for mode in parallel.MODES:
+    for mode in MODES:
         devices = Devices(jax.devices()[:2], mode)
         step = train_step.make_train_step(graphdef, tiny_config, devices)
         for start in (state, jax.device_get(state)):
@@ -232,7 +234,7 @@ def test_the_first_step_compiles_and_no_other(tiny_config, digits_data, compilat
 def test_the_states_memory_is_used_again(tiny_config, digits_data):
     batches = TrainBatches(digits_data.train, tiny_config.batch_size, 0)
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
-    for mode in parallel.MODES:
+    for mode in MODES:
         devices = Devices(jax.devices()[:2], mode)
         step = train_step.make_train_step(graphdef, tiny_config, devices)
         before = devices.replicate(jax.device_get(state))
@@ -243,7 +245,6 @@ def test_the_states_memory_is_used_again(tiny_config, digits_data):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"parallelism": "pjit"}, r"'pjit'; choose jit or pmap"),
         ({"num_devices": 5}, r"num_devices is 5, but there are 4 \(cpu\).*cpu_devices"),
         ({"batch_size": 18, "num_devices": 4}, r"batch_size is 18.* 4 devices.* 16"),
         ({"batch_size": 3, "num_devices": 0}, r"batch_size is 3.* 4 devices.* 4"),
@@ -252,9 +253,8 @@ def test_the_states_memory_is_used_again(tiny_config, digits_data):
 def test_devices_that_do_not_fit_are_refused_with_the_numbers(
     changes, words, tiny_config
 ):
-    tiny_config.update(changes)
     with pytest.raises(UserError, match=words):
-        parallel.choose(tiny_config)
+        parallel.choose(tiny_config.replace(**changes))
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(tiny_config, digits_data):
@@ -308,7 +308,7 @@ def test_half_precision_output_of_a_model_is_float32(tiny_config):
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 8, 8, 1)), "float32")
     labels = jnp.arange(3)
     exact, rounded = (
-        models.apply(graphdef, state.params, images, labels, dtype)
+        models.apply(graphdef, state.variables, images, labels, dtype)[0]
         for dtype in config_lib.DTYPES
     )
     for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):

@@ -39,11 +39,11 @@ def digits_data() -> Dataset:
 def test_the_numbers_are_those_of_the_primary_capsules(tiny_config, digits_data):
     """Of images that are preprocessed and not augmented, though training augments."""
     tiny_config.preprocess.crop = 7
-    tiny_config.model.leaky = True
+    tiny_config.model.routing.leaky = True
     tiny_config.model.routing_bias = True
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
     images = digits_data.train.images[:5]
-    found = make_diagnose(graphdef, tiny_config)(state.params, images)
+    found = make_diagnose(graphdef, tiny_config)(state.variables, images)
     assert list(found) == NAMES
     assert all(type(value) is float for value in found.values())
     assert found["coupling_entropy_1"] == pytest.approx(math.log(11))
@@ -69,18 +69,16 @@ def test_the_numbers_are_those_of_the_primary_capsules(tiny_config, digits_data)
 def test_half_precision_layers(tiny_config, digits_data):
     images = digits_data.train.images[:5]
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
-    full = make_diagnose(graphdef, tiny_config)(state.params, images)
+    full = make_diagnose(graphdef, tiny_config)(state.variables, images)
     tiny_config.dtype = "bfloat16"
-    half = make_diagnose(graphdef, tiny_config)(state.params, images)
+    half = make_diagnose(graphdef, tiny_config)(state.variables, images)
     assert half != full
     assert half == pytest.approx(full, rel=0.05)
 
 
 def test_rows_at_every_evaluation_and_the_same_training(
-    tiny_config, digits_data, tmp_path, monkeypatch
+    tiny_config, digits_data, tmp_path
 ):
-    # Other tests draw the figures.
-    monkeypatch.setattr(plots, "write_all", lambda *_, **__: None)
     tiny_config.max_steps = 2
     plain, diagnosed = RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "diagnosed")
     train(tiny_config, digits_data, plain)
@@ -100,4 +98,3 @@ def test_rows_at_every_evaluation_and_the_same_training(
     figure = plots.learning_curves(rows)
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert labels == ["train", "validation", "test"]
-    plots.plt.close(figure)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from capsjax import data, losses
-from capsjax.analyses.figures import run as plots
+from capsjax import data, fields, losses
+from capsjax.analyses.figures import run as figures
+from capsjax.config import Config
 from capsjax.data import Dataset, ImageSet
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
@@ -37,7 +37,9 @@ def finished_run(tmp_path_factory, digits_data) -> RunFolder:
     config.checkpoint_every_steps = 4
     config.num_devices = 1
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "whole")
-    train(config, digits_data, folder)
+    trained = train(config, digits_data, folder)
+    assert trained is not None
+    figures.write_all(folder, digits_data, trained)
     return folder
 
 
@@ -54,7 +56,8 @@ def test_a_run_leaves_what_the_folder_promises(finished_run, digits_data):
     assert result["seconds"] > 0
     assert len(result["params_sha256"]) == 64
     config = finished_run.load_config()
-    assert config.model.routing_iterations == 3
+    assert config.model == digits.get_config("quick").model
+    assert fields.flatten(config)["model.routing.iterations"] == 3
     env = finished_run.load_env()
     assert env["versions"]["jax"] == jax.__version__
     assert env["data"] == digits_data.provenance
@@ -180,11 +183,8 @@ def test_resume_beyond_the_last_step_is_refused(finished_run, digits_data):
     assert finished_run.load_config().max_steps == 6
 
 
-def test_a_trace_of_some_steps_is_written(
-    tiny_config, digits_data, tmp_path, monkeypatch
-):
+def test_a_trace_of_some_steps_is_written(tiny_config, digits_data, tmp_path):
     """Of those asked for, for Perfetto and for TensorBoard; also where the run ends."""
-    monkeypatch.setattr(plots, "write_all", lambda *_, **__: None)
     folder = RunFolder(tmp_path / "run")
     tiny_config.max_steps = 4
     train(tiny_config, digits_data, folder, profile_steps=range(2, 9))
@@ -252,9 +252,9 @@ def test_the_step_is_traced_once(tiny_config, digits_data, monkeypatch):
     traces = []
     per_example = losses.per_example
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         traces.append(arguments)
-        return per_example(*arguments)
+        return per_example(*arguments, **options)
 
     monkeypatch.setattr(losses, "per_example", counted)
     batches = data.TrainBatches(digits_data.train, tiny_config.batch_size, 0)
@@ -278,9 +278,9 @@ QUICK = {
 
 
 @pytest.mark.parametrize("config", QUICK.values(), ids=QUICK.keys())
-def test_every_configs_quick_variant_runs_a_step(config: ConfigDict, tmp_path):
+def test_every_configs_quick_variant_runs_a_step(config: Config, tmp_path):
     """On random images of the right shape, from the first step to the plots."""
-    config = ConfigDict(config)
+    config = config.replace()
     rng = np.random.default_rng(0)
     shape = {
         "digits": (8, 8, 1),
@@ -305,7 +305,10 @@ def test_every_configs_quick_variant_runs_a_step(config: ConfigDict, tmp_path):
         provenance="random images",
     )
     config.max_steps, config.batch_size, config.num_devices = 1, 8, 1
-    result = train(config, made, RunFolder(tmp_path))
+    trained = train(config, made, RunFolder(tmp_path))
+    assert trained is not None
+    figures.write_all(RunFolder(tmp_path), made, trained)
+    result = trained.record
     assert result["steps"] == 1
     assert math.isfinite(result["final_train_loss"])
     assert json.loads((tmp_path / "result.json").read_text()) == result
@@ -318,5 +321,6 @@ def test_real_mnist_trains(tfds_data_dir, tmp_path):
     config.max_steps, config.num_devices = 60, 1
     made = data.load("mnist", data_dir=tfds_data_dir, validation_examples=200)
     assert len(made.train) == 59_800
-    result = train(config, made, RunFolder(tmp_path))
-    assert result["test_accuracy"] > 0.6
+    trained = train(config, made, RunFolder(tmp_path))
+    assert trained is not None
+    assert trained.record["test_accuracy"] > 0.6

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
+from capsjax import figures
 from capsjax.analyses.affnist import PAPER_ACCURACY, Outcome
 from capsjax.data.derived.affnist import Transformed
 
@@ -20,7 +20,7 @@ def comparison(outcomes: Sequence[Outcome], transformed: Transformed) -> Figure:
         outcomes: of the two models.
         transformed: the images of affNIST.
     """
-    figure = plt.figure(figsize=(12, 7), layout="constrained")
+    figure = figures.new(figsize=(12, 7))
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2))
     upper, lower = parts[:, 0]
     axes = upper.subplots()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from capsjax.analyses.figures.run import plt
+from capsjax import figures
 
 _TILE_INCHES = 0.6
 _WHITE = 1.0
@@ -33,7 +33,7 @@ def dimensions(
     mosaic = _mosaic(drawn, gap)
     width = _TILE_INCHES * D
     height = _TILE_INCHES * Q * h / w
-    figure = plt.figure(figsize=(width + 3.4, height + 1.6), layout="constrained")
+    figure = figures.new(figsize=(width + 3.4, height + 1.6))
     figure.suptitle(title)
     beside, grid = figure.subplots(1, 2, width_ratios=(1.7, width))
 

@@ -5,10 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from capsjax.analyses.figures.run import plt
+from capsjax import figures
 
 # By whether there is a decoder.
 _COLORS = {False: "tab:orange", True: "tab:blue"}
@@ -28,7 +29,7 @@ def errors(rows: Sequence[Mapping[str, str]]) -> Figure:
     Args:
         rows: of runs that have ended, with `capsjax.analyses.routing_sweep.COLUMNS`.
     """
-    figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
+    figure, axes = figures.subplots(figsize=(7, 4.8))
     by_setting: dict[bool, dict[int, list[float]]] = {}
     for row in rows:
         cells = by_setting.setdefault(row["reconstruction"] == "true", {})
@@ -83,14 +84,13 @@ def losses(runs: Mapping[tuple[int, bool], Sequence[Sequence[dict]]]) -> Figure:
             decoder.
     """
     settings = sorted({setting for _, setting in runs})
-    figure, panels = plt.subplots(
+    figure, panels = figures.subplots(
         1,
         len(settings),
         figsize=(5 * len(settings) + 1, 4.2),
         squeeze=False,
         sharex=True,
         sharey=True,
-        layout="constrained",
     )
     for setting, axes in zip(settings, panels[0], strict=True):
         shown = fewest_and_about_three([r for r, other in runs if other == setting])
@@ -130,11 +130,11 @@ def logits(rows: Sequence[dict]) -> Figure:
     steps = [row["step"] for row in rows]
     count = sum(name.startswith("logit_change_") for name in rows[0])
     iterations = range(1, count + 1)
-    figure, ((changes, entropies), (linear, log)) = plt.subplots(
-        2, 2, figsize=(11, 8), layout="constrained"
+    figure, ((changes, entropies), (linear, log)) = figures.subplots(
+        2, 2, figsize=(11, 8)
     )
     figure.suptitle(f"What each of {count} routing iterations does in training")
-    colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, count))
+    colors = colormaps["viridis"](np.linspace(0, 0.9, count))
     for i, color in zip(iterations, colors, strict=True):
         style = {"color": color, "linewidth": 1.3, "marker": "o", "markersize": 3}
         changes.plot(

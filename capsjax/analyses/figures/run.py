@@ -4,55 +4,43 @@ Of images that show two classes there are segmentations instead, see
 `capsjax.analyses.figures.segmentation`.
 """
 
-import pathlib
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # Before pyplot: figures are files, there may be no screen.
-
-import matplotlib.pyplot as plt
 import numpy as np
-from flax import nnx
 from matplotlib.figure import Figure
 
+from capsjax import figures
 from capsjax.analyses.figures import segmentation as plots_segmentation
 from capsjax.data import Dataset, ImageSet
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.metrics import read_metrics
-from capsjax.training.evaluate import Reconstruct
+from capsjax.training.train import TrainingResult
 
 _COLUMNS = 12
 _MAX_ERRORS = 48
 _RIGHT, _WRONG = "tab:green", "tab:red"
 
 
-def write_all(
-    folder: RunFolder,
-    data: Dataset,
-    *,
-    predictions: np.ndarray,
-    reconstruct: Reconstruct,
-    params: nnx.State,
-) -> None:
+def write_all(folder: RunFolder, data: Dataset, trained: TrainingResult) -> None:
     """Writes all figures of a run that has ended into its ``plots`` folder.
 
     Args:
         folder: the run's; its metrics are read.
         data: the run's; the test images are shown.
-        predictions: int [N] or [N, K], of the test images.
-        reconstruct: see `capsjax.training.evaluate.make_reconstruct`.
-        params: of the model.
+        trained: what training returned.
     """
+    predictions, reconstruct = trained.test.predictions, trained.model.reconstruct
     folder.plots.mkdir(exist_ok=True)
-    save(learning_curves(read_metrics(folder.metrics)), folder.plots / "curves.png")
+    figures.save(
+        learning_curves(read_metrics(folder.metrics)), folder.plots / "curves.png"
+    )
     if data.test.labels.ndim == 2:
         figure = plots_segmentation.segmentations(
-            data, predictions=predictions, reconstruct=reconstruct, params=params
+            data, predictions=predictions, reconstruct=reconstruct
         )
-        save(figure, folder.plots / "segmentations.png")
+        figures.save(figure, folder.plots / "segmentations.png")
         return
-    save(
+    figures.save(
         confusion_matrix(data.test.labels, predictions, data.class_names),
         folder.plots / "confusion_matrix.png",
     )
@@ -61,7 +49,7 @@ def write_all(
         # One shape for all calls, so that the function compiles once.
         padding = (0, _MAX_ERRORS - len(indices))
         images = np.pad(data.test.images[indices], [padding, (0, 0), (0, 0), (0, 0)])
-        seen, drawn = reconstruct(params, images, np.pad(classes, padding))
+        seen, drawn = reconstruct(images, np.pad(classes, padding))
         count = len(indices)
         return (
             np.asarray(seen)[:count],
@@ -72,7 +60,7 @@ def write_all(
     shown = _a_few_of_each_class(data.test, 2 * _COLUMNS)
     seen, drawn = pictures(shown, predictions[shown])
     rows = [("input", seen)] + ([] if drawn is None else [("reconstruction", drawn)])
-    save(
+    figures.save(
         gallery(
             f"Test images of {data.name}"
             + ("" if drawn is None else " and their reconstructions"),
@@ -94,7 +82,7 @@ def write_all(
     title = f"{len(wrong)} of {len(labels)} test images of {data.name} misclassified"
     if len(wrong) > len(shown):
         title += f", the first {len(shown)}"
-    save(
+    figures.save(
         gallery(title, rows, labels[shown], predictions[shown], data.class_names),
         folder.plots / "errors.png",
     )
@@ -102,9 +90,7 @@ def write_all(
 
 def learning_curves(rows: Sequence[dict]) -> Figure:
     """Loss and error against the step, for each split in rows of metrics."""
-    figure, (loss, error) = plt.subplots(
-        1, 2, figsize=(10, 4), layout="constrained", sharex=True
-    )
+    figure, (loss, error) = figures.subplots(1, 2, figsize=(10, 4), sharex=True)
     for split, style in {"train": "-", "validation": "o-", "test": "s"}.items():
         found = [row for row in rows if row["split"] == split]
         if not found:
@@ -139,7 +125,7 @@ def confusion_matrix(
     np.add.at(counts, (labels, predictions), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(5.0, 0.45 * J + 1.5)
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    figure, axes = figures.subplots(figsize=(side, side))
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the class")
     axes.set(xlabel="prediction", ylabel="label", title="Confusion matrix, test images")
@@ -178,7 +164,7 @@ def gallery(
     count = len(labels)
     bands = max(-(-count // _COLUMNS), 1)
     height = 1.15 * bands * len(rows) + 0.35 * bands + 0.8
-    figure = plt.figure(figsize=(1.0 * _COLUMNS + 1.4, height), layout="constrained")
+    figure = figures.new(figsize=(1.0 * _COLUMNS + 1.4, height))
     figure.suptitle(title)
     grid = figure.subplots(
         bands * len(rows), _COLUMNS, squeeze=False, gridspec_kw={"wspace": 0.05}
@@ -206,12 +192,6 @@ def gallery(
     else:
         figure.supxlabel("above each column: label → prediction", fontsize=9)
     return figure
-
-
-def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure as PNG and frees it."""
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:

@@ -7,15 +7,14 @@ References:
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
-from flax import nnx
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from capsjax import figures
 from capsjax.data import Dataset
 from capsjax.losses.classification import is_right
-from capsjax.training.evaluate import Reconstruct
+from capsjax.training.trained import Reconstruct
 
 _COLUMNS = 10
 _RIGHT, _WRONG = "tab:green", "tab:red"
@@ -40,7 +39,6 @@ def segmentations(
     *,
     predictions: np.ndarray,
     reconstruct: Reconstruct,
-    params: nnx.State,
 ) -> Figure:
     """Input pairs, and below each the two digits that the model draws, red and green.
 
@@ -52,8 +50,7 @@ def segmentations(
     Args:
         data: of pairs; the test images are shown.
         predictions: int [N, 2], of the test images, ascending.
-        reconstruct: see `capsjax.training.evaluate.make_reconstruct`.
-        params: of the model.
+        reconstruct: see `capsjax.training.trained.TrainedModel.reconstruct`.
     """
     labels = data.test.labels
     right = is_right(predictions, labels)
@@ -82,7 +79,7 @@ def segmentations(
     ]
     share = 100 * np.mean(~right)
     height_ratios = [1 + len(rows) for _, _, rows in blocks]
-    figure = plt.figure(figsize=(12, 11), layout="constrained")
+    figure = figures.new(figsize=(12, 11))
     figure.suptitle(
         f"Overlapping digits of {data.name}: {share:.1f} % of "
         f"{len(labels):,} test pairs not recognised\n"
@@ -101,7 +98,7 @@ def segmentations(
             continue
         _inputs(grid[0], data.test.images[pairs], labels[pairs], data.class_names)
         for axes_of_row, row in zip(grid[1:], rows, strict=True):
-            drawn = _draw(reconstruct, params, data.test.images[pairs], row.classes)
+            drawn = _draw(reconstruct, data.test.images[pairs], row.classes)
             if drawn is not None:
                 _overlays(axes_of_row, row, drawn, labels[pairs], data.class_names)
     return figure
@@ -122,14 +119,13 @@ def overlay(drawn: np.ndarray) -> np.ndarray:
 
 def _draw(
     reconstruct: Reconstruct,
-    params: nnx.State,
     images: np.ndarray,
     classes: np.ndarray,
 ) -> np.ndarray | None:
     # One shape for all rows, so that the function compiles once.
     padding = (0, _COLUMNS - len(images))
     images = np.pad(images, [padding, (0, 0), (0, 0), (0, 0)])
-    _, drawn = reconstruct(params, images, np.pad(classes, [padding, (0, 0)]))
+    _, drawn = reconstruct(images, np.pad(classes, [padding, (0, 0)]))
     return None if drawn is None else np.asarray(drawn)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from capsjax.analyses.figures.run import plt
+from capsjax import figures
 from capsjax.benchmarks.routing import OK
 from capsjax.runs import results
 
@@ -30,13 +30,12 @@ def times(rows: Sequence[dict[str, str]]) -> Figure:
         list(dict.fromkeys(row[column] for row in rows))
         for column in ("workload", "mode", "implementation", "dtype")
     )
-    figure, grid = plt.subplots(
+    figure, grid = figures.subplots(
         len(workloads),
         len(modes),
         figsize=(4.2 * len(modes) + 2.2, 3.2 * len(workloads) + 0.6),
         squeeze=False,
         sharex=True,
-        layout="constrained",
     )
     figure.suptitle(f"Routing on {results.device_name(rows[0])}, {', '.join(dtypes)}")
     panels = itertools.product(workloads, modes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from capsjax.analyses.figures.run import plt
+from capsjax import figures
 from capsjax.benchmarks.scaling import SHARED_CORES
 from capsjax.runs import results
 
@@ -31,9 +31,7 @@ def scaling(rows: Sequence[dict[str, str]]) -> Figure:
         for column in ("median_s", "max_s", "min_s")
     )
     times_fewest = [count / devices[0] for count in devices]
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10, 4.6), sharex=True, layout="constrained"
-    )
+    figure, (left, right) = figures.subplots(1, 2, figsize=(10, 4.6), sharex=True)
     figure.suptitle("\n".join(_title(first, on_cpu)), fontsize=11)
     left.errorbar(
         devices,

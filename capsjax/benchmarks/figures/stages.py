@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from capsjax.analyses.figures.run import plt
+from capsjax import figures
 from capsjax.benchmarks import against as benchmark_against
 from capsjax.benchmarks.stages import (
     BACKWARD,
@@ -60,9 +60,8 @@ def comparison(rows: Sequence[dict[str, str]]) -> Figure:
         for row in rows
         if row["mode"] == benchmark_against.MODE and not row["dtype"]
     ]
-    figure, axes = plt.subplots(
+    figure, axes = figures.subplots(
         figsize=(9.5, 0.55 * (len(combinations) + len(outside)) + 2.2),
-        layout="constrained",
     )
     names = list(summarize(next(iter(combinations.values()))).stages)
     colors = {name: f"C{index}" for index, name in enumerate(names)}
@@ -139,9 +138,7 @@ def times(rows: Sequence[dict[str, str]]) -> Figure:
         for part, seconds in lengths.items():
             parts[part] += seconds
 
-    figure, axes = plt.subplots(
-        figsize=(9, 0.5 * len(stages) + 2.9), layout="constrained"
-    )
+    figure, axes = figures.subplots(figsize=(9, 0.5 * len(stages) + 2.9))
     labelled: set[str] = set()
 
     def bar(y: float, lengths: Mapping[str, float], comment: str = "") -> None:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels import gpu
+from kernels.routing import arguments
 from kernels.routing.dynamic import mosaic_gpu, reference, xla
 
 
@@ -111,35 +111,13 @@ def _best(inputs: Array, weights: Array) -> str:
 def check(
     inputs: Array, weights: Array, bias: Array | None, num_iterations: int
 ) -> None:
-    """Refuses arguments that no routing can take.
+    """Refuses arguments that no implementation can take.
 
     Raises:
-        ValueError: wrong ranks, sizes or dtypes that do not agree, or
-            ``num_iterations`` below 1.
+        ValueError: see `kernels.routing.arguments.check`; or ``num_iterations`` is not
+            an int of at least 1.
     """
-    shapes = f"inputs {inputs.shape}, weights {weights.shape}" + (
-        "" if bias is None else f", bias {bias.shape}"
-    )
-    if inputs.ndim != 3 or weights.ndim != 4 or (bias is not None and bias.ndim != 2):
-        raise ValueError(
-            f"routing takes inputs [B, I, P], weights [I, J, Q, P], bias [J, Q]; "
-            f"got {shapes}"
-        )
-    if (
-        inputs.shape[1:] != (weights.shape[0], weights.shape[3])
-        or (bias is not None and bias.shape != weights.shape[1:3])
-        or 0 in inputs.shape + weights.shape
-    ):
-        raise ValueError(
-            f"routing sizes do not agree or are zero: inputs [B, I, P], weights "
-            f"[I, J, Q, P], bias [J, Q]; got {shapes}"
-        )
-    dtypes = [x.dtype for x in (inputs, weights, bias) if x is not None]
-    if len(set(dtypes)) > 1 or not jnp.issubdtype(inputs.dtype, jnp.floating):
-        raise ValueError(
-            f"routing takes one floating dtype for all arguments; "
-            f"got {', '.join(str(dtype) for dtype in dtypes)} for {shapes}"
-        )
+    shapes = arguments.check(inputs, weights, bias)
     if isinstance(num_iterations, bool) or not isinstance(num_iterations, int):
         raise ValueError(f"num_iterations must be an int; got {num_iterations!r}")
     if num_iterations < 1:

@@ -1,0 +1,58 @@
+"""Batch normalisation over the whole batch, on however many devices it lies."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from kernels.dtypes import accumulation_dtype
+
+BATCH_AXIS = "data"
+"""Name of the axis of devices that share a batch, inside a train step."""
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last.
+
+    In training, mean and variance are those of the whole batch: they are averaged over
+    the devices, so that one device and several train alike, and the running averages
+    move towards them. In evaluation the running averages are used.
+
+    Attributes:
+        norm: Flax's layer; its ``mean`` and ``var`` are state, not parameters.
+
+    References:
+        Ioffe and Szegedy 2015, "Batch Normalization", algorithms 1 and 2.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        rngs: nnx.Rngs,
+    ):
+        self.norm = nnx.BatchNorm(
+            features,
+            momentum=momentum,
+            epsilon=epsilon,
+            axis_name=BATCH_AXIS,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, x: Float[Array, "B *n C"], *, train: bool
+    ) -> Float[Array, "B *n C"]:
+        """Normalises features; statistics are float32 at least.
+
+        Args:
+            x: features, channels last.
+            train: whether to use the batch's statistics, and to update the running
+                averages. Inside a train step only: it is a sum over `BATCH_AXIS`.
+        """
+        # Parameters of half precision meet float32 statistics.
+        with jax.numpy_dtype_promotion("standard"):
+            wide = x.astype(accumulation_dtype(x.dtype))
+            y = self.norm(wide, use_running_average=not train)
+        return jnp.asarray(y, x.dtype)

@@ -1,0 +1,163 @@
+"""Residual networks for small images, such as ResNet-20.
+
+References:
+    He, Zhang, Ren and Sun 2016, "Deep Residual Learning for Image Recognition",
+    section 4.2.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from capsjax.fields import field
+from capsjax.layers import BatchNorm, Conv, relu
+from capsjax.models import base
+from capsjax.models.base import ModelOutput
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Config(base.Config):
+    """Config of `ResNet`; the defaults are ResNet-20."""
+
+    name: ClassVar[str] = "resnet"
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # 269,722 parameters on 32x32x3 images with 10 classes.
+        "resnet20": {},
+        "resnet32": {"blocks": 5},
+        "resnet44": {"blocks": 7},
+        "resnet56": {"blocks": 9},
+        "resnet110": {"blocks": 18},
+    }
+
+    channels: tuple[int, ...] = field(
+        (16, 32, 64),
+        "Channels of each group of blocks; each group after the first halves height "
+        "and width.",
+        at_least=1,
+    )
+    blocks: int = field(
+        3, "Blocks n of two convolutions in each group; 6n + 2 layers.", at_least=1
+    )
+    batch_norm_momentum: float = field(
+        0.9, "Weight of the old in the running averages.", at_least=0, at_most=1
+    )
+
+    def build(
+        self, image_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs
+    ) -> "ResNet":
+        """The network."""
+        return ResNet(self, image_shape, num_classes, rngs=rngs)
+
+    def smaller(self, size: Literal["quick", "cpu"]) -> Self:
+        """One block in each group; half of the channels to try things out."""
+        share = 2 if size == "quick" else 1
+        return self.replace(
+            blocks=1, channels=tuple(max(n // share, 1) for n in self.channels)
+        )
+
+
+class ResNet(base.Model):
+    """3x3 convolution, groups of residual blocks, global mean, one dense layer."""
+
+    def __init__(
+        self,
+        config: Config,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the network.
+
+        Args:
+            config: its sizes.
+            image_shape: (H, W, C) in pixels and channels.
+            num_classes: number of classes J.
+            rngs: its ``params`` stream starts the parameters.
+
+        Raises:
+            ValueError: no channels.
+        """
+        if not config.channels:
+            raise ValueError("a residual network needs channels; got none")
+        first = config.channels[0]
+        self.conv = _conv(image_shape[2], first, 1, rngs)
+        self.norm = _norm(first, config, rngs)
+        blocks = []
+        n_in = first
+        for group, n_out in enumerate(config.channels):
+            for block in range(config.blocks):
+                stride = 2 if group and not block else 1
+                blocks.append(Block(n_in, n_out, stride, config, rngs=rngs))
+                n_in = n_out
+        self.blocks = nnx.List(blocks)
+        self.logits = nnx.Linear(
+            n_in, num_classes, kernel_init=jax.nn.initializers.he_normal(), rngs=rngs
+        )
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W C"],
+        labels: Int[Array, "B *K"] | None = None,
+        *,
+        train: bool = False,
+        step: Int[Array, ""] | int = 0,
+        keys: Key[Array, " B"] | None = None,
+    ) -> ModelOutput:
+        """Classifies a batch; training updates the running averages."""
+        x = relu(self.norm(self.conv(images), train=train))
+        for block in self.blocks:
+            x = block(x, train=train)
+        return ModelOutput(self.logits(jnp.mean(x, axis=(1, 2))))
+
+
+class Block(nnx.Module):
+    """Two convolutions, and a shortcut around them that has no parameters.
+
+    Where the block has more channels or fewer pixels than its input, the shortcut takes
+    every second pixel and fills the new channels with zeros (option A).
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, stride: int, config: Config, *, rngs: nnx.Rngs
+    ):
+        self.conv1 = _conv(n_in, n_out, stride, rngs)
+        self.norm1 = _norm(n_out, config, rngs)
+        self.conv2 = _conv(n_out, n_out, 1, rngs)
+        self.norm2 = _norm(n_out, config, rngs)
+        self.stride = stride
+
+    def __call__(
+        self, x: Float[Array, "B H W C_in"], *, train: bool
+    ) -> Float[Array, "B h w C_out"]:
+        """Features of the block."""
+        y = relu(self.norm1(self.conv1(x), train=train))
+        y = self.norm2(self.conv2(y), train=train)
+        shortcut = x[:, :: self.stride, :: self.stride]
+        new = y.shape[3] - shortcut.shape[3]
+        shortcut = jnp.pad(
+            shortcut, [(0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)]
+        )
+        return relu(y + shortcut)
+
+
+def _conv(n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) -> Conv:
+    return Conv(
+        n_in,
+        n_out,
+        3,
+        stride=stride,
+        padding="SAME",
+        kernel_init=jax.nn.initializers.he_normal(),
+        bias_init=None,
+        rngs=rngs,
+    )
+
+
+def _norm(features: int, config: Config, rngs: nnx.Rngs) -> BatchNorm:
+    return BatchNorm(features, momentum=config.batch_norm_momentum, rngs=rngs)

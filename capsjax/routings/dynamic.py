@@ -1,0 +1,83 @@
+"""Dynamic routing, routing-by-agreement: iterations refine who listens to whom.
+
+References:
+    Sabour, Frosst and Hinton 2017, "Dynamic Routing Between Capsules", section 2.
+"""
+
+import dataclasses
+from typing import ClassVar, Self
+
+from flax import nnx
+from jaxtyping import Array, Int
+
+from capsjax.fields import field
+from capsjax.losses.base import Scores
+from capsjax.routings import base
+from capsjax.routings.base import Capsules, Sizes, Transform
+from kernels import routing
+from kernels.dtypes import at_least_float32
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Config(base.Config):
+    """Config of `Dynamic`."""
+
+    name: ClassVar[str] = "dynamic"
+    activations: ClassVar[Scores] = "lengths"
+    diagnosable: ClassVar[bool] = True
+    implementations: ClassVar[tuple[str, ...]] = tuple(routing.IMPLEMENTATIONS)
+
+    iterations: int = field(3, "Routing iterations r.", at_least=1)
+    implementation: str | None = field(
+        None,
+        "Implementation of the op, or none for the best that the device supports.",
+        choices=(None, *routing.IMPLEMENTATIONS),
+    )
+    leaky: bool = field(False, "Lets capsules be routed to 'none of the above'.")
+    stop_gradient: bool = field(
+        False, "Holds the last coupling coefficients fixed in the gradient."
+    )
+
+    def build(self, sizes: Sizes, rngs: nnx.Rngs) -> "Dynamic":
+        """The plug-in's module; it has no parameters."""
+        return Dynamic(self)
+
+    def portable(self) -> Self:
+        """Routing without fused kernels."""
+        return self.replace(implementation="xla")
+
+
+class Dynamic(base.Routing):
+    """Hands poses and matrices to the op `kernels.routing.route`; forms no votes."""
+
+    def __init__(self, config: Config):
+        self.iterations = config.iterations
+        self.implementation = config.implementation
+        self.leaky = config.leaky
+        self.stop_gradient = config.stop_gradient
+
+    def __call__(
+        self, inputs: Capsules, transform: Transform, *, step: Int[Array, ""] | int = 0
+    ) -> Capsules:
+        """Output capsules, whose lengths are their activations."""
+        poses = routing.route(
+            inputs.poses,
+            transform.weights,
+            transform.bias,
+            num_iterations=self.iterations,
+            leaky=self.leaky,
+            stop_gradient=self.stop_gradient,
+            implementation=self.implementation,
+        )
+        # A loss compares lengths with margins; two digits are not enough.
+        return Capsules(poses, routing.norm(at_least_float32(poses)))
+
+    def diagnose(self, inputs: Capsules, transform: Transform) -> routing.Diagnosis:
+        """What each routing iteration does to the poses of a few dozen examples."""
+        return routing.diagnose(
+            inputs.poses,
+            transform.weights,
+            transform.bias,
+            num_iterations=self.iterations,
+            leaky=self.leaky,
+        )

@@ -1,0 +1,44 @@
+"""Uniform routing: every input capsule is shared out equally, the control experiment.
+
+References:
+    Paik, Kwak and Kim 2019, "Capsule Networks Need an Improved Routing Algorithm".
+"""
+
+import dataclasses
+from typing import ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Int
+
+from capsjax.fields import field
+from capsjax.routings import base
+from capsjax.routings.base import Capsules, Sizes, Transform
+from kernels import routing
+from kernels.dtypes import at_least_float32
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Config(base.Config):
+    """Config of `Uniform`."""
+
+    name: ClassVar[str] = "uniform"
+
+    leaky: bool = field(False, "Counts 'none of the above' as one more capsule.")
+
+    def build(self, sizes: Sizes, rngs: nnx.Rngs) -> "Uniform":
+        """The plug-in's module; it has no parameters."""
+        return Uniform(self)
+
+
+class Uniform(base.Routing):
+    """Coupling coefficients 1/J, by the op `kernels.routing.uniform.route`."""
+
+    def __init__(self, config: Config):
+        self.leaky = config.leaky
+
+    def __call__(
+        self, inputs: Capsules, transform: Transform, *, step: Int[Array, ""] | int = 0
+    ) -> Capsules:
+        """Output capsules, whose lengths are their activations."""
+        poses = routing.uniform.route(inputs.poses, *transform, leaky=self.leaky)
+        return Capsules(poses, routing.norm(at_least_float32(poses)))

@@ -1,0 +1,104 @@
+"""Trained models: restored from a run's folder, and evaluated."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+from jax.typing import ArrayLike
+
+from capsjax.config import Config
+from capsjax.data import Dataset, ImageSet
+from capsjax.models import Variables
+from capsjax.runs.folder import RunFolder
+from capsjax.training import evaluate as evaluation
+from capsjax.training import parallel
+from capsjax.training import step as train_step
+from capsjax.training.checkpoint import Checkpoints, Which
+from capsjax.training.evaluate import Evaluation, make_reconstruct
+
+Reconstruct = Callable[[ArrayLike, ArrayLike], tuple[jax.Array, jax.Array | None]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A trained model.
+
+    Attributes:
+        config: config of its run.
+        graphdef: structure of the model.
+        variables: its parameters and state, in host memory.
+        best_accuracy: accuracy of the best checkpoint on the validation images, or
+            None.
+    """
+
+    config: Config
+    graphdef: nnx.GraphDef
+    variables: Variables
+    best_accuracy: float | None = None
+
+    @functools.cached_property
+    def reconstruct(self) -> Reconstruct:
+        """The jitted function from images and classes to images as seen, and drawn.
+
+        Images are uint8 [B, H, W, C], classes int [B] or [B, K]; see
+        `capsjax.training.evaluate.make_reconstruct`.
+        """
+        compiled = make_reconstruct(self.graphdef, self.config)
+        return functools.partial(compiled, self.variables)
+
+    @property
+    def step(self) -> int:
+        """Training steps that made it."""
+        return int(self.variables.step)
+
+
+def evaluate(
+    model: TrainedModel,
+    images: ImageSet,
+    on_batch: Callable[[int], None] = lambda examples: None,
+) -> Evaluation:
+    """Metrics, predictions and scores of a trained model, computed on all devices.
+
+    Every image counts once. The loss is that of training: the decoder reads the capsule
+    of the label.
+
+    Args:
+        model: from `restore` or from `capsjax.training.train.train`.
+        images: with their labels, at least one.
+        on_batch: called after each batch with the number of examples in it.
+    """
+    devices = parallel.Devices(jax.devices(), model.config.parallelism)
+    return evaluation.evaluate(
+        evaluation.make_eval_step(model.graphdef, model.config, devices),
+        devices.replicate(model.variables),
+        images,
+        model.config.batch_size,
+        devices,
+        on_batch=on_batch,
+    )
+
+
+def restore(
+    folder: RunFolder | str | os.PathLike, data: Dataset, which: Which = "last"
+) -> TrainedModel:
+    """Restores the model of a run, and leaves the run's folder as it is.
+
+    Args:
+        folder: folder of the run.
+        data: data set of the run, or other images of the same shape and classes.
+        which: ``"last"`` for the last step's parameters, ``"best"`` for the best ones
+            by validation accuracy.
+
+    Raises:
+        UserError: there is no run, or no checkpoint that can be restored.
+    """
+    if not isinstance(folder, RunFolder):
+        folder = RunFolder(folder)
+    config = folder.load_config()
+    graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        state, record = checkpoints.restore(state, which)
+    return TrainedModel(config, graphdef, state.variables, record.best_accuracy)

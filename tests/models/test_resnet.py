@@ -1,0 +1,199 @@
+"""A network with state besides parameters: batch normalisation, end to end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from capsjax import data, models
+from capsjax.data import Dataset, TrainBatches
+from capsjax.errors import UserError
+from capsjax.inference import export
+from capsjax.layers import BATCH_AXIS, BatchNorm
+from capsjax.models import resnet
+from capsjax.runs.folder import RunFolder
+from capsjax.runs.provenance import sha256
+from capsjax.training import step as train_step
+from capsjax.training.parallel import Devices
+from capsjax.training.train import train
+from capsjax.training.trained import evaluate, restore
+from experiments.configs import digits_resnet
+
+needs_four_devices = pytest.mark.skipif(
+    len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
+)
+
+
+@pytest.fixture(scope="module")
+def digits_data() -> Dataset:
+    return data.load("digits", validation_examples=100)
+
+
+@pytest.fixture
+def config():
+    """Plain steps, in which a gradient that is N times too large is one."""
+    config = digits_resnet.get_config("quick")
+    config.batch_size, config.max_steps, config.log_every_steps = 16, 4, 2
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.1
+    config.num_devices = 1
+    config.model = resnet.Config(channels=(4, 8), blocks=1)
+    return config
+
+
+@pytest.mark.parametrize(("preset", "expected"), [("resnet20", 269_722)])
+def test_numbers_of_parameters(preset, expected):
+    """On CIFAR-10: 3x3 convolutions without bias, two numbers per normalised channel.
+
+    The paper says 0.27M.
+    """
+    config = resnet.Config.preset(preset)
+    model = nnx.eval_shape(
+        lambda: models.build(config, (32, 32, 3), 10, nnx.Rngs(params=0))
+    )
+    assert models.num_parameters(model) == expected
+    convolutions = 9 * (3 * 16 + 6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64)
+    convolutions += 9 * 5 * 64 * 64
+    norms = 2 * (7 * 16 + 6 * 32 + 6 * 64)
+    assert convolutions + norms + 65 * 10 == expected
+
+
+def float64(param):
+    return np.asarray(param[...], np.float64)
+
+
+@needs_four_devices
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_batch_norm_in_float64(count):
+    """Mean and variance of the whole batch, on however many devices it lies."""
+    layer = BatchNorm(3, momentum=0.8, rngs=nnx.Rngs(0))
+    scale, bias = layer.norm.scale, layer.norm.bias
+    assert scale is not None
+    assert bias is not None
+    scale[...] = jnp.array([1.0, 2.0, 0.5])
+    bias[...] = jnp.array([0.0, -1.0, 1.0])
+    x = np.random.default_rng(0).normal(3, 2, (8, 5, 4, 3))
+    graphdef, state = nnx.split(layer)
+
+    def call(state, x):
+        merged = nnx.merge(graphdef, state, copy=True)
+        return merged(x, train=True), nnx.state(merged)
+
+    spread = jax.shard_map(
+        call,
+        mesh=Mesh(
+            np.array(jax.devices()[:count], dtype=object),
+            (BATCH_AXIS,),
+            axis_types=(AxisType.Auto,),
+        ),
+        in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
+        out_specs=(PartitionSpec(BATCH_AXIS), PartitionSpec()),
+        check_vma=False,
+    )
+    y, after = jax.jit(spread)(state, jnp.float32(x))
+    mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+    expected = (x - mean) / np.sqrt(variance + 1e-5) * float64(scale) + float64(bias)
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+    np.testing.assert_allclose(after["norm"]["mean"][...], 0.2 * mean, rtol=1e-5)
+    np.testing.assert_allclose(
+        after["norm"]["var"][...], 0.8 + 0.2 * variance, rtol=1e-5
+    )
+
+
+def steps(config, dataset, devices):
+    """Losses of a few steps, and the state after them."""
+    batches = TrainBatches(dataset.train, config.batch_size, config.seed)
+    graphdef, state = train_step.create(config, dataset.image_shape, 10)
+    state = devices.replicate(state)
+    step = train_step.make_train_step(graphdef, config, devices)
+    rows = devices.rows(config.batch_size)
+    losses = []
+    for index in range(3):
+        state, metrics = step(state, devices.shard(batches.batch(index, rows)))
+        losses.append(float(metrics["loss"]))
+    return losses, jax.device_get(state)
+
+
+@needs_four_devices
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_several_devices_equal_one(config, digits_data, mode):
+    """Losses, parameters and running averages."""
+    expected, state = steps(config, digits_data, Devices(jax.devices()[:1]))
+    start = train_step.create(config, digits_data.image_shape, 10)[1]
+    for before, after in zip(
+        jax.tree.leaves(start.model_state),
+        jax.tree.leaves(state.model_state),
+        strict=True,
+    ):
+        assert np.abs(np.asarray(before) - after).max() > 1e-3  # They move.
+    for count in (2, 4):
+        devices = Devices(jax.devices()[:count], mode)
+        found, other = steps(config, digits_data, devices)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        for a, b in zip(*map(jax.tree.leaves, (other, state)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(config, digits_data, tmp_path):
+    """Bit by bit, the running averages too; and it is evaluated with these."""
+    whole = train(config, digits_data, tmp_path / "whole")
+    config.max_steps = 2
+    train(config, digits_data, tmp_path / "parts")
+    config.max_steps = 4
+    parts = train(config, digits_data, tmp_path / "parts", resume=True)
+    assert whole is not None
+    assert parts is not None
+    assert sha256(whole.model.variables) == sha256(parts.model.variables)
+    restored = restore(tmp_path / "whole", digits_data)
+    assert sha256(restored.variables) == sha256(whole.model.variables)
+    accuracy = evaluate(restored, digits_data.test).metrics["accuracy"]
+    assert accuracy == whole.record["test_accuracy"]
+
+
+def test_evaluation_uses_the_running_averages(config):
+    """So that an example does not depend on its batch mates, unlike in training."""
+    graphdef, state = train_step.create(config, (8, 8, 1), 10)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(size=(4, 8, 8, 1)), jnp.float32)
+
+    @jax.jit
+    def scores(images):
+        return models.apply(graphdef, state.variables, images, None, "float32")[
+            0
+        ].scores
+
+    np.testing.assert_allclose(scores(images)[:1], scores(images[:1]), atol=1e-5)
+
+
+def test_half_precision_keeps_its_statistics_in_float32(config, digits_data):
+    config.dtype = "bfloat16"
+    losses, state = steps(config, digits_data, Devices(jax.devices()[:1]))
+    assert np.all(np.isfinite(losses))
+    assert {x.dtype for x in jax.tree.leaves(state.model_state)} == {
+        np.dtype("float32")
+    }
+
+
+def test_an_exported_model_is_the_model(config, digits_data, tmp_path):
+    trained = train(config, digits_data, tmp_path / "run")
+    assert trained is not None
+    exported = export.export(
+        trained.model, digits_data, batch_size=3, platforms=["cpu"]
+    )
+    path = tmp_path / "model.jaxexport"
+    export.save(exported, {}, path, RunFolder(tmp_path / "run"))
+    images = digits_data.test.images[:3]
+    assert export.check(path, trained.model, digits_data, images) < 1e-5
+
+
+def test_a_run_with_debug_nans_trains_alike(config, digits_data, tmp_path):
+    plain = train(config, digits_data, tmp_path / "plain")
+    config.debug_nans = True
+    watched = train(config, digits_data, tmp_path / "watched")
+    assert plain is not None
+    assert watched is not None
+    assert watched.record["params_sha256"] == plain.record["params_sha256"]
+    config.optimizer.learning_rate = 1e38
+    with pytest.raises(UserError, match=r"makes a NaN|is nan|is inf"):
+        train(config, digits_data, tmp_path / "bad")
