@@ -11,7 +11,6 @@ References:
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -24,34 +23,13 @@ from capsjax.losses.classification import is_right
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.progress import Progress
+from capsjax.runs.results import Row
 from capsjax.training.restore import restore
 
 CAPSNET, CNN = "CapsNet", "CNN"
 
 PAPER_ACCURACY = {CAPSNET: (0.9923, 0.79), CNN: (0.9922, 0.66)}
 """On expanded MNIST and on affNIST, in the paper."""
-
-COLUMNS = (
-    *results.PROVENANCE_COLUMNS,
-    "data",
-    "model",
-    "num_parameters",
-    "seed",
-    "batch_size",
-    "steps",
-    "target_validation_accuracy",
-    "validation_accuracy",
-    "clean_examples",
-    "clean_accuracy",
-    "clean_low",
-    "clean_high",
-    "affnist",
-    "affnist_examples",
-    "affnist_accuracy",
-    "affnist_low",
-    "affnist_high",
-    "command",
-)
 
 Train = Callable[[Mapping[str, float]], Mapping[str, RunFolder]]
 """Trains each named model until its validation accuracy is the given one."""
@@ -143,14 +121,13 @@ def test(
     )
 
 
-def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[dict[str, str]]:
+def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[Row]:
     """A row for each model, with its provenance."""
     found = []
     for outcome in outcomes:
         env, config = outcome.folder.load_env(), outcome.folder.load_config()
-        known: dict[str, Any] = {
-            **env,
-            **env["versions"],
+        measured = {
+            "data": env["data"],
             "model": outcome.name,
             "num_parameters": outcome.folder.load_result()["num_parameters"],
             "seed": config.seed,
@@ -167,9 +144,8 @@ def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[dict[str
             "affnist_accuracy": outcome.affnist.value,
             "affnist_low": outcome.affnist.low,
             "affnist_high": outcome.affnist.high,
-            "command": results.portable(env["command"]),
         }
-        found.append({column: results.as_text(known[column]) for column in COLUMNS})
+        found.append(results.row(env, measured))
     return found
 
 
@@ -221,7 +197,7 @@ def write(
     Also ``captions.json``, for a report, with that of ``affnist.png``.
     """
     text = table(outcomes, transformed)
-    results.write(workdir / "affnist.csv", rows(outcomes, transformed), COLUMNS)
+    results.write(workdir / "affnist.csv", rows(outcomes, transformed))
     (workdir / "affnist.md").write_text(text)
     caption = (
         "Accuracy on digits as trained on and on transformed ones, of both models "

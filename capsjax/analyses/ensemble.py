@@ -25,9 +25,8 @@ from capsjax.data import Dataset
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.progress import Progress
+from capsjax.runs.results import Row
 from capsjax.training.restore import restore
-
-COLUMNS = (*results.TRAINING_COLUMNS, "members", "ensemble_error_percent")
 
 
 class Ensemble(NamedTuple):
@@ -93,15 +92,15 @@ def together(
     )
 
 
-def rows(folders: Sequence[RunFolder], found: Ensemble) -> list[dict[str, str]]:
+def rows(folders: Sequence[RunFolder], found: Ensemble) -> list[Row]:
     """A row for each model: its own result, and that of the models up to it."""
     return [
-        results.training_row(folder)
-        | {
-            "members": str(count),
-            "ensemble_error_percent": results.as_text(found.first[count - 1]),
-        }
-        for count, folder in enumerate(folders, start=1)
+        results.training_row(
+            folder, {"members": count, "ensemble_error_percent": error}
+        )
+        for count, (folder, error) in enumerate(
+            zip(folders, found.first, strict=True), start=1
+        )
     ]
 
 
@@ -147,7 +146,7 @@ def write(workdir: pathlib.Path, folders: Sequence[RunFolder], data: Dataset) ->
     """
     found = together(members_scores(folders, data), data.test.labels)
     text = table(found, data)
-    results.write(workdir / "ensemble.csv", rows(folders, found), COLUMNS)
+    results.write(workdir / "ensemble.csv", rows(folders, found))
     (workdir / "ensemble.md").write_text(text)
     plots.save(figure(found, data), workdir / "ensemble.png")
     caption = (

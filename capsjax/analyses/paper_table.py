@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder
+from capsjax.runs.results import Row
 
 FULL_STEPS = 300_000
 """Steps of the released code; fewer make a run a short one."""
@@ -53,8 +54,6 @@ CELLS = (
 )
 """All cells that the paper fills."""
 
-COLUMNS = (*results.TRAINING_COLUMNS, "cell", "images", "scale")
-
 
 def run_name(cell: Cell, seed: int) -> str:
     """The folder of a run."""
@@ -63,7 +62,7 @@ def run_name(cell: Cell, seed: int) -> str:
 
 def rows(
     workdir: pathlib.Path, cells: Sequence[Cell], seeds: int, images: str, scale: str
-) -> list[dict[str, str]]:
+) -> list[Row]:
     """The rows of the runs that have ended.
 
     Args:
@@ -79,11 +78,11 @@ def rows(
             folder = RunFolder(workdir / run_name(cell, seed))
             if folder.result.exists():
                 own = {"cell": cell.name, "images": images, "scale": scale}
-                found.append(results.training_row(folder) | own)
+                found.append(results.training_row(folder, own))
     return found
 
 
-def markdown(rows: Sequence[dict[str, str]], cells: Sequence[Cell], seeds: int) -> str:
+def markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
     """The table: a line for each cell, with steps and seeds, ours beside the paper's.
 
     What is not as in the paper, the images, the networks or the steps, is said below.
@@ -130,9 +129,7 @@ def _listed(steps: Sequence[int]) -> str:
     return " to ".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1])))
 
 
-def _notes(
-    rows: Sequence[dict[str, str]], short: Sequence[str], total: int
-) -> list[str]:
+def _notes(rows: Sequence[Row], short: Sequence[str], total: int) -> list[str]:
     notes = []
     others = sorted({row["images"] for row in rows} - {"mnist"})
     if others:
@@ -177,6 +174,6 @@ def write(
     """
     found = rows(workdir, cells, seeds, images, scale)
     text = markdown(found, cells, seeds)
-    results.write(output / "table1.csv", found, COLUMNS)
+    results.write(output / "table1.csv", found)
     (output / "table1.md").write_text(text)
     return text

@@ -21,17 +21,8 @@ from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.grid import Run
 from capsjax.runs.metrics import read_metrics
+from capsjax.runs.results import Row
 
-COLUMNS = (*results.TRAINING_COLUMNS, "reconstruction")
-TABLE_COLUMNS = (
-    "routing_iterations",
-    "reconstruction",
-    "n",
-    "missing",
-    "mean_error_percent",
-    "std_error_percent",
-    "steps",
-)
 _ITERATIONS = "config.model.routing_iterations"
 _SEED = "config.seed"
 _DECODER = "config.model.decoder_units"
@@ -148,24 +139,20 @@ def _field(word: str) -> str:
     return word.removeprefix("--").removeprefix("no").split("=")[0]
 
 
-def rows(
-    workdir: pathlib.Path, cells: Sequence[Cell], seeds: int
-) -> list[dict[str, str]]:
-    """The rows of the runs that have ended, with `COLUMNS`."""
+def rows(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> list[Row]:
+    """The rows of the runs that have ended."""
     found = []
     for cell, seed in itertools.product(cells, range(seeds)):
         folder = RunFolder(workdir / cell.name(seed))
         if folder.result.exists():
             decoder = folder.load_config().model.decoder_units
-            row = results.training_row(folder)
-            found.append(row | {"reconstruction": _word(bool(decoder))})
+            own = {"reconstruction": _word(bool(decoder))}
+            found.append(results.training_row(folder, own))
     return found
 
 
-def table(
-    rows: Sequence[dict[str, str]], cells: Sequence[Cell], seeds: int
-) -> list[dict[str, str]]:
-    """A line for each cell, with `TABLE_COLUMNS`, also for those without any run.
+def table(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> list[Row]:
+    """A line for each cell, also for those without any run.
 
     Args:
         rows: from `rows`.
@@ -185,11 +172,11 @@ def table(
             "std_error_percent": statistics.stdev(errors) if len(errors) > 1 else None,
             "steps": " ".join(map(str, _steps(members))),
         }
-        lines.append({name: results.as_text(line[name]) for name in TABLE_COLUMNS})
+        lines.append(Row({name: results.as_text(line[name]) for name in line}))
     return lines
 
 
-def markdown(lines: Sequence[Mapping[str, str]], rows: Sequence[dict[str, str]]) -> str:
+def markdown(lines: Sequence[Row], rows: Sequence[Row]) -> str:
     """The table as Markdown, with what is to be known before numbers are compared.
 
     Args:
@@ -217,9 +204,7 @@ def markdown(lines: Sequence[Mapping[str, str]], rows: Sequence[dict[str, str]])
     return "\n".join(parts) + "\n"
 
 
-def _notes(
-    lines: Sequence[Mapping[str, str]], rows: Sequence[dict[str, str]]
-) -> list[str]:
+def _notes(lines: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     notes = []
     if rows:
         first = rows[0]
@@ -261,8 +246,8 @@ def write(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> str:
     found = rows(workdir, cells, seeds)
     lines = table(found, cells, seeds)
     text = markdown(lines, found)
-    results.write(workdir / "sweep.csv", found, COLUMNS)
-    results.write(workdir / "sweep_table.csv", lines, TABLE_COLUMNS)
+    results.write(workdir / "sweep.csv", found)
+    results.write(workdir / "sweep_table.csv", lines)
     (workdir / "sweep.md").write_text(text)
     captions = {}
     if found:
@@ -279,7 +264,7 @@ def write(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> str:
 def _draw(
     workdir: pathlib.Path,
     data: str,
-    rows: Sequence[dict[str, str]],
+    rows: Sequence[Row],
     metrics: Mapping[tuple[int, bool], Sequence[Sequence[dict]]],
 ) -> dict[str, str]:
     """Writes the figures; returns the caption of each."""
@@ -320,7 +305,7 @@ def _cell(row: Mapping[str, str]) -> Cell:
     return Cell(int(row["routing_iterations"]), row["reconstruction"] == "true")
 
 
-def _steps(rows: Sequence[dict[str, str]]) -> list[int]:
+def _steps(rows: Sequence[Row]) -> list[int]:
     return sorted({int(row["steps"]) for row in rows})
 
 

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks.programs import Timing
 from capsjax.errors import UserError
+from capsjax.runs.results import Row
 
 # What our own command calls the whole step.
 STEP = "step_s"
@@ -175,7 +176,7 @@ def rows(
     image_shape: tuple[int, int, int],
     num_classes: int,
     env: Mapping[str, Any],
-) -> list[dict[str, str]]:
+) -> list[Row]:
     """Rows of the benchmarks' columns: ours, then theirs by the program's name.
 
     Their ``repeats`` are rounds, each with a median of its own.

@@ -10,11 +10,10 @@ from capsjax.benchmarks import inference as benchmark_inference
 from capsjax.benchmarks.stages import STEP, TRAIN
 from capsjax.errors import UserError
 from capsjax.runs import results
+from capsjax.runs.results import Row
 
 BEGIN = "<!-- speed: written by python -m experiments.speed -->"
 END = "<!-- end of speed -->"
-
-Row = dict[str, str]
 
 # Rows alike in these are of the same thing; the last one counts.
 _SAME = (
@@ -47,7 +46,7 @@ def section(rows: Sequence[Row]) -> str:
     """What was measured last on each device, in Markdown.
 
     Args:
-        rows: of `capsjax.benchmarks.programs.COLUMNS`, the oldest first.
+        rows: of `capsjax.benchmarks.programs.row`, the oldest first.
     """
     newest = {tuple(row[column] for column in _SAME): row for row in rows}
     parts = []
@@ -93,7 +92,7 @@ def _against(rows: Sequence[Row]) -> str:
     for row in rows:
         what = f"{row['model']}, {row['stage'].replace('_', ' ')}"
         if row["dtype"]:  # Of the other programs it is not known.
-            ours = float(row["median_s"])
+            ours = row.number("median_s")
             what = f"capsjax, {row['routing_implementation']} routing, whole step"
         lines.append(
             [
@@ -143,7 +142,7 @@ def _milliseconds(row: Row) -> str:
     median, low, high = (
         f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
         for ms in (
-            1e3 * float(row[column]) for column in ("median_s", "min_s", "max_s")
+            1e3 * row.number(column) for column in ("median_s", "min_s", "max_s")
         )
     )
     return f"{median} ({low} to {high})"

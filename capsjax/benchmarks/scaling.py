@@ -17,27 +17,11 @@ from capsjax import config as config_lib
 from capsjax.benchmarks.programs import Program, compile_in_place, random_batch
 from capsjax.errors import UserError
 from capsjax.runs import results
+from capsjax.runs.results import Row
 from capsjax.training import parallel
 from capsjax.training import step as train_step
 from kernels.tools.timing import Timing, wall_in_turn
 
-COLUMNS = (
-    *results.PROVENANCE_COLUMNS,
-    "model",
-    "routing_implementation",
-    "parallelism",
-    "scaling",
-    "dtype",
-    "devices",
-    "batch_size",
-    "median_s",
-    "min_s",
-    "max_s",
-    "repeats",
-    "images_per_s",
-    "efficiency",
-    "command",
-)
 SCALINGS = ("weak", "strong")
 
 # What a reader must know of times on several devices made of one CPU.
@@ -144,8 +128,8 @@ def rows(
     scaling: str,
     timings: Sequence[Timing],
     env: Mapping[str, Any],
-) -> list[dict[str, str]]:
-    """Rows of `COLUMNS`, one for each config.
+) -> list[Row]:
+    """A row for each config.
 
     Efficiency is the share that is left of each device's images per second on the
     fewest devices: 1 is ideal.
@@ -163,9 +147,7 @@ def rows(
     found = []
     for config, timing, speed in zip(configs, timings, speeds, strict=True):
         model = config.model
-        known = {
-            **env,
-            **env["versions"],
+        measured = {
             "model": model.name,
             # The baseline routes nothing.
             "routing_implementation": model.get("routing_implementation", "none")
@@ -182,9 +164,8 @@ def rows(
             "images_per_s": speed,
             "efficiency": (speed / config.num_devices)
             / (speeds[0] / configs[0].num_devices),
-            "command": results.portable(env["command"]),
         }
-        found.append({column: results.as_text(known[column]) for column in COLUMNS})
+        found.append(results.row(env, measured))
     return found
 
 

@@ -84,6 +84,6 @@ def test_a_document_without_marks(text):
 
 
 def test_readme_says_what_the_rows_say():
-    rows = results.read(ROOT / "results/benchmark_training.csv", benchmark.COLUMNS)
+    rows = results.read(ROOT / "results/benchmark_training.csv")
     readme = (ROOT / "README.md").read_text()
     assert speed.insert(readme, speed.section(rows)) == readme

@@ -12,8 +12,10 @@ from capsjax.benchmarks.figures import scaling as plots_scaling
 from capsjax.benchmarks.programs import Program
 from capsjax.config import baseline_cnn, cross_entropy
 from capsjax.errors import UserError
+from capsjax.runs.results import Row
 from kernels.tools.timing import Timing
 from tests.launching import DIGITS, run
+from tests.tables import committed_columns
 
 ENV = {
     "started": "2026-01-01T00:00:00+00:00",
@@ -27,7 +29,7 @@ ENV = {
 }
 
 
-def rows_of(config, scaling, *medians, **env) -> list[dict[str, str]]:
+def rows_of(config, scaling, *medians, **env) -> list[Row]:
     """Rows of steps on 1, 2, ... devices that took so many seconds."""
     counts = range(1, len(medians) + 1)
     configs = benchmark_scaling.make_configs(config, counts, scaling)
@@ -52,7 +54,7 @@ def test_a_measurement(tiny_config, scaling, parallelism, batch_sizes):
     assert [row["devices"] for row in rows] == ["1", "2"]
     assert [int(row["batch_size"]) for row in rows] == batch_sizes
     for row in rows:
-        assert tuple(row) == benchmark_scaling.COLUMNS
+        assert row.keys() == committed_columns("scaling.csv")
         assert (row["model"], row["routing_implementation"]) == ("capsnet", "default")
         assert (row["scaling"], row["parallelism"]) == (scaling, parallelism)
         assert (row["dtype"], row["repeats"]) == ("float32", "3")

@@ -1,0 +1,9 @@
+"""What tests ask of rows and tables."""
+
+from capsjax.runs import results
+from tests.launching import ROOT
+
+
+def committed_columns(name: str) -> set[str]:
+    """Columns of a committed CSV file."""
+    return set(results.read(ROOT / "results" / name)[0])
