@@ -81,12 +81,10 @@ def main() -> None:
     if _TUNE.value:
         _tune(plan)
     env = provenance.environment()
-    print(benchmark_routing.table_header(), flush=True)
     bad: list[results.Row] = []
     for rows in benchmark_routing.run(plan, env):
         results.append(output, rows)
-        for row in rows:
-            print(benchmark_routing.table_line(row), flush=True)
+        print(benchmark_routing.table(rows), flush=True)
         bad += filter(benchmark_routing.is_bad, rows)
     print(f"rows appended to {output}")
     if _PLOT.value:

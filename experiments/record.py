@@ -28,7 +28,7 @@ def main() -> None:
     rows = [results.training_row(RunFolder(workdir)) for workdir in _WORKDIRS.value]
     new = results.append(path, rows)
     table = path.with_suffix(".md")
-    table.write_text(results.training_table(results.read(path)))
+    table.write_text(results.training_table(results.read(path)) + "\n")
     print(f"{new} new rows in {path}; table in {table}")
 
 

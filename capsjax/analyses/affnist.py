@@ -151,34 +151,37 @@ def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[Row]:
 
 def table(outcomes: Sequence[Outcome], transformed: Transformed) -> str:
     """A Markdown table of the models beside the paper's, and their difference."""
-    lines = [
-        "| model | parameters | steps | validation, % | expanded MNIST, % (95 %) "
-        "| affNIST, % (95 %) | the paper's |",
-        "|--|--:|--:|--:|--:|--:|--:|",
-    ]
+    lines = []
     for outcome in outcomes:
-        parameters = outcome.folder.load_result()["num_parameters"]
         of_clean, of_affnist = PAPER_ACCURACY[outcome.name]
         lines.append(
-            f"| {outcome.name} | {parameters:,} | {outcome.step:,} "
-            f"| {100 * outcome.validation:.2f} | {in_percent(outcome.clean)} "
-            f"| {in_percent(outcome.affnist)} "
-            f"| {100 * of_clean:.2f} / {100 * of_affnist:.0f} |"
+            [
+                outcome.name,
+                f"{outcome.folder.load_result()['num_parameters']:,}",
+                f"{outcome.step:,}",
+                f"{100 * outcome.validation:.2f}",
+                in_percent(outcome.clean),
+                in_percent(outcome.affnist),
+                f"{100 * of_clean:.2f} / {100 * of_affnist:.0f}",
+            ]
         )
+    header = [
+        *("model", "parameters", "steps", "validation, %"),
+        *("expanded MNIST, % (95 %)", "affNIST, % (95 %)", "the paper's"),
+    ]
     first, second = outcomes
     gap = intervals.difference(
         first.affnist_right, second.affnist_right, transformed.originals
     )
-    lines += [
-        "",
+    notes = [
         f"On affNIST the {first.name}'s accuracy less the {second.name}'s is "
         f"{100 * gap.value:+.2f} percentage points ({100 * gap.low:+.2f} to "
         f"{100 * gap.high:+.2f}); +13 in the paper.",
-        "",
         f"Tested on {transformed.provenance}. Intervals: 95 %, over the test digits; "
         "they do not hold the spread over training seeds.",
     ]
-    return "\n".join(lines) + "\n"
+    table = results.markdown_table(header, lines, numeric=header[1:])
+    return "\n\n".join([table, *notes]) + "\n"
 
 
 def in_percent(interval: Interval) -> str:

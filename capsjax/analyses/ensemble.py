@@ -8,7 +8,6 @@ References:
 """
 
 import pathlib
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -107,16 +106,18 @@ def rows(folders: Sequence[RunFolder], found: Ensemble) -> list[Row]:
 def table(found: Ensemble, data: Dataset) -> str:
     """The result in a few lines of Markdown."""
     count = len(found.single)
-    single = f"{statistics.mean(found.single):.2f}"
-    if count > 1:
-        single += f" ± {statistics.stdev(found.single):.2f}"
     each = ", ".join(f"{error:.2f}" for error in found.single)
+    lines = [
+        (f"single models, mean ± std of {count}", results.mean_and_std(found.single)),
+        (
+            f"{count} models together (95 % interval)",
+            f"{found.first[-1]:.2f} ({found.low:.2f} to {found.high:.2f})",
+        ),
+    ]
+    header = ("", "test error, %")
+    result = results.markdown_table(header, lines, numeric=header)
     return (
-        "| | test error, % |\n|--|--:|\n"
-        f"| single models, mean ± std of {count} | {single} |\n"
-        f"| {count} models together (95 % interval) | {found.first[-1]:.2f} "
-        f"({found.low:.2f} to {found.high:.2f}) |\n\n"
-        f"Single models: {each}. On {len(data.test):,} test images. "
+        f"{result}\n\nSingle models: {each}. On {len(data.test):,} test images. "
         f"Data: {data.provenance}.\n"
     )
 

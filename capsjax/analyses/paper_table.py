@@ -6,7 +6,6 @@ References:
 """
 
 import pathlib
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -92,11 +91,7 @@ def markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
         cells: wanted.
         seeds: how many runs of each there should be.
     """
-    lines = [
-        "| data | model | routing | reconstruction | parameters | runs | steps "
-        "| ours, error % | the paper's |",
-        "|--|--|--:|--|--:|--:|--:|--:|--:|",
-    ]
+    lines = []
     short = []
     for cell in cells:
         members = [row for row in rows if row["cell"] == cell.name]
@@ -104,9 +99,6 @@ def markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
         steps = sorted({int(row["steps"]) for row in members})
         if steps and steps[0] < FULL_STEPS:
             short.append(cell.name)
-        ours = f"{statistics.mean(errors):.2f}" if errors else "not run"
-        if len(errors) > 1:
-            ours += f" ± {statistics.stdev(errors):.3f}"
         runs = str(len(errors))
         if len(errors) < seeds:
             runs += f" of {seeds}"
@@ -116,11 +108,20 @@ def markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
             dict.fromkeys(f"{int(row['num_parameters']):,}" for row in members)
         )
         lines.append(
-            f"| {cell.data} | {model} | {cell.iterations or '-'} | {decoder} "
-            f"| {parameters or '-'} | {runs} | {_listed(steps)} | {ours} "
-            f"| {cell.paper} |"
+            [
+                *(cell.data, model, str(cell.iterations or "-"), decoder),
+                *(parameters or "-", runs, _listed(steps)),
+                results.mean_and_std(errors) if errors else "not run",
+                cell.paper,
+            ]
         )
-    return "\n".join([*lines, "", *_notes(rows, short, len(cells))]) + "\n"
+    header = [
+        *("data", "model", "routing", "reconstruction", "parameters", "runs", "steps"),
+        *("ours, error %", "the paper's"),
+    ]
+    numeric = {*header} - {"data", "model", "reconstruction"}
+    table = results.markdown_table(header, lines, numeric=numeric)
+    return "\n\n".join([table, *_notes(rows, short, len(cells))]) + "\n"
 
 
 def _listed(steps: Sequence[int]) -> str:
@@ -151,7 +152,7 @@ def _notes(rows: Sequence[Row], short: Sequence[str], total: int) -> list[str]:
             notes.append(f"{what}: {'; '.join(found)}.")
     if devices := dict.fromkeys(results.device_name(row) for row in rows):
         notes.append(f"Device: {'; '.join(devices)}.")
-    return [line for note in notes for line in (note, "")][:-1]
+    return notes
 
 
 def write(

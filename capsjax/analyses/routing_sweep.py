@@ -183,25 +183,27 @@ def markdown(lines: Sequence[Row], rows: Sequence[Row]) -> str:
         lines: from `table`.
         rows: that it was made from.
     """
-    parts = [
-        "| routing iterations | reconstruction | runs | test error, % | steps |",
-        "|--|--|--|--|--|",
-    ]
+    cells = []
     for line in lines:
         n, missing = int(line["n"]), int(line["missing"])
         error = "missing"
         if n:
-            error = f"{float(line['mean_error_percent']):.2f}"
+            error = f"{line.number('mean_error_percent'):.2f}"
         if n > 1:
-            error += f" ± {float(line['std_error_percent']):.3f}"
-        parts.append(
-            f"| {line['routing_iterations']} "
-            f"| {'with' if line['reconstruction'] == 'true' else 'without'} "
-            f"| {f'{n} of {n + missing}' if missing else n} | {error} "
-            f"| {line['steps'].replace(' ', ', ')} |"
+            error += f" ± {line.number('std_error_percent'):.3f}"
+        cells.append(
+            [
+                line["routing_iterations"],
+                "with" if line["reconstruction"] == "true" else "without",
+                f"{n} of {n + missing}" if missing else str(n),
+                error,
+                line["steps"].replace(" ", ", "),
+            ]
         )
-    parts += ["", *_notes(lines, rows)]
-    return "\n".join(parts) + "\n"
+    header = ["routing iterations", "reconstruction", "runs", "test error, %", "steps"]
+    numeric = {*header} - {"reconstruction"}
+    table = results.markdown_table(header, cells, numeric=numeric)
+    return "\n\n".join([table, *_notes(lines, rows)]) + "\n"
 
 
 def _notes(lines: Sequence[Row], rows: Sequence[Row]) -> list[str]:
@@ -223,7 +225,7 @@ def _notes(lines: Sequence[Row], rows: Sequence[Row]) -> list[str]:
             f"The runs took different numbers of steps, {steps[0]} to {steps[-1]}: "
             "their errors differ for that reason too."
         )
-    return [word for note in notes for word in (note, "")][:-1]
+    return notes
 
 
 def write(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> str:

@@ -49,12 +49,14 @@ Registers of a thread / KB (1024 bytes) of shared memory of a block / blocks tha
 a multiprocessor by both; the worst over batches and dtypes.
 
 {kernels}
+
 ## Temporary memory
 
 MB (10^6 bytes) of XLA's temporaries, fused / textbook = ratio, without and with the
 gradients of inputs, weights and bias; and how many fused kernels run.
 
-{memory}"""
+{memory}
+"""
 
 
 class Problem(NamedTuple):
@@ -195,41 +197,40 @@ def tables(kernels: Sequence[Row], memory: Sequence[Row]) -> str:
 
 def kernel_table(rows: Sequence[Row]) -> str:
     """A Markdown table with a line for each workload and a column for each kernel."""
-    names = list(dict.fromkeys(row["kernel"] for row in rows))
-    groups: dict[str, dict[str, list[Kernel]]] = {}
-    for row in rows:
-        kernels = groups.setdefault(row["workload"], {})
-        kernels.setdefault(row["kernel"], []).append(
-            Kernel(*(int(row[field]) for field in Kernel._fields))
-        )
-    lines = [("workload", *names), ["--"] * (len(names) + 1)]
-    for workload, kernels in groups.items():
-        cells = [_kernel_cell(kernels.get(name, ())) for name in names]
-        lines.append([workload, *cells])
-    return _markdown(lines)
+    workloads, kernels = (
+        list(dict.fromkeys(row[column] for row in rows))
+        for column in ("workload", "kernel")
+    )
+    groups = results.grouped(rows, "workload", "kernel")
+    lines = [
+        [
+            workload,
+            *(_kernel_cell(groups.get((workload, name), ())) for name in kernels),
+        ]
+        for workload in workloads
+    ]
+    return results.markdown_table(["workload", *kernels], lines)
 
 
 def memory_table(rows: Sequence[Row]) -> str:
     """A Markdown table with a line for each workload, batch size and dtype."""
+    directions = dict.fromkeys(row["direction"] for row in rows)
     problem = ("workload", "batch_size", "dtype")
-    directions = list(dict.fromkeys(row["direction"] for row in rows))
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[column] for column in problem), []).append(row)
     lines = [
-        ("workload", "batch", "dtype", *directions, "kernels"),
-        ["--"] * (len(problem) + len(directions) + 1),
-    ]
-    for key, members in groups.items():
-        cells = [
-            f"{float(row['fused_temp_mb']):.1f} / "
-            f"{float(row['textbook_temp_mb']):.1f} = "
-            f"{float(row['fused_to_textbook']):.3f}"
-            for row in members
+        [
+            *key,
+            *(
+                f"{row.number('fused_temp_mb'):.1f} / "
+                f"{row.number('textbook_temp_mb'):.1f} = "
+                f"{row.number('fused_to_textbook'):.3f}"
+                for row in members
+            ),
+            ", ".join(row["fused_kernels"] for row in members),
         ]
-        calls = ", ".join(row["fused_kernels"] for row in members)
-        lines.append([*key, *cells, calls])
-    return _markdown(lines)
+        for key, members in results.grouped(rows, *problem).items()
+    ]
+    header = ["workload", "batch", "dtype", *directions, "kernels"]
+    return results.markdown_table(header, lines, numeric=["batch", *directions])
 
 
 def _problem(found: Check) -> dict[str, Any]:
@@ -247,17 +248,13 @@ def _name(row: Row) -> str:
     return f"{row['workload']} {row['batch_size']} {row['dtype']}"
 
 
-def _kernel_cell(kernels: Sequence[Kernel]) -> str:
-    if not kernels:
+def _kernel_cell(rows: Sequence[Row]) -> str:
+    if not rows:
         return ""
-    worst = largest(kernels)
-    blocks = min(map(blocks_per_multiprocessor, kernels))
+    worst = largest(Kernel(*(int(row[c]) for c in Kernel._fields)) for row in rows)
+    blocks = min(int(row["blocks_per_multiprocessor"]) for row in rows)
     return f"{worst.registers} / {worst.shared_bytes / 1024:.0f} / {blocks}"
 
 
 def _listed(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words)) or "none"
-
-
-def _markdown(lines: Iterable[Iterable[str]]) -> str:
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

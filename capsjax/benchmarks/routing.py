@@ -202,35 +202,29 @@ def min_bytes(workload: Workload, batch_size: int, mode: str, itemsize: int) -> 
     return itemsize * (3 * inputs_and_weights + 2 * poses)
 
 
-def table_header() -> str:
-    """Names above the lines of `table_line`."""
-    return (
-        f"{'workload':12}{'B':>6} {'mode':17}{'dtype':9} {'implementation':15}"
-        f"{'median ms':>11}{'min':>10}{'max':>10}{'speed-up':>9}{'roofline':>9}"
-        f"{'temp MB':>9}{'error':>9}"
-    )
-
-
-def table_line(row: Mapping[str, str]) -> str:
-    """A row as people read it."""
-    line = (
-        f"{row['workload']:12}{row['B']:>6} {row['mode']:17}{row['dtype']:9} "
-        f"{row['implementation']:15}"
-    )
-    if row["status"] != OK:
-        loud = row["status"].upper() if is_bad(row) else row["status"]
-        return f"{line} {loud}: {row['reason']}"
-
-    def number(column: str, form: str, scale: float = 1) -> str:
-        return format(scale * float(row[column]), form) if row[column] else ""
-
-    times = [number(column, ".4g", 1e3) for column in ("median_s", "min_s", "max_s")]
-    return (
-        f"{line}{times[0]:>11}{times[1]:>10}{times[2]:>10}"
-        f"{number('speedup_over_reference', '.2f'):>9}"
-        f"{number('roofline_fraction', '.1%'):>9}"
-        f"{number('temp_mb', '.1f'):>9}{number('max_error', '.1e'):>9}"
-    )
+def table(rows: Sequence[Row]) -> str:
+    """The rows of one combination as people read them."""
+    numbers = {
+        "median ms": ("median_s", ".4g", 1e3),
+        "min": ("min_s", ".4g", 1e3),
+        "max": ("max_s", ".4g", 1e3),
+        "speed-up": ("speedup_over_reference", ".2f", 1),
+        "roofline": ("roofline_fraction", ".1%", 1),
+        "temp MB": ("temp_mb", ".1f", 1),
+        "error": ("max_error", ".1e", 1),
+    }
+    lines = []
+    for row in rows:
+        cells = [
+            format(scale * row.number(column), form) if row.get(column) else ""
+            for column, form, scale in numbers.values()
+        ]
+        status = row["status"].upper() if is_bad(row) else row["status"]
+        outcome = "" if status == OK else f"{status}: {row['reason']}"
+        lines.append([row["implementation"], *cells, outcome])
+    title = "{workload}, B = {B}, {mode}, {dtype}".format_map(rows[0])
+    header = ["implementation", *numbers, ""]
+    return f"{title}\n{results.text_table(header, lines, numeric=numbers)}\n"
 
 
 def is_bad(row: Mapping[str, str]) -> bool:

@@ -169,23 +169,21 @@ def rows(
     return found
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """The rows of one measurement, the fewest devices first, as people read them."""
-    fewest = rows[0]
-    lines = [
-        f"{'devices':>7}{'batch':>8}{'median s':>11}{'min':>10}{'max':>10}"
-        f"{'images/s':>11}{'speed-up':>10}{'efficiency':>12}"
+    times = {"median s": "median_s", "min": "min_s", "max": "max_s"}
+    header = ("devices", "batch", *times, "images/s", "speed-up", "efficiency")
+    cells = [
+        [
+            *(row["devices"], row["batch_size"]),
+            *(f"{row.number(column):.4g}" for column in times.values()),
+            f"{row.number('images_per_s'):.1f}",
+            f"{row.number('images_per_s') / rows[0].number('images_per_s'):.2f}",
+            f"{row.number('efficiency'):.1%}",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        seconds = [float(row[column]) for column in ("median_s", "min_s", "max_s")]
-        median, low, high = (format(value, ".4g") for value in seconds)
-        speed = float(row["images_per_s"])
-        lines.append(
-            f"{row['devices']:>7}{row['batch_size']:>8}{median:>11}{low:>10}{high:>10}"
-            f"{speed:>11.1f}{speed / float(fewest['images_per_s']):>10.2f}"
-            f"{float(row['efficiency']):>12.1%}"
-        )
-    return "\n".join(lines)
+    return results.text_table(header, cells, numeric=header)
 
 
 def _train_step(

@@ -5,11 +5,14 @@ all its rows; those that a row lacks are empty there.
 """
 
 import csv
+import functools
 import pathlib
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
+
+from tabulate import tabulate
 
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
@@ -133,37 +136,75 @@ def latest_run(rows: Sequence[Row], device: str) -> list[Row]:
     return [row for row in rows if row["started"] == last]
 
 
+def grouped(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
+    """Rows that are alike in some columns, by their values there."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return groups
+
+
 def training_table(rows: Sequence[Row]) -> str:
     """A Markdown table with a line for each command, over its seeds.
 
     Runs belong together if they differ in nothing but the seed: command, steps and
     commit are the same.
     """
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        command = re.sub(r" --config\.seed=\d+", "", row["command"])
-        groups.setdefault((command, row["steps"], row["commit"]), []).append(row)
-    lines = [
-        "| command | commit | device | seeds | steps | s per step | test error, % |",
-        "|--|--|--|--|--|--|--|",
+    seedless = [
+        Row(row, command=re.sub(r" --config\.seed=\d+", "", row["command"]))
+        for row in rows
     ]
-    for (command, steps, commit), members in groups.items():
+    lines = []
+    for key, members in grouped(seedless, "command", "steps", "commit").items():
+        command, steps, commit = key
         errors = [row.number("test_error_percent") for row in members]
-        error = f"{statistics.mean(errors):.2f}"
-        if len(errors) > 1:
-            each = ", ".join(f"{e:.2f}" for e in errors)
-            error += f" ± {statistics.stdev(errors):.2f} ({each})"
-        seconds = [
-            float(row["seconds_per_step"]) for row in members if row["seconds_per_step"]
-        ]
-        speed = f"{statistics.median(seconds):.3g}" if seconds else ""
-        seeds = ", ".join(row["seed"] for row in members)
-        device = device_name(members[0])
+        each = ", ".join(f"{error:.2f}" for error in errors)
+        seconds = [float(s) for row in members if (s := row["seconds_per_step"])]
         lines.append(
-            f"| `{command}` | {commit} | {device} | {seeds} | {steps} | {speed} "
-            f"| {error} |"
+            [
+                f"`{command}`",
+                commit,
+                device_name(members[0]),
+                ", ".join(row["seed"] for row in members),
+                steps,
+                f"{statistics.median(seconds):.3g}" if seconds else "",
+                mean_and_std(errors) + (f" ({each})" if len(errors) > 1 else ""),
+            ]
         )
-    return "\n".join(lines) + "\n"
+    header = (
+        *("command", "commit", "device", "seeds", "steps", "s per step"),
+        "test error, %",
+    )
+    return markdown_table(header, lines, numeric=header[4:6])
+
+
+def mean_and_std(values: Sequence[float]) -> str:
+    """The mean and, of several values, their standard deviation."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def markdown_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numeric: Collection[str] = (),
+    style: str = "pipe",
+) -> str:
+    """A Markdown table.
+
+    Args:
+        header: names of the columns.
+        rows: cells of each row.
+        numeric: names of the columns that are aligned at the right.
+        style: name of tabulate's format.
+    """
+    align = ["right" if name in numeric else "left" for name in header]
+    return tabulate(rows, header, style, disable_numparse=True, colalign=align)
+
+
+# A table for the terminal, with the same arguments.
+text_table = functools.partial(markdown_table, style="plain")
 
 
 def device_name(row: Mapping[str, str]) -> str:

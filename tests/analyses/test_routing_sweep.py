@@ -19,7 +19,7 @@ from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.grid import FINISHED, SKIPPED, Run
 from tests.launching import TINY, comparable, run
 from tests.runs.test_results import COMMAND, ENV, RESULT
-from tests.tables import committed_columns
+from tests.tables import committed_columns, unpadded
 
 WITHOUT, WITH = Cell(1, False), Cell(3, True)
 
@@ -159,10 +159,10 @@ def test_the_table_has_mean_and_deviation_and_says_what_is_missing(tmp_path):
         ["3", "true", "2", "1", "0.3", "0.0707107", "10 14"],
         ["7", "true", "0", "3", "", "", ""],
     ]
-    text = sweep.markdown(lines, rows)
+    text = unpadded(sweep.markdown(lines, rows))
     assert "| 1 | without | 3 | 2.50 ± 1.803 | 10 |" in text
     assert "| 3 | with | 2 of 3 | 0.30 ± 0.071 | 10, 14 |" in text
-    assert "| 7 | with | 0 of 3 | missing |  |" in text
+    assert "| 7 | with | 0 of 3 | missing | |" in text
     assert "4 of 9 runs are missing" in text
     assert "different numbers of steps, 10 to 14" in text
     assert "Commit abc, on 2 cores of a cpu" in text
@@ -173,7 +173,7 @@ def test_of_one_run_there_is_no_deviation(tmp_path):
     rows = sweep.rows(tmp_path, [WITH], 1)
     (line,) = sweep.table(rows, [WITH], 1)
     assert line["std_error_percent"] == ""
-    text = sweep.markdown([line], rows)
+    text = unpadded(sweep.markdown([line], rows))
     assert "| 1.00 |" in text
     assert "missing" not in text
     assert "different" not in text
@@ -213,7 +213,7 @@ def test_write_leaves_rows_table_figures_and_captions(tmp_path, routing):
 
 
 def test_where_nothing_has_ended_there_is_a_table_without_figures(tmp_path):
-    text = sweep.write(tmp_path, [WITH], 2)
+    text = unpadded(sweep.write(tmp_path, [WITH], 2))
     assert "| 3 | with | 0 of 2 | missing |" in text
     assert written(tmp_path) == TABLES
     assert json.loads((tmp_path / "captions.json").read_text()) == {}

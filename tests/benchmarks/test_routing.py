@@ -122,7 +122,9 @@ def test_a_wrong_result_gets_no_time(implement, factor):
     assert wrong["reason"].startswith("off by")
     times = {"clock", "median_s", "min_s", "max_s", "repeats", "speedup_over_reference"}
     assert not wrong.keys() & times
-    assert "WRONG: off by" in benchmark_routing.table_line(wrong)
+    *_, last = benchmark_routing.table([good, wrong]).strip().splitlines()
+    assert last.startswith("wrong")
+    assert "WRONG: off by" in last
     assert benchmark_routing.is_bad(wrong)
     assert not benchmark_routing.is_bad(good)
 
@@ -506,7 +508,9 @@ def test_launcher_makes_rows_and_the_picture(tmp_path):
     assert found == [
         (B, name, "ok") for B in ("2", "4") for name in ("xla", "reference")
     ]
-    assert len([line for line in process.stdout.splitlines() if "odd" in line]) == 4
+    titles = [line for line in process.stdout.splitlines() if "odd" in line]
+    assert titles == [f"odd, B = {B}, forward, float32" for B in (2, 4)]
+    assert process.stdout.count("\nreference ") == 2
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 

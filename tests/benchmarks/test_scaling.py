@@ -1,7 +1,5 @@
 """The scaling benchmark: what is timed, what becomes a row, and what is drawn."""
 
-import csv
-
 import jax
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from capsjax.benchmarks.figures import scaling as plots_scaling
 from capsjax.benchmarks.programs import Program
 from capsjax.config import baseline_cnn, cross_entropy
 from capsjax.errors import UserError
+from capsjax.runs import results
 from capsjax.runs.results import Row
 from kernels.tools.timing import Timing
 from tests.launching import DIGITS, run
@@ -214,8 +213,7 @@ def test_launcher_makes_rows_and_the_picture(tmp_path):
     )
     assert process.returncode == 0, process.stderr
     assert benchmark_scaling.SHARED_CORES in process.stdout
-    with output.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = results.read(output)
     found = [(row["devices"], row["batch_size"], row["num_devices"]) for row in rows]
     assert found == [("1", "4", "3"), ("3", "12", "3")]
     assert benchmark_scaling.table(rows) in process.stdout

@@ -26,6 +26,7 @@ from capsjax.benchmarks.stages import (
     TRAIN,
 )
 from capsjax.errors import UserError
+from capsjax.runs.results import Row
 from capsjax.training import step as train_step
 from experiments.configs import digits, mnist
 from kernels import routing
@@ -84,7 +85,7 @@ def names_of(config: ConfigDict) -> list[str]:
     return [name for name in STAGES if name != "decoder" or config.model.decoder_units]
 
 
-def rows_of(config: ConfigDict, timings) -> list[dict[str, str]]:
+def rows_of(config: ConfigDict, timings) -> list[Row]:
     return [
         benchmark.row(
             config, SHAPE, NUM_CLASSES, ENV, stage=stage, mode=mode, measured=measured

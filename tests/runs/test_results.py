@@ -10,7 +10,7 @@ from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from tests.launching import ROOT
-from tests.tables import committed_columns
+from tests.tables import committed_columns, unpadded
 
 COMMAND = [
     "python",
@@ -133,11 +133,11 @@ def test_the_table_takes_seeds_together(tmp_path):
         results.training_row(made_run(tmp_path / str(seed), seed, error))
         for seed, error in enumerate((1.0, 2.0, 3.0))
     ]
-    header, _, *lines = results.training_table(rows).splitlines()
+    header, _, *lines = unpadded(results.training_table(rows)).splitlines()
     assert "seeds" in header
     (line,) = lines
     assert "| 0, 1, 2 |" in line
-    assert "2.00 ± 1.00 (1.00, 2.00, 3.00)" in line
+    assert "2.00 ± 1.000 (1.00, 2.00, 3.00)" in line
     assert "2 cores of a cpu" in line
 
 
