@@ -74,22 +74,20 @@ def main() -> None:
         dtypes=_DTYPES.value,
         repeats=_REPEATS.value,
     )
-    output, columns = pathlib.Path(_OUTPUT.value), benchmark_routing.COLUMNS
-    results.read(output, columns)  # Complains about other columns before the work.
+    output = pathlib.Path(_OUTPUT.value)
+    results.read(output)  # Complains before the work.
     if _TUNE.value:
         _tune(plan)
     env = provenance.environment()
-    print(benchmark_routing.table_header(), flush=True)
-    bad: list[dict[str, str]] = []
+    bad: list[results.Row] = []
     for rows in benchmark_routing.run(plan, env):
-        results.append(output, rows, columns)
-        for row in rows:
-            print(benchmark_routing.table_line(row), flush=True)
+        results.append(output, rows)
+        print(benchmark_routing.table(rows), flush=True)
         bad += filter(benchmark_routing.is_bad, rows)
     print(f"rows appended to {output}")
     if _PLOT.value:
-        rows = results.latest_run(results.read(output, columns), env["device"])
-        if any(row["median_s"] for row in rows):
+        rows = results.latest_run(results.read(output), env["device"])
+        if any(row.get("median_s") for row in rows):
             figures.save(plots_routing.times(rows), output.with_suffix(".png"))
             print(f"drawn in {output.with_suffix('.png')}")
     if bad:

@@ -55,8 +55,8 @@ def main() -> None:
     if _DEVICES.value is not None:
         counts = benchmark_scaling.parse_counts(_DEVICES.value)
         jax.config.update("jax_num_cpu_devices", max(counts))  # Of a CPU only.
-    output, columns = pathlib.Path(_OUTPUT.value), benchmark_scaling.COLUMNS
-    results.read(output, columns)  # Complains about other columns before the work.
+    output = pathlib.Path(_OUTPUT.value)
+    results.read(output)  # Complains before the work.
     configs = benchmark_scaling.make_configs(
         _CONFIG.value,
         counts or benchmark_scaling.default_counts(len(jax.devices())),
@@ -78,8 +78,8 @@ def main() -> None:
         )
     rows = benchmark_scaling.rows(configs, _SCALING.value, timings, env)
     print(benchmark_scaling.table(rows))
-    results.append(output, rows, columns)
-    newest = results.latest_run(results.read(output, columns), env["device"])
+    results.append(output, rows)
+    newest = results.latest_run(results.read(output), env["device"])
     figures.save(plots_scaling.scaling(newest), output.with_suffix(".png"))
     print(f"rows appended to {output}, drawn in {output.with_suffix('.png')}")
 

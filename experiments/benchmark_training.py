@@ -92,7 +92,7 @@ _OUTPUT = flags.DEFINE_string(
     "picture beside it, named like it with _stages.png at the end.",
 )
 
-Rows = list[dict[str, str]]
+Rows = list[results.Row]
 
 
 def main() -> None:
@@ -108,14 +108,14 @@ def main() -> None:
     if (_AGAINST.value is not None or _JSON.value) and _MODE.value != "train":
         raise UserError("--against and --json are of train steps; leave --mode out")
     if path:
-        results.read(path, benchmark.COLUMNS)  # Complains before the work.
+        results.read(path)  # Complains before the work.
     env = provenance.environment()
     rows: Rows = []
 
     def record(new: Rows) -> None:
         rows.extend(new)
         if path:
-            results.append(path, new, benchmark.COLUMNS)
+            results.append(path, new)
 
     if inference:
         record(_inference(configs, env))

@@ -26,10 +26,9 @@ def main() -> None:
     """Appends the rows and writes the table."""
     path = pathlib.Path(_OUTPUT.value)
     rows = [results.training_row(RunFolder(workdir)) for workdir in _WORKDIRS.value]
-    new = results.append(path, rows, results.TRAINING_COLUMNS)
+    new = results.append(path, rows)
     table = path.with_suffix(".md")
-    rows = results.read(path, results.TRAINING_COLUMNS)
-    table.write_text(results.training_table(rows))
+    table.write_text(results.training_table(results.read(path)) + "\n")
     print(f"{new} new rows in {path}; table in {table}")
 
 

@@ -9,7 +9,6 @@ import pathlib
 
 from absl import flags
 
-from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks import readme as speed
 from capsjax.errors import UserError
 from capsjax.runs import results
@@ -25,7 +24,7 @@ _README = flags.DEFINE_string(
 
 def main() -> None:
     """Reads the rows and writes the section."""
-    rows = results.read(pathlib.Path(_ROWS.value), benchmark.COLUMNS)
+    rows = results.read(pathlib.Path(_ROWS.value))
     if not rows:
         raise UserError(
             f"there are no rows in {_ROWS.value}; run "

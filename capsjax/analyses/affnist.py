@@ -11,7 +11,6 @@ References:
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -24,34 +23,13 @@ from capsjax.losses.classification import is_right
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.progress import Progress
+from capsjax.runs.results import Row
 from capsjax.training.trained import evaluate, restore
 
 CAPSNET, CNN = "CapsNet", "CNN"
 
 PAPER_ACCURACY = {CAPSNET: (0.9923, 0.79), CNN: (0.9922, 0.66)}
 """On expanded MNIST and on affNIST, in the paper."""
-
-COLUMNS = (
-    *results.PROVENANCE_COLUMNS,
-    "data",
-    "model",
-    "num_parameters",
-    "seed",
-    "batch_size",
-    "steps",
-    "target_validation_accuracy",
-    "validation_accuracy",
-    "clean_examples",
-    "clean_accuracy",
-    "clean_low",
-    "clean_high",
-    "affnist",
-    "affnist_examples",
-    "affnist_accuracy",
-    "affnist_low",
-    "affnist_high",
-    "command",
-)
 
 Train = Callable[[Mapping[str, float]], Mapping[str, RunFolder]]
 """Trains each named model until its validation accuracy is the given one."""
@@ -143,14 +121,13 @@ def test(
     )
 
 
-def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[dict[str, str]]:
+def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[Row]:
     """A row for each model, with its provenance."""
     found = []
     for outcome in outcomes:
         env, config = outcome.folder.load_env(), outcome.folder.load_config()
-        known: dict[str, Any] = {
-            **env,
-            **env["versions"],
+        measured = {
+            "data": env["data"],
             "model": outcome.name,
             "num_parameters": outcome.folder.load_result()["num_parameters"],
             "seed": config.seed,
@@ -167,42 +144,44 @@ def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[dict[str
             "affnist_accuracy": outcome.affnist.value,
             "affnist_low": outcome.affnist.low,
             "affnist_high": outcome.affnist.high,
-            "command": results.portable(env["command"]),
         }
-        found.append({column: results.as_text(known[column]) for column in COLUMNS})
+        found.append(results.row(env, measured))
     return found
 
 
 def table(outcomes: Sequence[Outcome], transformed: Transformed) -> str:
     """A Markdown table of the models beside the paper's, and their difference."""
-    lines = [
-        "| model | parameters | steps | validation, % | expanded MNIST, % (95 %) "
-        "| affNIST, % (95 %) | the paper's |",
-        "|--|--:|--:|--:|--:|--:|--:|",
-    ]
+    lines = []
     for outcome in outcomes:
-        parameters = outcome.folder.load_result()["num_parameters"]
         of_clean, of_affnist = PAPER_ACCURACY[outcome.name]
         lines.append(
-            f"| {outcome.name} | {parameters:,} | {outcome.step:,} "
-            f"| {100 * outcome.validation:.2f} | {in_percent(outcome.clean)} "
-            f"| {in_percent(outcome.affnist)} "
-            f"| {100 * of_clean:.2f} / {100 * of_affnist:.0f} |"
+            [
+                outcome.name,
+                f"{outcome.folder.load_result()['num_parameters']:,}",
+                f"{outcome.step:,}",
+                f"{100 * outcome.validation:.2f}",
+                in_percent(outcome.clean),
+                in_percent(outcome.affnist),
+                f"{100 * of_clean:.2f} / {100 * of_affnist:.0f}",
+            ]
         )
+    header = [
+        *("model", "parameters", "steps", "validation, %"),
+        *("expanded MNIST, % (95 %)", "affNIST, % (95 %)", "the paper's"),
+    ]
     first, second = outcomes
     gap = intervals.difference(
         first.affnist_right, second.affnist_right, transformed.originals
     )
-    lines += [
-        "",
+    notes = [
         f"On affNIST the {first.name}'s accuracy less the {second.name}'s is "
         f"{100 * gap.value:+.2f} percentage points ({100 * gap.low:+.2f} to "
         f"{100 * gap.high:+.2f}); +13 in the paper.",
-        "",
         f"Tested on {transformed.provenance}. Intervals: 95 %, over the test digits; "
         "they do not hold the spread over training seeds.",
     ]
-    return "\n".join(lines) + "\n"
+    table = results.markdown_table(header, lines, numeric=header[1:])
+    return "\n\n".join([table, *notes]) + "\n"
 
 
 def in_percent(interval: Interval) -> str:
@@ -221,7 +200,7 @@ def write(
     Also ``captions.json``, for a report, with that of ``affnist.png``.
     """
     text = table(outcomes, transformed)
-    results.write(workdir / "affnist.csv", rows(outcomes, transformed), COLUMNS)
+    results.write(workdir / "affnist.csv", rows(outcomes, transformed))
     (workdir / "affnist.md").write_text(text)
     caption = (
         "Accuracy on digits as trained on and on transformed ones, of both models "

@@ -8,7 +8,6 @@ References:
 """
 
 import pathlib
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,9 +23,8 @@ from capsjax.data import Dataset
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.progress import Progress
+from capsjax.runs.results import Row
 from capsjax.training.trained import evaluate, restore
-
-COLUMNS = (*results.TRAINING_COLUMNS, "members", "ensemble_error_percent")
 
 
 class Ensemble(NamedTuple):
@@ -92,31 +90,33 @@ def together(
     )
 
 
-def rows(folders: Sequence[RunFolder], found: Ensemble) -> list[dict[str, str]]:
+def rows(folders: Sequence[RunFolder], found: Ensemble) -> list[Row]:
     """A row for each model: its own result, and that of the models up to it."""
     return [
-        results.training_row(folder)
-        | {
-            "members": str(count),
-            "ensemble_error_percent": results.as_text(found.first[count - 1]),
-        }
-        for count, folder in enumerate(folders, start=1)
+        results.training_row(
+            folder, {"members": count, "ensemble_error_percent": error}
+        )
+        for count, (folder, error) in enumerate(
+            zip(folders, found.first, strict=True), start=1
+        )
     ]
 
 
 def table(found: Ensemble, data: Dataset) -> str:
     """The result in a few lines of Markdown."""
     count = len(found.single)
-    single = f"{statistics.mean(found.single):.2f}"
-    if count > 1:
-        single += f" ± {statistics.stdev(found.single):.2f}"
     each = ", ".join(f"{error:.2f}" for error in found.single)
+    lines = [
+        (f"single models, mean ± std of {count}", results.mean_and_std(found.single)),
+        (
+            f"{count} models together (95 % interval)",
+            f"{found.first[-1]:.2f} ({found.low:.2f} to {found.high:.2f})",
+        ),
+    ]
+    header = ("", "test error, %")
+    result = results.markdown_table(header, lines, numeric=header)
     return (
-        "| | test error, % |\n|--|--:|\n"
-        f"| single models, mean ± std of {count} | {single} |\n"
-        f"| {count} models together (95 % interval) | {found.first[-1]:.2f} "
-        f"({found.low:.2f} to {found.high:.2f}) |\n\n"
-        f"Single models: {each}. On {len(data.test):,} test images. "
+        f"{result}\n\nSingle models: {each}. On {len(data.test):,} test images. "
         f"Data: {data.provenance}.\n"
     )
 
@@ -128,7 +128,7 @@ def write(workdir: pathlib.Path, folders: Sequence[RunFolder], data: Dataset) ->
     """
     found = together(members_scores(folders, data), data.test.labels)
     text = table(found, data)
-    results.write(workdir / "ensemble.csv", rows(folders, found), COLUMNS)
+    results.write(workdir / "ensemble.csv", rows(folders, found))
     (workdir / "ensemble.md").write_text(text)
     figures.save(
         figure.errors(found.single, found.first, data.name), workdir / "ensemble.png"

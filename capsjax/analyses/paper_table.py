@@ -6,12 +6,12 @@ References:
 """
 
 import pathlib
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder
+from capsjax.runs.results import Row
 
 FULL_STEPS = 300_000
 """Steps of the released code; fewer make a run a short one."""
@@ -53,8 +53,6 @@ CELLS = (
 )
 """All cells that the paper fills."""
 
-COLUMNS = (*results.TRAINING_COLUMNS, "cell", "images", "scale")
-
 
 def run_name(cell: Cell, seed: int) -> str:
     """The folder of a run."""
@@ -63,7 +61,7 @@ def run_name(cell: Cell, seed: int) -> str:
 
 def rows(
     workdir: pathlib.Path, cells: Sequence[Cell], seeds: int, images: str, scale: str
-) -> list[dict[str, str]]:
+) -> list[Row]:
     """The rows of the runs that have ended.
 
     Args:
@@ -79,11 +77,11 @@ def rows(
             folder = RunFolder(workdir / run_name(cell, seed))
             if folder.result.exists():
                 own = {"cell": cell.name, "images": images, "scale": scale}
-                found.append(results.training_row(folder) | own)
+                found.append(results.training_row(folder, own))
     return found
 
 
-def markdown(rows: Sequence[dict[str, str]], cells: Sequence[Cell], seeds: int) -> str:
+def markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
     """The table: a line for each cell, with steps and seeds, ours beside the paper's.
 
     What is not as in the paper, the images, the networks or the steps, is said below.
@@ -93,11 +91,7 @@ def markdown(rows: Sequence[dict[str, str]], cells: Sequence[Cell], seeds: int) 
         cells: wanted.
         seeds: how many runs of each there should be.
     """
-    lines = [
-        "| data | model | routing | reconstruction | parameters | runs | steps "
-        "| ours, error % | the paper's |",
-        "|--|--|--:|--|--:|--:|--:|--:|--:|",
-    ]
+    lines = []
     short = []
     for cell in cells:
         members = [row for row in rows if row["cell"] == cell.name]
@@ -105,9 +99,6 @@ def markdown(rows: Sequence[dict[str, str]], cells: Sequence[Cell], seeds: int) 
         steps = sorted({int(row["steps"]) for row in members})
         if steps and steps[0] < FULL_STEPS:
             short.append(cell.name)
-        ours = f"{statistics.mean(errors):.2f}" if errors else "not run"
-        if len(errors) > 1:
-            ours += f" ± {statistics.stdev(errors):.3f}"
         runs = str(len(errors))
         if len(errors) < seeds:
             runs += f" of {seeds}"
@@ -117,11 +108,20 @@ def markdown(rows: Sequence[dict[str, str]], cells: Sequence[Cell], seeds: int) 
             dict.fromkeys(f"{int(row['num_parameters']):,}" for row in members)
         )
         lines.append(
-            f"| {cell.data} | {model} | {cell.iterations or '-'} | {decoder} "
-            f"| {parameters or '-'} | {runs} | {_listed(steps)} | {ours} "
-            f"| {cell.paper} |"
+            [
+                *(cell.data, model, str(cell.iterations or "-"), decoder),
+                *(parameters or "-", runs, _listed(steps)),
+                results.mean_and_std(errors) if errors else "not run",
+                cell.paper,
+            ]
         )
-    return "\n".join([*lines, "", *_notes(rows, short, len(cells))]) + "\n"
+    header = [
+        *("data", "model", "routing", "reconstruction", "parameters", "runs", "steps"),
+        *("ours, error %", "the paper's"),
+    ]
+    numeric = {*header} - {"data", "model", "reconstruction"}
+    table = results.markdown_table(header, lines, numeric=numeric)
+    return "\n\n".join([table, *_notes(rows, short, len(cells))]) + "\n"
 
 
 def _listed(steps: Sequence[int]) -> str:
@@ -130,9 +130,7 @@ def _listed(steps: Sequence[int]) -> str:
     return " to ".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1])))
 
 
-def _notes(
-    rows: Sequence[dict[str, str]], short: Sequence[str], total: int
-) -> list[str]:
+def _notes(rows: Sequence[Row], short: Sequence[str], total: int) -> list[str]:
     notes = []
     others = sorted({row["images"] for row in rows} - {"mnist"})
     if others:
@@ -154,7 +152,7 @@ def _notes(
             notes.append(f"{what}: {'; '.join(found)}.")
     if devices := dict.fromkeys(results.device_name(row) for row in rows):
         notes.append(f"Device: {'; '.join(devices)}.")
-    return [line for note in notes for line in (note, "")][:-1]
+    return notes
 
 
 def write(
@@ -177,6 +175,6 @@ def write(
     """
     found = rows(workdir, cells, seeds, images, scale)
     text = markdown(found, cells, seeds)
-    results.write(output / "table1.csv", found, COLUMNS)
+    results.write(output / "table1.csv", found)
     (output / "table1.md").write_text(text)
     return text

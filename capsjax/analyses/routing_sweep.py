@@ -20,17 +20,8 @@ from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.grid import Run
 from capsjax.runs.metrics import read_metrics
+from capsjax.runs.results import Row
 
-COLUMNS = (*results.TRAINING_COLUMNS, "reconstruction")
-TABLE_COLUMNS = (
-    "routing_iterations",
-    "reconstruction",
-    "n",
-    "missing",
-    "mean_error_percent",
-    "std_error_percent",
-    "steps",
-)
 _ITERATIONS = "model.routing.iterations"
 _SEED = "seed"
 _DIAGNOSE = "diagnose_routing"
@@ -154,24 +145,20 @@ def _path(config: Config, word: str) -> str:
     return fields.current_path(config, match[1]) if match else ""
 
 
-def rows(
-    workdir: pathlib.Path, cells: Sequence[Cell], seeds: int
-) -> list[dict[str, str]]:
-    """The rows of the runs that have ended, with `COLUMNS`."""
+def rows(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> list[Row]:
+    """The rows of the runs that have ended."""
     found = []
     for cell, seed in itertools.product(cells, range(seeds)):
         folder = RunFolder(workdir / cell.name(seed))
         if folder.result.exists():
             decoder = folder.load_config().model.has_decoder
-            row = results.training_row(folder)
-            found.append(row | {"reconstruction": _word(decoder)})
+            own = {"reconstruction": _word(decoder)}
+            found.append(results.training_row(folder, own))
     return found
 
 
-def table(
-    rows: Sequence[dict[str, str]], cells: Sequence[Cell], seeds: int
-) -> list[dict[str, str]]:
-    """A line for each cell, with `TABLE_COLUMNS`, also for those without any run.
+def table(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> list[Row]:
+    """A line for each cell, also for those without any run.
 
     Args:
         rows: from `rows`.
@@ -191,41 +178,41 @@ def table(
             "std_error_percent": statistics.stdev(errors) if len(errors) > 1 else None,
             "steps": " ".join(map(str, _steps(members))),
         }
-        lines.append({name: results.as_text(line[name]) for name in TABLE_COLUMNS})
+        lines.append(Row({name: results.as_text(line[name]) for name in line}))
     return lines
 
 
-def markdown(lines: Sequence[Mapping[str, str]], rows: Sequence[dict[str, str]]) -> str:
+def markdown(lines: Sequence[Row], rows: Sequence[Row]) -> str:
     """The table as Markdown, with what is to be known before numbers are compared.
 
     Args:
         lines: from `table`.
         rows: that it was made from.
     """
-    parts = [
-        "| routing iterations | reconstruction | runs | test error, % | steps |",
-        "|--|--|--|--|--|",
-    ]
+    cells = []
     for line in lines:
         n, missing = int(line["n"]), int(line["missing"])
         error = "missing"
         if n:
-            error = f"{float(line['mean_error_percent']):.2f}"
+            error = f"{line.number('mean_error_percent'):.2f}"
         if n > 1:
-            error += f" ± {float(line['std_error_percent']):.3f}"
-        parts.append(
-            f"| {line['routing_iterations']} "
-            f"| {'with' if line['reconstruction'] == 'true' else 'without'} "
-            f"| {f'{n} of {n + missing}' if missing else n} | {error} "
-            f"| {line['steps'].replace(' ', ', ')} |"
+            error += f" ± {line.number('std_error_percent'):.3f}"
+        cells.append(
+            [
+                line["routing_iterations"],
+                "with" if line["reconstruction"] == "true" else "without",
+                f"{n} of {n + missing}" if missing else str(n),
+                error,
+                line["steps"].replace(" ", ", "),
+            ]
         )
-    parts += ["", *_notes(lines, rows)]
-    return "\n".join(parts) + "\n"
+    header = ["routing iterations", "reconstruction", "runs", "test error, %", "steps"]
+    numeric = {*header} - {"reconstruction"}
+    table = results.markdown_table(header, cells, numeric=numeric)
+    return "\n\n".join([table, *_notes(lines, rows)]) + "\n"
 
 
-def _notes(
-    lines: Sequence[Mapping[str, str]], rows: Sequence[dict[str, str]]
-) -> list[str]:
+def _notes(lines: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     notes = []
     if rows:
         first = rows[0]
@@ -244,7 +231,7 @@ def _notes(
             f"The runs took different numbers of steps, {steps[0]} to {steps[-1]}: "
             "their errors differ for that reason too."
         )
-    return [word for note in notes for word in (note, "")][:-1]
+    return notes
 
 
 def write(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> str:
@@ -267,8 +254,8 @@ def write(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> str:
     found = rows(workdir, cells, seeds)
     lines = table(found, cells, seeds)
     text = markdown(lines, found)
-    results.write(workdir / "sweep.csv", found, COLUMNS)
-    results.write(workdir / "sweep_table.csv", lines, TABLE_COLUMNS)
+    results.write(workdir / "sweep.csv", found)
+    results.write(workdir / "sweep_table.csv", lines)
     (workdir / "sweep.md").write_text(text)
     captions = {}
     if found:
@@ -285,7 +272,7 @@ def write(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> str:
 def _draw(
     workdir: pathlib.Path,
     data: str,
-    rows: Sequence[dict[str, str]],
+    rows: Sequence[Row],
     metrics: Mapping[tuple[int, bool], Sequence[Sequence[dict]]],
 ) -> dict[str, str]:
     """Writes the figures; returns the caption of each."""
@@ -326,7 +313,7 @@ def _cell(row: Mapping[str, str]) -> Cell:
     return Cell(int(row["routing_iterations"]), row["reconstruction"] == "true")
 
 
-def _steps(rows: Sequence[dict[str, str]]) -> list[int]:
+def _steps(rows: Sequence[Row]) -> list[int]:
     return sorted({int(row["steps"]) for row in rows})
 
 

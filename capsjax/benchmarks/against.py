@@ -23,6 +23,8 @@ from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks.programs import Timing
 from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.runs import results
+from capsjax.runs.results import Row
 
 # What our own command calls the whole step.
 STEP = "step_s"
@@ -75,23 +77,21 @@ class Comparison(NamedTuple):
 
     def table(self) -> str:
         """Medians over the rounds, and the ratios, as people read them."""
-        lines = [f"{'':32}{'median s':>10}{'peak MB':>10}   our step takes"]
+        header = ("", "median s", "peak MB", "our step takes")
+        lines = []
         for name, reports in (("capsjax", self.ours), (self.name, self.theirs)):
             memory = max(report.peak_rss_mb for report in reports)
             for key in reports[0].seconds:
-                times = [report.seconds[key] for report in reports]
-                line = (
-                    f"{f'{name} {key}':32}{statistics.median(times):>10.4f}"
-                    f"{memory:>10.0f}"
-                )
+                median = statistics.median(report.seconds[key] for report in reports)
+                takes = ""
                 if reports is self.theirs:
                     ratios = self.ratios(key)
-                    line += (
-                        f"   {statistics.median(ratios):.2f} times as long "
+                    takes = (
+                        f"{statistics.median(ratios):.2f} times as long "
                         f"({min(ratios):.2f} to {max(ratios):.2f})"
                     )
-                lines.append(line)
-        return "\n".join(lines)
+                lines.append([f"{name} {key}", f"{median:.4f}", f"{memory:.0f}", takes])
+        return results.text_table(header, lines, numeric=header[1:3])
 
 
 def compare(
@@ -174,7 +174,7 @@ def rows(
     image_shape: tuple[int, int, int],
     num_classes: int,
     env: Mapping[str, Any],
-) -> list[dict[str, str]]:
+) -> list[Row]:
     """Rows of the benchmarks' columns: ours, then theirs by the program's name.
 
     Their ``repeats`` are rounds, each with a median of its own.

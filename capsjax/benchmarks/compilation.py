@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from capsjax.errors import UserError
 from capsjax.runs import results
+from capsjax.runs.results import Row
 from kernels.routing.dynamic import compile_check
 from kernels.routing.dynamic.compile_check import Check
-from kernels.routing.dynamic.workloads import WORKLOADS, Workload
+from kernels.routing.dynamic.workloads import WORKLOADS
 from kernels.tools.ahead_of_time import DEVICE_KIND, Kernel, largest
 
 # Files of the rows and, generated from them, of the tables.
@@ -22,33 +23,6 @@ KERNELS, MEMORY, TABLES = (
 )
 DTYPES = ("float32", "bfloat16", "float16")
 TARGET = f"{DEVICE_KIND} (ahead of time)"
-_PROBLEM_COLUMNS = (
-    "started",
-    "commit",
-    "device",
-    "jax",
-    "workload",
-    *Workload._fields,
-    "batch_size",
-    "dtype",
-)
-KERNEL_COLUMNS = (
-    *_PROBLEM_COLUMNS,
-    "kernel",
-    *Kernel._fields,
-    "blocks_per_multiprocessor",
-)
-MEMORY_COLUMNS = (
-    *_PROBLEM_COLUMNS,
-    "direction",
-    "fused_temp_mb",
-    "textbook_temp_mb",
-    "fused_to_textbook",
-    "fused_kernels",
-    "serialized",
-    "config",
-)
-
 # A multiprocessor of compute capability 9.0, and what a block takes of it.
 _REGISTERS = 65_536
 _REGISTER_UNIT = 8
@@ -75,12 +49,14 @@ Registers of a thread / KB (1024 bytes) of shared memory of a block / blocks tha
 a multiprocessor by both; the worst over batches and dtypes.
 
 {kernels}
+
 ## Temporary memory
 
 MB (10^6 bytes) of XLA's temporaries, fused / textbook = ratio, without and with the
 gradients of inputs, weights and bias; and how many fused kernels run.
 
-{memory}"""
+{memory}
+"""
 
 
 class Problem(NamedTuple):
@@ -144,27 +120,29 @@ def blocks_per_multiprocessor(kernel: Kernel) -> int:
     return min(_REGISTERS // registers, _SHARED_BYTES // shared)
 
 
-def kernel_rows(found: Check, provenance: Mapping[str, Any]) -> list[dict[str, str]]:
+def kernel_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
     """A row for each kernel of a checked workload."""
     return [
-        _as_text(
-            _problem(found, provenance)
+        results.row(
+            env,
+            _problem(found)
             | {"kernel": name, **kernel._asdict()}
-            | {"blocks_per_multiprocessor": blocks_per_multiprocessor(kernel)}
+            | {"blocks_per_multiprocessor": blocks_per_multiprocessor(kernel)},
         )
         for name, kernel in found.kernels.items()
     ]
 
 
-def memory_rows(found: Check, provenance: Mapping[str, Any]) -> list[dict[str, str]]:
+def memory_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
     """A row for each of a checked workload's directions."""
     programs = {
         "forward": (found.fused.forward, found.textbook.forward),
         "forward+backward": (found.fused.both, found.textbook.both),
     }
     return [
-        _as_text(
-            _problem(found, provenance)
+        results.row(
+            env,
+            _problem(found)
             | {
                 "direction": direction,
                 "fused_temp_mb": fused.temp_bytes / 1e6,
@@ -173,7 +151,7 @@ def memory_rows(found: Check, provenance: Mapping[str, Any]) -> list[dict[str, s
                 "fused_kernels": fused.custom_calls,
                 "serialized": found.serialized,
                 "config": " ".join(f"{k}={v}" for k, v in found.config.items()),
-            }
+            },
         )
         for direction, (fused, textbook) in programs.items()
     ]
@@ -189,14 +167,12 @@ def write(folder: pathlib.Path, found: Sequence[Check], env: Mapping[str, Any]) 
     """
     kernels = [row for check in found for row in kernel_rows(check, env)]
     memory = [row for check in found for row in memory_rows(check, env)]
-    results.write(folder / KERNELS, kernels, KERNEL_COLUMNS)
-    results.write(folder / MEMORY, memory, MEMORY_COLUMNS)
+    results.write(folder / KERNELS, kernels)
+    results.write(folder / MEMORY, memory)
     (folder / TABLES).write_text(tables(kernels, memory))
 
 
-def tables(
-    kernels: Sequence[Mapping[str, str]], memory: Sequence[Mapping[str, str]]
-) -> str:
+def tables(kernels: Sequence[Row], memory: Sequence[Row]) -> str:
     """The Markdown file of the rows of both kinds."""
     return _TEXT.format(
         kernel_file=KERNELS,
@@ -219,49 +195,46 @@ def tables(
     )
 
 
-def kernel_table(rows: Sequence[Mapping[str, str]]) -> str:
+def kernel_table(rows: Sequence[Row]) -> str:
     """A Markdown table with a line for each workload and a column for each kernel."""
-    names = list(dict.fromkeys(row["kernel"] for row in rows))
-    groups: dict[str, dict[str, list[Kernel]]] = {}
-    for row in rows:
-        kernels = groups.setdefault(row["workload"], {})
-        kernels.setdefault(row["kernel"], []).append(
-            Kernel(*(int(row[field]) for field in Kernel._fields))
-        )
-    lines = [("workload", *names), ["--"] * (len(names) + 1)]
-    for workload, kernels in groups.items():
-        cells = [_kernel_cell(kernels.get(name, ())) for name in names]
-        lines.append([workload, *cells])
-    return _markdown(lines)
-
-
-def memory_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A Markdown table with a line for each workload, batch size and dtype."""
-    problem = ("workload", "batch_size", "dtype")
-    directions = list(dict.fromkeys(row["direction"] for row in rows))
-    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[column] for column in problem), []).append(row)
+    workloads, kernels = (
+        list(dict.fromkeys(row[column] for row in rows))
+        for column in ("workload", "kernel")
+    )
+    groups = results.grouped(rows, "workload", "kernel")
     lines = [
-        ("workload", "batch", "dtype", *directions, "kernels"),
-        ["--"] * (len(problem) + len(directions) + 1),
-    ]
-    for key, members in groups.items():
-        cells = [
-            f"{float(row['fused_temp_mb']):.1f} / "
-            f"{float(row['textbook_temp_mb']):.1f} = "
-            f"{float(row['fused_to_textbook']):.3f}"
-            for row in members
+        [
+            workload,
+            *(_kernel_cell(groups.get((workload, name), ())) for name in kernels),
         ]
-        calls = ", ".join(row["fused_kernels"] for row in members)
-        lines.append([*key, *cells, calls])
-    return _markdown(lines)
+        for workload in workloads
+    ]
+    return results.markdown_table(["workload", *kernels], lines)
 
 
-def _problem(found: Check, env: Mapping[str, Any]) -> dict[str, Any]:
+def memory_table(rows: Sequence[Row]) -> str:
+    """A Markdown table with a line for each workload, batch size and dtype."""
+    directions = dict.fromkeys(row["direction"] for row in rows)
+    problem = ("workload", "batch_size", "dtype")
+    lines = [
+        [
+            *key,
+            *(
+                f"{row.number('fused_temp_mb'):.1f} / "
+                f"{row.number('textbook_temp_mb'):.1f} = "
+                f"{row.number('fused_to_textbook'):.3f}"
+                for row in members
+            ),
+            ", ".join(row["fused_kernels"] for row in members),
+        ]
+        for key, members in results.grouped(rows, *problem).items()
+    ]
+    header = ["workload", "batch", "dtype", *directions, "kernels"]
+    return results.markdown_table(header, lines, numeric=["batch", *directions])
+
+
+def _problem(found: Check) -> dict[str, Any]:
     return {
-        "started": env["started"],
-        "commit": env["commit"],
         "device": TARGET,
         "jax": found.jax,
         "workload": found.workload,
@@ -271,25 +244,17 @@ def _problem(found: Check, env: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
-    return {column: results.as_text(value) for column, value in row.items()}
-
-
-def _name(row: Mapping[str, str]) -> str:
+def _name(row: Row) -> str:
     return f"{row['workload']} {row['batch_size']} {row['dtype']}"
 
 
-def _kernel_cell(kernels: Sequence[Kernel]) -> str:
-    if not kernels:
+def _kernel_cell(rows: Sequence[Row]) -> str:
+    if not rows:
         return ""
-    worst = largest(kernels)
-    blocks = min(map(blocks_per_multiprocessor, kernels))
+    worst = largest(Kernel(*(int(row[c]) for c in Kernel._fields)) for row in rows)
+    blocks = min(int(row["blocks_per_multiprocessor"]) for row in rows)
     return f"{worst.registers} / {worst.shared_bytes / 1024:.0f} / {blocks}"
 
 
 def _listed(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words)) or "none"
-
-
-def _markdown(lines: Iterable[Iterable[str]]) -> str:
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -13,29 +13,9 @@ from capsjax import config as config_lib
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
+from capsjax.runs.results import Row
 from capsjax.training import allocator
 from kernels.tools import timing
-
-COLUMNS = (
-    *results.PROVENANCE_COLUMNS,
-    "model",
-    "routing_implementation",
-    "image_shape",
-    "num_classes",
-    "batch_size",
-    "dtype",
-    "mode",
-    "stage",
-    "median_s",
-    "min_s",
-    "max_s",
-    "repeats",
-    "images_per_s",
-    "peak_mb",
-    "peak_rss_mb",
-    "compile_s",
-    "command",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +150,8 @@ def row(
     measured: Timing,
     peak_rss_mb: float | None = None,
     **columns: str,
-) -> dict[str, str]:
-    """A row of `COLUMNS`.
+) -> Row:
+    """A row of what was measured of a model.
 
     Args:
         config: that was measured.
@@ -184,9 +164,7 @@ def row(
         peak_rss_mb: the most memory that the process had in use, in MB.
         **columns: what is known better than by the config.
     """
-    known = {
-        **env,
-        **env["versions"],
+    found: dict[str, Any] = {
         **config.model.columns(),
         "image_shape": "x".join(map(str, image_shape)),
         "num_classes": num_classes,
@@ -194,17 +172,15 @@ def row(
         "dtype": config.dtype,
         "mode": mode,
         "stage": stage,
+        **dict.fromkeys(("median_s", "min_s", "max_s", "images_per_s")),
         "repeats": len(measured.seconds),
         "peak_mb": measured.peak_mb,
         "peak_rss_mb": peak_rss_mb,
         "compile_s": measured.compile_s,
-        "command": results.portable(env["command"]),
-        **dict.fromkeys(("median_s", "min_s", "max_s", "images_per_s")),
     }
     if measured.seconds:
-        known["median_s"] = median = measured.median_s
-        known["min_s"], known["max_s"] = measured.min_s, measured.max_s
+        found["median_s"] = median = measured.median_s
+        found["min_s"], found["max_s"] = measured.min_s, measured.max_s
         # Of a difference of times nothing may be left.
-        known["images_per_s"] = config.batch_size / median if median else None
-    known |= columns
-    return {column: results.as_text(known[column]) for column in COLUMNS}
+        found["images_per_s"] = config.batch_size / median if median else None
+    return results.row(env, found | columns)

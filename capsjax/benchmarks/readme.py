@@ -3,18 +3,17 @@
 Nobody copies a number by hand, and a test compares README with the rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from capsjax.benchmarks import against as benchmark_against
 from capsjax.benchmarks import inference as benchmark_inference
 from capsjax.benchmarks.stages import STEP, TRAIN
 from capsjax.errors import UserError
 from capsjax.runs import results
+from capsjax.runs.results import Row
 
 BEGIN = "<!-- speed: written by python -m experiments.speed -->"
 END = "<!-- end of speed -->"
-
-Row = dict[str, str]
 
 # Rows alike in these are of the same thing; the last one counts.
 _SAME = (
@@ -47,7 +46,7 @@ def section(rows: Sequence[Row]) -> str:
     """What was measured last on each device, in Markdown.
 
     Args:
-        rows: of `capsjax.benchmarks.programs.COLUMNS`, the oldest first.
+        rows: of `capsjax.benchmarks.programs.row`, the oldest first.
     """
     newest = {tuple(row[column] for column in _SAME): row for row in rows}
     parts = []
@@ -55,35 +54,27 @@ def section(rows: Sequence[Row]) -> str:
         here = [row for row in newest.values() if row["device"] == device]
         machines = dict.fromkeys(results.device_name(row) for row in here)
         parts.append(f"Measured on {' and '.join(machines)}.")
-        for heading, mode, stage, write in (
-            ("Train steps", TRAIN, STEP, _steps),
-            ("In turn with another program", benchmark_against.MODE, None, _against),
-            ("Answers", benchmark_inference.MODE, None, _answers),
-            ("Memory of a train step", "memory", None, _memory),
+        for heading, mode, measured in (
+            ("Train steps", TRAIN, ("ms", "images/s", "MB")),
+            ("In turn with another program", benchmark_against.MODE, ()),
+            ("Answers", benchmark_inference.MODE, ("ms", "images/s")),
+            ("Memory of a train step", "memory", ("classes", "MB")),
         ):
             chosen = [
                 row
                 for row in here
-                if row["mode"] == mode and stage in (None, row["stage"])
+                if row["mode"] == mode and (mode != TRAIN or row["stage"] == STEP)
             ]
             if chosen:
-                parts.append(f"{heading}:\n\n{write(chosen)}")
+                table = _models(chosen, measured) if measured else _against(chosen)
+                parts.append(f"{heading}:\n\n{table}")
     return "\n\n".join(parts)
 
 
-def _steps(rows: Sequence[Row]) -> str:
-    return _table(
-        ["model", "routing", "images", "batch", "dtype", "ms", "images/s", "MB"],
-        [
-            [
-                *_name(row),
-                _milliseconds(row),
-                f"{float(row['images_per_s']):.0f}",
-                f"{float(row['peak_mb']):.0f}",
-            ]
-            for row in rows
-        ],
-    )
+def _models(rows: Sequence[Row], measured: Sequence[str]) -> str:
+    header = ("model", "routing", "images", "batch", "dtype", *measured)
+    cells = [[_CELLS[name](row) for name in header] for row in rows]
+    return results.markdown_table(header, cells, numeric=("batch", *measured))
 
 
 def _against(rows: Sequence[Row]) -> str:
@@ -93,62 +84,39 @@ def _against(rows: Sequence[Row]) -> str:
     for row in rows:
         what = f"{row['model']}, {row['stage'].replace('_', ' ')}"
         if row["dtype"]:  # Of the other programs it is not known.
-            ours = float(row["median_s"])
+            ours = row.number("median_s")
             what = f"capsjax, {row['routing_implementation']} routing, whole step"
         lines.append(
             [
                 what,
                 row["batch_size"],
                 _milliseconds(row),
-                f"{ours / float(row['median_s']):.2f}",
-                f"{float(row['peak_rss_mb']):.0f}",
+                f"{ours / row.number('median_s'):.2f}",
+                f"{row.number('peak_rss_mb'):.0f}",
             ]
         )
-    return _table(
-        ["program", "batch", "ms", "our step / this", "process's peak MB"], lines
-    )
-
-
-def _answers(rows: Sequence[Row]) -> str:
-    return _table(
-        ["model", "routing", "images", "batch", "dtype", "ms", "images/s"],
-        [
-            [*_name(row), _milliseconds(row), f"{float(row['images_per_s']):.0f}"]
-            for row in rows
-        ],
-    )
-
-
-def _memory(rows: Sequence[Row]) -> str:
-    return _table(
-        ["model", "routing", "images", "batch", "dtype", "classes", "MB"],
-        [
-            [*_name(row), row["num_classes"], f"{float(row['peak_mb']):.0f}"]
-            for row in rows
-        ],
-    )
-
-
-def _name(row: Row) -> list[str]:
-    return [
-        row["model"],
-        row["routing_implementation"],
-        row["image_shape"],
-        row["batch_size"],
-        row["dtype"],
-    ]
+    header = ("program", "batch", "ms", "our step / this", "process's peak MB")
+    return results.markdown_table(header, lines, numeric=header[1:])
 
 
 def _milliseconds(row: Row) -> str:
     median, low, high = (
         f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
         for ms in (
-            1e3 * float(row[column]) for column in ("median_s", "min_s", "max_s")
+            1e3 * row.number(column) for column in ("median_s", "min_s", "max_s")
         )
     )
     return f"{median} ({low} to {high})"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["--"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+_CELLS: Mapping[str, Callable[[Row], str]] = {
+    "model": lambda row: row["model"],
+    "routing": lambda row: row["routing_implementation"],
+    "images": lambda row: row["image_shape"],
+    "batch": lambda row: row["batch_size"],
+    "dtype": lambda row: row["dtype"],
+    "classes": lambda row: row["num_classes"],
+    "ms": _milliseconds,
+    "images/s": lambda row: f"{row.number('images_per_s'):.0f}",
+    "MB": lambda row: f"{row.number('peak_mb'):.0f}",
+}

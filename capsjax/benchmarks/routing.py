@@ -18,40 +18,11 @@ import numpy as np
 
 from capsjax.errors import UserError
 from capsjax.runs import results
+from capsjax.runs.results import Row
 from kernels import routing
 from kernels.routing import WORKLOADS, Workload
 from kernels.tools import timing
 
-COLUMNS = (
-    *results.PROVENANCE_COLUMNS,
-    "workload",
-    "B",
-    "I",
-    "P",
-    "J",
-    "Q",
-    "num_iterations",
-    "implementation",
-    "mode",
-    "dtype",
-    "status",
-    "reason",
-    "clock",
-    "median_s",
-    "min_s",
-    "max_s",
-    "repeats",
-    "speedup_over_reference",
-    "speedup_over_float32_reference",
-    "max_error",
-    "temp_mb",
-    "peak_mb",
-    "flops",
-    "min_bytes",
-    "roofline_fraction",
-    "compile_s",
-    "command",
-)
 MODES = ("forward", "forward+backward")
 
 # By how much a result may differ from full float32, relative to the largest absolute
@@ -159,7 +130,7 @@ def make_plan(
     return Plan(workloads, sizes, implementations, modes, in_order, repeats)
 
 
-def run(plan: Plan, env: Mapping[str, Any]) -> Iterator[list[dict[str, str]]]:
+def run(plan: Plan, env: Mapping[str, Any]) -> Iterator[list[Row]]:
     """Measures everything in a plan.
 
     Args:
@@ -167,7 +138,7 @@ def run(plan: Plan, env: Mapping[str, Any]) -> Iterator[list[dict[str, str]]]:
         env: from `capsjax.runs.provenance.environment`.
 
     Yields:
-        Rows of `COLUMNS`, those of all implementations on one combination at once.
+        Rows of all implementations on one combination.
     """
     float32_reference: dict[Combination, float | None] = {}
     for combination in itertools.starmap(
@@ -179,7 +150,7 @@ def run(plan: Plan, env: Mapping[str, Any]) -> Iterator[list[dict[str, str]]]:
         in_float32 = combination._replace(dtype="float32")
         if combination == in_float32:
             float32_reference[combination] = reference
-        common = _common_columns(combination, env)
+        common = _common_columns(combination)
         rows = []
         for name, outcome in measured.items():
             known = {**common, "implementation": name, **outcome}
@@ -189,9 +160,11 @@ def run(plan: Plan, env: Mapping[str, Any]) -> Iterator[list[dict[str, str]]]:
                     "speedup_over_float32_reference": _ratio(
                         float32_reference.get(in_float32), outcome["median_s"]
                     ),
-                    "roofline_fraction": _ratio(_least_s(known), outcome["median_s"]),
+                    "roofline_fraction": _ratio(
+                        _least_s(known, env["device"]), outcome["median_s"]
+                    ),
                 }
-            rows.append({c: results.as_text(known.get(c)) for c in COLUMNS})
+            rows.append(results.row(env, known))
         yield rows
 
 
@@ -229,35 +202,29 @@ def min_bytes(workload: Workload, batch_size: int, mode: str, itemsize: int) -> 
     return itemsize * (3 * inputs_and_weights + 2 * poses)
 
 
-def table_header() -> str:
-    """Names above the lines of `table_line`."""
-    return (
-        f"{'workload':12}{'B':>6} {'mode':17}{'dtype':9} {'implementation':15}"
-        f"{'median ms':>11}{'min':>10}{'max':>10}{'speed-up':>9}{'roofline':>9}"
-        f"{'temp MB':>9}{'error':>9}"
-    )
-
-
-def table_line(row: Mapping[str, str]) -> str:
-    """A row as people read it."""
-    line = (
-        f"{row['workload']:12}{row['B']:>6} {row['mode']:17}{row['dtype']:9} "
-        f"{row['implementation']:15}"
-    )
-    if row["status"] != OK:
-        loud = row["status"].upper() if is_bad(row) else row["status"]
-        return f"{line} {loud}: {row['reason']}"
-
-    def number(column: str, form: str, scale: float = 1) -> str:
-        return format(scale * float(row[column]), form) if row[column] else ""
-
-    times = [number(column, ".4g", 1e3) for column in ("median_s", "min_s", "max_s")]
-    return (
-        f"{line}{times[0]:>11}{times[1]:>10}{times[2]:>10}"
-        f"{number('speedup_over_reference', '.2f'):>9}"
-        f"{number('roofline_fraction', '.1%'):>9}"
-        f"{number('temp_mb', '.1f'):>9}{number('max_error', '.1e'):>9}"
-    )
+def table(rows: Sequence[Row]) -> str:
+    """The rows of one combination as people read them."""
+    numbers = {
+        "median ms": ("median_s", ".4g", 1e3),
+        "min": ("min_s", ".4g", 1e3),
+        "max": ("max_s", ".4g", 1e3),
+        "speed-up": ("speedup_over_reference", ".2f", 1),
+        "roofline": ("roofline_fraction", ".1%", 1),
+        "temp MB": ("temp_mb", ".1f", 1),
+        "error": ("max_error", ".1e", 1),
+    }
+    lines = []
+    for row in rows:
+        cells = [
+            format(scale * row.number(column), form) if row.get(column) else ""
+            for column, form, scale in numbers.values()
+        ]
+        status = row["status"].upper() if is_bad(row) else row["status"]
+        outcome = "" if status == OK else f"{status}: {row['reason']}"
+        lines.append([row["implementation"], *cells, outcome])
+    title = "{workload}, B = {B}, {mode}, {dtype}".format_map(rows[0])
+    header = ["implementation", *numbers, ""]
+    return f"{title}\n{results.text_table(header, lines, numeric=numbers)}\n"
 
 
 def is_bad(row: Mapping[str, str]) -> bool:
@@ -313,8 +280,9 @@ def _measure(combination: Combination, plan: Plan) -> dict[str, dict[str, Any]]:
     for name in plan.implementations:
         function = _function(workload, combination.mode, name)
         outcome = outcomes[name] = _check(function, arguments, expected, bound)
+        call = outcome.pop("call", None)
         if outcome["status"] == OK:
-            calls[name] = functools.partial(outcome["call"], *arguments)
+            calls[name] = functools.partial(call, *arguments)
     # Device times need no alternating; and one that cannot be had spoils no other.
     in_turn = jax.default_backend() == "cpu"
     for names in [list(calls)] if in_turn else [[name] for name in calls]:
@@ -428,24 +396,23 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0][:200]
 
 
-def _common_columns(combination: Combination, env: Mapping[str, Any]) -> dict[str, Any]:
-    workload = WORKLOADS[combination.workload]
-    size = (workload, combination.batch_size, combination.mode)
+def _common_columns(combination: Combination) -> dict[str, Any]:
+    name, batch_size, dtype, mode = combination
+    size = (WORKLOADS[name], batch_size, mode)
     return {
-        **env,
-        **env["versions"],
-        **combination._asdict(),
-        **workload._asdict(),
-        "B": combination.batch_size,
+        "workload": name,
+        "B": batch_size,
+        **WORKLOADS[name]._asdict(),
+        "mode": mode,
+        "dtype": dtype,
         "flops": flops(*size),
-        "min_bytes": min_bytes(*size, jnp.dtype(combination.dtype).itemsize),
-        "command": results.portable(env["command"]),
+        "min_bytes": min_bytes(*size, jnp.dtype(dtype).itemsize),
     }
 
 
-def _least_s(known: Mapping[str, Any]) -> float | None:
+def _least_s(known: Mapping[str, Any], device: str) -> float | None:
     """Least seconds by the device's data sheet; None if that is not known."""
-    peak = PEAKS.get(known["device"])
+    peak = PEAKS.get(device)
     if peak is None or known["clock"] != "device":
         return None
     return max(

@@ -17,27 +17,11 @@ from capsjax.benchmarks.programs import Program, compile_in_place, random_batch
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
+from capsjax.runs.results import Row
 from capsjax.training import parallel
 from capsjax.training import step as train_step
 from kernels.tools.timing import Timing, wall_in_turn
 
-COLUMNS = (
-    *results.PROVENANCE_COLUMNS,
-    "model",
-    "routing_implementation",
-    "parallelism",
-    "scaling",
-    "dtype",
-    "devices",
-    "batch_size",
-    "median_s",
-    "min_s",
-    "max_s",
-    "repeats",
-    "images_per_s",
-    "efficiency",
-    "command",
-)
 SCALINGS = ("weak", "strong")
 
 # What a reader must know of times on several devices made of one CPU.
@@ -141,8 +125,8 @@ def rows(
     scaling: str,
     timings: Sequence[Timing],
     env: Mapping[str, Any],
-) -> list[dict[str, str]]:
-    """Rows of `COLUMNS`, one for each config.
+) -> list[Row]:
+    """A row for each config.
 
     Efficiency is the share that is left of each device's images per second on the
     fewest devices: 1 is ideal.
@@ -159,9 +143,7 @@ def rows(
     ]
     found = []
     for config, timing, speed in zip(configs, timings, speeds, strict=True):
-        known = {
-            **env,
-            **env["versions"],
+        measured = {
             **config.model.columns(),
             "parallelism": config.parallelism,
             "scaling": scaling,
@@ -175,29 +157,26 @@ def rows(
             "images_per_s": speed,
             "efficiency": (speed / config.num_devices)
             / (speeds[0] / configs[0].num_devices),
-            "command": results.portable(env["command"]),
         }
-        found.append({column: results.as_text(known[column]) for column in COLUMNS})
+        found.append(results.row(env, measured))
     return found
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """The rows of one measurement, the fewest devices first, as people read them."""
-    fewest = rows[0]
-    lines = [
-        f"{'devices':>7}{'batch':>8}{'median s':>11}{'min':>10}{'max':>10}"
-        f"{'images/s':>11}{'speed-up':>10}{'efficiency':>12}"
+    times = {"median s": "median_s", "min": "min_s", "max": "max_s"}
+    header = ("devices", "batch", *times, "images/s", "speed-up", "efficiency")
+    cells = [
+        [
+            *(row["devices"], row["batch_size"]),
+            *(f"{row.number(column):.4g}" for column in times.values()),
+            f"{row.number('images_per_s'):.1f}",
+            f"{row.number('images_per_s') / rows[0].number('images_per_s'):.2f}",
+            f"{row.number('efficiency'):.1%}",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        seconds = [float(row[column]) for column in ("median_s", "min_s", "max_s")]
-        median, low, high = (format(value, ".4g") for value in seconds)
-        speed = float(row["images_per_s"])
-        lines.append(
-            f"{row['devices']:>7}{row['batch_size']:>8}{median:>11}{low:>10}{high:>10}"
-            f"{speed:>11.1f}{speed / float(fewest['images_per_s']):>10.2f}"
-            f"{float(row['efficiency']):>12.1%}"
-        )
-    return "\n".join(lines)
+    return results.text_table(header, cells, numeric=header)
 
 
 def _train_step(

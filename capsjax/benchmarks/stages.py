@@ -24,6 +24,7 @@ from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks.programs import Program, Timing
 from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.runs import results
 from capsjax.training import augment, optim, parallel
 from capsjax.training import step as train_step
 from kernels.tools import timing
@@ -254,19 +255,20 @@ def summarize(rows: Sequence[Mapping[str, str]]) -> Summary:
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """The rows of one combination as people read them, in milliseconds."""
     summary = summarize(rows)
-    lines = [
-        f"{'stage':17}{'forward ms':>12}{'backward ms':>13}{'total ms':>12}"
-        f"{'% of sum':>10}"
+    header = ("stage", "forward ms", "backward ms", "total ms", "% of sum")
+    cells = [
+        [
+            name,
+            *(
+                f"{1e3 * modes[m]:.3f}" if m in modes else ""
+                for m in (FORWARD, BACKWARD)
+            ),
+            f"{1e3 * sum(modes.values()):.3f}",
+            f"{100 * summary.shares[name]:.1f}",
+        ]
+        for name, modes in summary.stages.items()
     ]
-    for name, modes in summary.stages.items():
-        forward, backward = (
-            f"{1e3 * modes[mode]:.3f}" if mode in modes else ""
-            for mode in (FORWARD, BACKWARD)
-        )
-        lines.append(
-            f"{name:17}{forward:>12}{backward:>13}{1e3 * sum(modes.values()):>12.3f}"
-            f"{100 * summary.shares[name]:>10.1f}"
-        )
+    lines = [results.text_table(header, cells, numeric=header[1:])]
     lines.append(
         f"the whole step takes {1e3 * summary.step:.3f} ms; the stages add up to "
         f"{summary.total / summary.step:.2f} times the step"

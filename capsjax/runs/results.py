@@ -1,161 +1,212 @@
-"""Committed results: rows of CSV files with their provenance, and tables from them."""
+"""Committed results: rows of CSV files with their provenance, and tables from them.
+
+A row is flat: where it comes from, and whatever was measured. A file has the columns of
+all its rows; those that a row lacks are empty there.
+"""
 
 import csv
-import io
+import functools
 import pathlib
 import re
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from tabulate import tabulate
 
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
 
-# Where a row comes from; see capsjax.runs.provenance.
-PROVENANCE_COLUMNS = (
-    "started",
-    "commit",
-    "device",
-    "num_devices",
-    "cpu",
-    "num_cpus",
-    "jax",
-)
-TRAINING_COLUMNS = (
-    *PROVENANCE_COLUMNS,
-    "flax",
-    "data",
-    "model",
-    "routing_iterations",
-    "num_parameters",
-    "seed",
-    "batch_size",
-    "train_examples_seen",
-    "steps",
-    "seconds",
-    "seconds_per_step",
-    "final_train_loss",
-    "best_validation_accuracy",
-    "test_examples",
-    "test_accuracy",
-    "test_error_percent",
-    "params_sha256",
-    "command",
-)
+# What each row has of capsjax.runs.provenance.environment.
+_PROVENANCE = ("started", "commit", "device", "num_devices", "cpu", "num_cpus")
 
 
-def training_row(folder: RunFolder) -> dict[str, str]:
+class Row(dict[str, str]):
+    """What was measured and where, as text by column; empty if it is not known."""
+
+    def __missing__(self, column: str) -> NoReturn:
+        raise UserError(
+            f"the row of {self.get('started') or 'an unknown time'} has no {column}; "
+            "measure it again with this version, or remove it from its file"
+        )
+
+    def number(self, column: str) -> float:
+        """The number in a column.
+
+        Raises:
+            UserError: there is none.
+        """
+        return float(self[column] or self.__missing__(column))
+
+
+def row(env: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
+    """A row that begins with its provenance and ends with the command.
+
+    Args:
+        env: process that measured, from `capsjax.runs.provenance.environment`.
+        measured: values by column; they replace the provenance of the same name.
+    """
+    known = {
+        **{name: env[name] for name in _PROVENANCE},
+        "jax": env["versions"]["jax"],
+        **measured,
+        "command": portable(env["command"]),
+    }
+    return Row({column: as_text(value) for column, value in known.items()})
+
+
+def training_row(folder: RunFolder, own: Mapping[str, Any] = {}) -> Row:
     """The row of a run that has ended: its provenance, settings and result.
+
+    Args:
+        folder: folder of the run.
+        own: further values by column.
 
     Raises:
         UserError: the folder holds no run, or one that has not ended.
     """
     config, env = folder.load_config(), folder.load_env()
     result = folder.load_result()
-    known: dict[str, Any] = {
-        **env,
-        **env["versions"],
-        **result,
+    measured: dict[str, Any] = {
+        "flax": env["versions"]["flax"],
         "data": env["data"],
         **config.model.columns(),
         "seed": config.seed,
         "batch_size": config.batch_size,
         "train_examples_seen": config.batch_size * result["steps"],
-        "command": portable(env["command"]),
+        **result,
+        **own,
     }
-    return {column: as_text(known[column]) for column in TRAINING_COLUMNS}
+    return row(env, measured)
 
 
-def append(
-    path: pathlib.Path, rows: Iterable[dict[str, str]], columns: Sequence[str]
-) -> int:
+def append(path: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> int:
     """Appends rows to a CSV file, leaving out those that it has.
 
+    A row that only adds columns to one in the file is the same row.
+
     Returns:
-        How many were new.
+        Number of new rows.
 
     Raises:
-        UserError: the file has other columns.
+        UserError: the file cannot be read.
     """
-    old = read(path, columns)
-    new = [row for row in rows if row not in old]
-    write(path, [*old, *new], columns)
+    old = read(path)
+    known = [{c: text for c, text in row.items() if text}.items() for row in old]
+    new = [row for row in rows if not any(old <= row.items() for old in known)]
+    write(path, [*old, *new])
     return len(new)
 
 
-def write(
-    path: pathlib.Path, rows: Iterable[dict[str, str]], columns: Sequence[str]
-) -> None:
+def write(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Writes rows to a CSV file, replacing it as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text.getvalue())
+    with temporary.open("w", newline="") as file:
+        columns = dict.fromkeys(column for row in rows for column in row)
+        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     temporary.replace(path)
 
 
-def read(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read(path: pathlib.Path) -> list[Row]:
     """Rows of a CSV file; none where there is no file.
 
     Raises:
-        UserError: the file has other columns.
+        UserError: it cannot be read, or has lines of different lengths.
     """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if list(reader.fieldnames or ()) != list(columns):
-            raise UserError(
-                f"{path} has other columns than this version writes; rename it and "
-                "start a new one"
-            )
-        return list(reader)
+    try:
+        with path.open(newline="") as file:
+            header, *lines = [*filter(any, csv.reader(file, strict=True))] or [[]]
+        return [Row(zip(header, line, strict=True)) for line in lines]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"cannot read the rows in {path}: {error}; repair it or choose another file"
+        ) from error
 
 
-def latest_run(rows: Sequence[dict[str, str]], device: str) -> list[dict[str, str]]:
+def latest_run(rows: Sequence[Row], device: str) -> list[Row]:
     """Rows of the last run on a device, such as ``"cpu"``."""
     rows = [row for row in rows if row["device"] == device]
     last = max((row["started"] for row in rows), default="")
     return [row for row in rows if row["started"] == last]
 
 
-def training_table(rows: Sequence[dict[str, str]]) -> str:
+def grouped(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
+    """Rows that are alike in some columns, by their values there."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return groups
+
+
+def training_table(rows: Sequence[Row]) -> str:
     """A Markdown table with a line for each command, over its seeds.
 
     Runs belong together if they differ in nothing but the seed: command, steps and
     commit are the same.
     """
-    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in rows:
-        command = re.sub(r" --config\.seed=\d+", "", row["command"])
-        groups.setdefault((command, row["steps"], row["commit"]), []).append(row)
-    lines = [
-        "| command | commit | device | seeds | steps | s per step | test error, % |",
-        "|--|--|--|--|--|--|--|",
+    seedless = [
+        Row(row, command=re.sub(r" --config\.seed=\d+", "", row["command"]))
+        for row in rows
     ]
-    for (command, steps, commit), members in groups.items():
-        errors = [float(row["test_error_percent"]) for row in members]
-        error = f"{statistics.mean(errors):.2f}"
-        if len(errors) > 1:
-            each = ", ".join(f"{e:.2f}" for e in errors)
-            error += f" ± {statistics.stdev(errors):.2f} ({each})"
-        seconds = [
-            float(row["seconds_per_step"]) for row in members if row["seconds_per_step"]
-        ]
-        speed = f"{statistics.median(seconds):.3g}" if seconds else ""
-        seeds = ", ".join(row["seed"] for row in members)
-        device = device_name(members[0])
+    lines = []
+    for key, members in grouped(seedless, "command", "steps", "commit").items():
+        command, steps, commit = key
+        errors = [row.number("test_error_percent") for row in members]
+        each = ", ".join(f"{error:.2f}" for error in errors)
+        seconds = [float(s) for row in members if (s := row["seconds_per_step"])]
         lines.append(
-            f"| `{command}` | {commit} | {device} | {seeds} | {steps} | {speed} "
-            f"| {error} |"
+            [
+                f"`{command}`",
+                commit,
+                device_name(members[0]),
+                ", ".join(row["seed"] for row in members),
+                steps,
+                f"{statistics.median(seconds):.3g}" if seconds else "",
+                mean_and_std(errors) + (f" ({each})" if len(errors) > 1 else ""),
+            ]
         )
-    return "\n".join(lines) + "\n"
+    header = (
+        *("command", "commit", "device", "seeds", "steps", "s per step"),
+        "test error, %",
+    )
+    return markdown_table(header, lines, numeric=header[4:6])
 
 
-def device_name(row: dict[str, str]) -> str:
+def mean_and_std(values: Sequence[float]) -> str:
+    """The mean and, of several values, their standard deviation."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def markdown_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numeric: Collection[str] = (),
+    style: str = "pipe",
+) -> str:
+    """A Markdown table.
+
+    Args:
+        header: names of the columns.
+        rows: cells of each row.
+        numeric: names of the columns that are aligned at the right.
+        style: name of tabulate's format.
+    """
+    align = ["right" if name in numeric else "left" for name in header]
+    return tabulate(rows, header, style, disable_numparse=True, colalign=align)
+
+
+# A table for the terminal, with the same arguments.
+text_table = functools.partial(markdown_table, style="plain")
+
+
+def device_name(row: Mapping[str, str]) -> str:
     """The device of a row's run, in words."""
     if row["device"] == "cpu":
         return f"{row['num_cpus']} cores of {row['cpu']}"

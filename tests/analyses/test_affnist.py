@@ -17,6 +17,7 @@ from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.training.train import train
 from tests.runs.test_results import made_run
+from tests.tables import committed_columns
 
 
 def training(tmp_path, reachable):
@@ -94,7 +95,8 @@ def made_outcomes(tmp_path) -> tuple[list[Outcome], Transformed]:
 def test_rows_and_table(tmp_path):
     outcomes, transformed = made_outcomes(tmp_path)
     text = robustness.write(tmp_path, outcomes, transformed)
-    rows = results.read(tmp_path / "affnist.csv", robustness.COLUMNS)
+    rows = results.read(tmp_path / "affnist.csv")
+    assert rows[0].keys() == committed_columns("affnist/affnist.csv")
     assert [row["model"] for row in rows] == [CAPSNET, CNN]
     assert [float(row["affnist_accuracy"]) for row in rows] == [0.75, 0.5]
     assert all("generated here" in row["affnist"] for row in rows)

@@ -40,7 +40,7 @@ def test_a_trained_ensemble(tmp_path, tiny_config):
         folders.append(RunFolder(tmp_path / f"seed{seed}"))
         train(tiny_config, images, folders[-1])
     text = ensemble.write(tmp_path, folders, images)
-    rows = results.read(tmp_path / "ensemble.csv", ensemble.COLUMNS)
+    rows = results.read(tmp_path / "ensemble.csv")
     assert [row["seed"] for row in rows] == ["0", "1"]
     assert [row["members"] for row in rows] == ["1", "2"]
     # One model together is that model, as training itself found it.

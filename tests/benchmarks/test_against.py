@@ -8,13 +8,13 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from capsjax.benchmarks import against as benchmark_against
-from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks.against import Comparison, Report
 from capsjax.benchmarks.figures import stages as plots_stages
 from capsjax.errors import UserError
 from capsjax.runs import results
 from tests.benchmarks.test_routing import ENV
 from tests.launching import run
+from tests.tables import committed_columns
 
 SHAPE, NUM_CLASSES = (8, 8, 1), 10
 
@@ -55,7 +55,7 @@ def test_rows_of_both(tiny_config):
         ("other.py", "part"),
     ]
     ours, full, _ = rows
-    assert tuple(full) == benchmark.COLUMNS
+    assert full.keys() == committed_columns("benchmark_training.csv")
     assert (full["median_s"], full["min_s"], full["repeats"]) == ("8", "4", "2")
     assert (full["images_per_s"], full["peak_rss_mb"]) == ("2", "300")
     assert (ours["dtype"], ours["peak_rss_mb"]) == ("float32", "120")
@@ -134,7 +134,7 @@ def test_the_command_prints_compares_and_draws(tmp_path):
     for words in ("the stages add up to", "the convolutions alone", "our step takes"):
         assert words in process.stdout
     assert (tmp_path / "rows_stages.png").stat().st_size > 10_000
-    rows = results.read(output, benchmark.COLUMNS)
+    rows = results.read(output)
     # Five stages forward and backward, optimizer, convolutions, step; both programs.
     assert len(rows) == 2 * 5 + 3 + 2
     ours, theirs = rows[-2:]

@@ -131,7 +131,7 @@ def test_the_command_times_answers(tmp_path):
         f"--output={output}",
     )
     assert process.returncode == 0, process.stderr
-    rows = results.read(output, benchmark.COLUMNS)
+    rows = results.read(output)
     assert [(row["mode"], row["batch_size"]) for row in rows] == [
         ("inference", "1"),
         ("inference", "3"),

@@ -1,7 +1,5 @@
 """The scaling benchmark: what is timed, what becomes a row, and what is drawn."""
 
-import csv
-
 import jax
 import numpy as np
 import pytest
@@ -13,8 +11,11 @@ from capsjax.benchmarks.programs import Program
 from capsjax.errors import UserError
 from capsjax.losses import cross_entropy
 from capsjax.models import baseline_cnn
+from capsjax.runs import results
+from capsjax.runs.results import Row
 from kernels.tools.timing import Timing
 from tests.launching import DIGITS, run
+from tests.tables import committed_columns
 
 ENV = {
     "started": "2026-01-01T00:00:00+00:00",
@@ -28,7 +29,7 @@ ENV = {
 }
 
 
-def rows_of(config, scaling, *medians, **env) -> list[dict[str, str]]:
+def rows_of(config, scaling, *medians, **env) -> list[Row]:
     """Rows of steps on 1, 2, ... devices that took so many seconds."""
     counts = range(1, len(medians) + 1)
     configs = benchmark_scaling.make_configs(config, counts, scaling)
@@ -53,7 +54,7 @@ def test_a_measurement(tiny_config, scaling, parallelism, batch_sizes):
     assert [row["devices"] for row in rows] == ["1", "2"]
     assert [int(row["batch_size"]) for row in rows] == batch_sizes
     for row in rows:
-        assert tuple(row) == benchmark_scaling.COLUMNS
+        assert row.keys() == committed_columns("scaling.csv")
         assert (row["model"], row["routing_implementation"]) == ("capsnet", "default")
         assert (row["scaling"], row["parallelism"]) == (scaling, parallelism)
         assert (row["dtype"], row["repeats"]) == ("float32", "3")
@@ -212,8 +213,7 @@ def test_launcher_makes_rows_and_the_picture(tmp_path):
     )
     assert process.returncode == 0, process.stderr
     assert benchmark_scaling.SHARED_CORES in process.stdout
-    with output.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = results.read(output)
     found = [(row["devices"], row["batch_size"], row["num_devices"]) for row in rows]
     assert found == [("1", "4", "3"), ("3", "12", "3")]
     assert benchmark_scaling.table(rows) in process.stdout

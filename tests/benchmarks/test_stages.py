@@ -25,11 +25,13 @@ from capsjax.benchmarks.stages import (
 )
 from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.runs.results import Row
 from capsjax.training import step as train_step
 from experiments.configs import digits, mnist
 from kernels import routing
 from kernels.tools import timing
 from tests.benchmarks.test_routing import ENV
+from tests.tables import committed_columns
 
 SHAPE, NUM_CLASSES = (8, 8, 1), 10
 STAGES = ["conv1", "primary_capsules", "routing", "decoder", "loss"]
@@ -82,7 +84,7 @@ def names_of(config: Config) -> list[str]:
     return [name for name in STAGES if name != "decoder" or config.model.has_decoder]
 
 
-def rows_of(config: Config, timings) -> list[dict[str, str]]:
+def rows_of(config: Config, timings) -> list[Row]:
     return [
         benchmark.row(
             config, SHAPE, NUM_CLASSES, ENV, stage=stage, mode=mode, measured=measured
@@ -163,7 +165,7 @@ def test_every_stage_has_its_rows(measured):
         (STEP, TRAIN),
     ]
     for row in rows:
-        assert set(row) == set(benchmark.COLUMNS)
+        assert row.keys() == committed_columns("benchmark_training.csv")
         low, median, high = (float(row[c]) for c in ("min_s", "median_s", "max_s"))
         assert 0 <= low <= median <= high
         assert median > 0 or row["mode"] == BACKWARD

@@ -1,6 +1,7 @@
 """Rows of committed results and the table made from them."""
 
 import csv
+import shutil
 
 import pytest
 
@@ -8,6 +9,8 @@ from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
+from tests.launching import ROOT
+from tests.tables import committed_columns, unpadded
 
 COMMAND = [
     "python",
@@ -55,7 +58,7 @@ def made_run(path, seed=0, error=1.0) -> RunFolder:
 
 def test_a_row_has_provenance_and_no_paths(tmp_path):
     row = results.training_row(made_run(tmp_path / "run"))
-    assert tuple(row) == results.TRAINING_COLUMNS
+    assert row.keys() == committed_columns("training.csv")
     assert row["jax"] == "1"
     assert row["train_examples_seen"] == "1280"
     assert row["best_validation_accuracy"] == ""
@@ -67,20 +70,62 @@ def test_a_row_has_provenance_and_no_paths(tmp_path):
 
 def test_append_keeps_old_rows_and_adds_each_once(tmp_path):
     path = tmp_path / "results" / "training.csv"
-    columns = results.TRAINING_COLUMNS
     rows = [results.training_row(made_run(tmp_path / str(s), s)) for s in (0, 1)]
-    assert results.append(path, rows[:1], columns) == 1
-    assert results.append(path, rows, columns) == 1
+    assert results.append(path, rows[:1]) == 1
+    assert results.append(path, rows) == 1
     with path.open() as file:
         assert list(csv.DictReader(file)) == rows
 
 
-def test_other_columns_are_refused(tmp_path):
-    path = tmp_path / "training.csv"
+def test_a_file_grows_the_columns_of_new_rows(tmp_path):
+    path = tmp_path / "rows.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="other columns"):
-        results.append(path, [], results.TRAINING_COLUMNS)
-    assert path.read_text() == "a,b\n1,2\n"
+    new = [{"c": "5", "a": '3, "x"\ny'}, {"b": "4", "d": "6"}]
+    assert results.append(path, new) == 2
+    assert path.read_text() == 'a,b,c,d\n1,2,,\n"3, ""x""\ny",,5,\n,4,,6\n'
+    # Once more, also with columns that were not measured then.
+    assert results.append(path, [*new, {"a": "1", "b": "2", "e": "7"}]) == 0
+    assert results.append(path, [{"a": "1"}]) == 1
+    assert results.read(path)[0] == {"a": "1", "b": "2", "c": "", "d": ""}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("*.csv")), ids=str)
+def test_committed_files_stay_as_they_are(path, tmp_path):
+    copy = tmp_path / path.name
+    shutil.copy(path, copy)
+    rows = results.read(copy)
+    assert rows
+    assert results.append(copy, rows) == 0
+    assert copy.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("text", ["a,b\n1\n", "a,b\n1,2,3\n", 'a,b\n1,"2\n', "\xff"])
+def test_a_damaged_file_is_refused_and_left_alone(tmp_path, text):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"rows\.csv.*repair it or choose another"):
+        results.append(path, [{"a": "1"}])
+    assert path.read_bytes() == text.encode("latin-1")
+
+
+def test_a_file_without_rows(tmp_path):
+    path = tmp_path / "rows.csv"
+    for text in ("", "\n", "a,b\n"):
+        path.write_text(text)
+        assert results.read(path) == []
+    results.write(path, [])
+    assert results.append(path, [{"a": "1"}]) == 1
+    assert path.read_text() == "a\n1\n"
+
+
+def test_what_a_table_misses_in_a_row_is_one_clear_line():
+    row = results.Row(started="today", steps="", seconds="1.5")
+    assert row.number("seconds") == 1.5
+    for column in ("steps", "commit"):
+        with pytest.raises(UserError, match=f"row of today has no {column}; measure"):
+            row.number(column)
+    with pytest.raises(UserError, match="has no command"):
+        results.training_table([row])
 
 
 def test_the_table_takes_seeds_together(tmp_path):
@@ -88,11 +133,11 @@ def test_the_table_takes_seeds_together(tmp_path):
         results.training_row(made_run(tmp_path / str(seed), seed, error))
         for seed, error in enumerate((1.0, 2.0, 3.0))
     ]
-    header, _, *lines = results.training_table(rows).splitlines()
+    header, _, *lines = unpadded(results.training_table(rows)).splitlines()
     assert "seeds" in header
     (line,) = lines
     assert "| 0, 1, 2 |" in line
-    assert "2.00 ± 1.00 (1.00, 2.00, 3.00)" in line
+    assert "2.00 ± 1.000 (1.00, 2.00, 3.00)" in line
     assert "2 cores of a cpu" in line
 
 

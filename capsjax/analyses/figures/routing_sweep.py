@@ -27,7 +27,7 @@ def errors(rows: Sequence[Mapping[str, str]]) -> Figure:
     faint dot.
 
     Args:
-        rows: of runs that have ended, with `capsjax.analyses.routing_sweep.COLUMNS`.
+        rows: of runs that have ended, from `capsjax.analyses.routing_sweep.rows`.
     """
     figure, axes = figures.subplots(figsize=(7, 4.8))
     by_setting: dict[bool, dict[int, list[float]]] = {}

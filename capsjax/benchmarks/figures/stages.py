@@ -16,6 +16,7 @@ from capsjax.benchmarks.stages import (
     summarize,
 )
 from capsjax.runs import results
+from capsjax.runs.results import Row
 
 _COLORS = {
     FORWARD: "tab:blue",
@@ -32,19 +33,19 @@ _COMBINATION = (
 )
 
 
-def can_draw(rows: Sequence[dict[str, str]]) -> bool:
+def can_draw(rows: Sequence[Row]) -> bool:
     """Whether the rows of a run hold the stages of a step."""
     return any(row["mode"] == FORWARD for row in rows)
 
 
-def draw(rows: Sequence[dict[str, str]]) -> Figure:
+def draw(rows: Sequence[Row]) -> Figure:
     """The figure that suits a run: `times` of one combination, else `comparison`."""
     alone = len(_by_combination(rows)) == 1
     others = any(row["mode"] == benchmark_against.MODE for row in rows)
     return times(rows) if alone and not others else comparison(rows)
 
 
-def comparison(rows: Sequence[dict[str, str]]) -> Figure:
+def comparison(rows: Sequence[Row]) -> Figure:
     """A bar for each combination, of its stages, and one for each other program.
 
     A stage's piece is its forward and its backward. A black line marks the whole step,
@@ -111,17 +112,15 @@ def comparison(rows: Sequence[dict[str, str]]) -> Figure:
 
 
 def _by_combination(
-    rows: Sequence[dict[str, str]],
-) -> dict[tuple[str, ...], list[dict[str, str]]]:
+    rows: Sequence[Row],
+) -> dict[tuple[str, ...], list[Row]]:
     """Rows that have stages, by model, implementation, size and dtype."""
-    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in rows:
-        if row["mode"] in (FORWARD, BACKWARD, TRAIN):
-            groups.setdefault(tuple(row[c] for c in _COMBINATION), []).append(row)
+    staged = (row for row in rows if row["mode"] in (FORWARD, BACKWARD, TRAIN))
+    groups = results.grouped(staged, *_COMBINATION)
     return {key: found for key, found in groups.items() if can_draw(found)}
 
 
-def times(rows: Sequence[dict[str, str]]) -> Figure:
+def times(rows: Sequence[Row]) -> Figure:
     """Medians of each stage, and below them their sum and the whole step.
 
     Args:

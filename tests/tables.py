@@ -1,0 +1,16 @@
+"""What tests ask of rows and tables."""
+
+import re
+
+from capsjax.runs import results
+from tests.launching import ROOT
+
+
+def committed_columns(name: str) -> set[str]:
+    """Columns of a committed CSV file."""
+    return set(results.read(ROOT / "results" / name)[0])
+
+
+def unpadded(table: str) -> str:
+    """A table without the spaces that align its columns."""
+    return re.sub(" +", " ", table)
