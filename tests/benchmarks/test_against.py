@@ -55,7 +55,7 @@ def test_rows_of_both(tiny_config):
         ("other.py", "part"),
     ]
     ours, full, _ = rows
-    assert full.keys() == committed_columns("benchmark_training.csv")
+    assert full.keys() >= committed_columns("benchmark_training.csv")
     assert (full["median_s"], full["min_s"], full["repeats"]) == ("8", "4", "2")
     assert (full["images_per_s"], full["peak_rss_mb"]) == ("2", "300")
     assert (ours["dtype"], ours["peak_rss_mb"]) == ("float32", "120")

@@ -54,7 +54,7 @@ def test_a_measurement(tiny_config, scaling, parallelism, batch_sizes):
     assert [row["devices"] for row in rows] == ["1", "2"]
     assert [int(row["batch_size"]) for row in rows] == batch_sizes
     for row in rows:
-        assert row.keys() == committed_columns("scaling.csv")
+        assert row.keys() >= committed_columns("scaling.csv")
         assert (row["model"], row["routing_implementation"]) == ("capsnet", "default")
         assert (row["scaling"], row["parallelism"]) == (scaling, parallelism)
         assert (row["dtype"], row["repeats"]) == ("float32", "3")
