@@ -115,6 +115,11 @@ def test_the_presets_differ_where_the_paper_and_its_code_do_and_nowhere_else():
         "model.initializers": ("standard", "authors_code"),
     }
     assert differences(paper, released) == expected
+    changed = Config(
+        model=capsnet.Config.preset("authors_code"),
+        loss=margin.Config.preset("authors_code"),
+    )
+    assert differences(Config(), changed) == expected
 
 
 def test_the_paper_is_the_base_trained_as_long_as_the_released_code():
@@ -343,6 +348,12 @@ def test_configs_without_presets_know_quick_only(config):
         ("augment.contrast", (1.8, 0.2)),
         ("augment.contrast", (-0.1, 1.0)),
         ("augment.contrast", (0.2,)),
+        ("augment.scale", (0.0, 1.0)),
+        ("stop_at_validation_accuracy", 1.5),
+        ("num_devices", -1),
+        ("model.routing.iterations", 0),
+        ("model.decoder_units", (8, 0)),
+        ("model.class_dim", 0),
         ("optimizer.decay_steps", 0),
         ("optimizer.decay_rate", -0.96),
         ("optimizer.decay_rate", 0.0),
@@ -355,6 +366,42 @@ def test_values_that_no_run_can_have(field, value):
     config = Config()
     fields.update(config, {field: value})
     with pytest.raises(UserError, match=re.escape(f"config.{field} is {value}")):
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "choices"),
+    [
+        ("parallelism", "pjit", "jit, pmap"),
+        ("dtype", "float16", "float32, bfloat16"),
+        ("model.padding", "same", "VALID, SAME"),
+        ("model.initializers", "he", "standard, authors_code"),
+        ("model.routing.implementation", "cuda", "None, mosaic_gpu, xla, reference"),
+        ("loss.class_reduction", "mean", "sum, half_mean"),
+    ],
+)
+def test_words_that_are_no_choice_are_refused_with_the_choices(field, value, choices):
+    config = Config()
+    fields.update(config, {field: value})
+    message = f"unknown config.{field} {value!r}; choose one of {choices}"
+    with pytest.raises(UserError, match=re.escape(message)):
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "kind"),
+    [
+        ("batch_size", "64", "a whole number"),
+        ("debug_nans", 1, "true or false"),
+        ("optimizer.learning_rate", "1e-3", "a number"),
+        ("model.decoder_units", 8, "whole numbers such as (8,16)"),
+    ],
+)
+def test_values_of_another_type_are_refused(field, value, kind):
+    config = Config()
+    fields.update(config, {field: value})
+    message = f"config.{field} is {value!r}; it must be {kind}"
+    with pytest.raises(UserError, match=re.escape(message)):
         config_lib.check(config)
 
 
@@ -408,8 +455,9 @@ def test_colours_that_leave_the_unit_range_and_a_decoder_do_not_go_together(opti
     [
         (capsnet.Config(), cross_entropy.Softmax()),
         (baseline_cnn.Config(), margin.Config()),
+        (baseline_cnn.Config(), cross_entropy.Sigmoid()),
     ],
-    ids=["softmax_over_lengths", "margins_of_logits"],
+    ids=["softmax_over_lengths", "margins_of_logits", "several_classes_of_one"],
 )
 def test_a_loss_that_is_not_the_models_is_refused(model, loss):
     config = Config()

@@ -2,16 +2,18 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 from capsjax import figures
-from capsjax.reports.runs import Group, Run, spread
+from capsjax.reports.runs import Group
 
 _MAX_POINTS = 200
 _MAX_MARKERS = 30
@@ -75,11 +77,11 @@ def final_errors(groups: Sequence[Group]) -> Figure:
     figure, axes = figures.subplots(figsize=size)
     for y, (group, color) in enumerate(drawn):
         errors = group.test_errors
-        found = spread(errors)
+        std = errors.std()
         axes.errorbar(
-            found.mean,
+            errors.mean(),
             y,
-            xerr=found.std,
+            xerr=None if np.isnan(std) else std,
             color=color,
             marker="|",
             markersize=13,
@@ -88,8 +90,8 @@ def final_errors(groups: Sequence[Group]) -> Figure:
             capsize=4,
         )
         axes.scatter(errors, [y] * len(errors), color=color, s=22, alpha=0.55, zorder=3)
-    errors = [error for group, _ in drawn for error in group.test_errors]
-    if max(errors) > 20 * max(min(errors), 0.1):
+    every = pd.concat([group.test_errors for group, _ in drawn])
+    if every.max() > 20 * max(every.min(), 0.1):
         axes.set_xscale("symlog", linthresh=0.1)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter("{x:g}")
@@ -118,60 +120,38 @@ class _MinorFormatter(LogFormatter):
 def _name(group: Group) -> str:
     """Number and label, as matplotlib can write them: no mathematics, not too long."""
     label = group.label.encode("utf-8", "replace").decode()
+    # Fonts have no glyphs for control characters.
+    label = "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in label
+    )
     return f"{group.number}: {label[:_MAX_LABEL]}".replace("$", r"\$")
 
 
-def _draw(axes: Axes, group: Group, split: str, metric: str, color: str) -> None:
+def _draw(axes: Axes, group: Group, split: str, metric: str, color: Any) -> None:
     averaged = group.ended or group.runs
-    alone = len(averaged) == 1
     for run in group.runs:
-        if alone and run is averaged[0]:
-            continue
-        style = "-" if run.ended else "--"
-        thin = {"linestyle": style, "linewidth": 0.7, "alpha": 0.45}
-        _line(axes, *run.curve(split, metric), color, thin)
-    steps, values = _mean(averaged, split, metric)
-    if len(steps):
-        thick = {"linewidth": 1.8, "linestyle": "-" if averaged[0].ended else "--"}
-        if len(steps) <= _MAX_MARKERS:
-            thick |= {"marker": "o", "markersize": 3.5}
-        _line(axes, steps, values, color, thick)
+        if averaged != (run,):
+            style = {"linestyle": "-" if run.ended else "--", "linewidth": 0.7}
+            _line(axes, run.curve(split, metric), color=color, alpha=0.45, **style)
+    curves = [run.curve(split, metric) for run in averaged]
+    mean = pd.concat(curves, axis=1, join="inner").mean(axis=1).sort_index()
+    style = {"linestyle": "-" if averaged[0].ended else "--", "linewidth": 1.8}
+    _line(axes, mean, color=color, **style)
 
 
-def _line(axes: Axes, steps, values, color: str, style: dict) -> None:
-    if len(steps) == 1:
-        style = {"marker": "."} | style
-    if len(steps):
-        axes.plot(*_thinned(steps, values), color=color, **style)
+def _line(axes: Axes, curve: pd.Series, **style: Any) -> None:
+    """Draws a curve of at most as many points as an eye can follow."""
+    if curve.empty:
+        return
+    neighbours = np.arange(len(curve)) // -(-len(curve) // _MAX_POINTS)
+    points = curve.rename_axis("step").reset_index().groupby(neighbours).mean()
+    marker = "." if len(curve) <= _MAX_MARKERS else ""
+    axes.plot(*points.to_numpy().T, marker=marker, **style)
 
 
-def _mean(
-    runs: Sequence[Run], split: str, metric: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Means over runs at the steps that all of them have; none without such steps."""
-    curves = [dict(zip(*run.curve(split, metric), strict=True)) for run in runs]
-    common = sorted(set.intersection(*(set(curve) for curve in curves)))
-    values = [[curve[step] for step in common] for curve in curves]
-    return np.array(common), np.mean(np.array(values, np.float64), axis=0)
-
-
-def _thinned(steps, values) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many points as an eye can follow, each the mean of neighbours."""
-    steps, values = np.asarray(steps, np.float64), np.asarray(values, np.float64)
-    width = -(-len(steps) // _MAX_POINTS)
-    if width <= 1:
-        return steps, values
-    starts = np.arange(0, len(steps), width)
-    counts = np.diff(np.append(starts, len(steps)))
-    return (
-        np.add.reduceat(steps, starts) / counts,
-        np.add.reduceat(values, starts) / counts,
-    )
-
-
-def _colors(count: int) -> list:
+def _colors(count: int) -> np.ndarray:
     """Well told apart up to ten, along a colormap beyond."""
     if count <= 10:
-        return list(matplotlib.colormaps["tab10"].colors[:count])  # type: ignore[attr-defined]
+        return matplotlib.colormaps["tab10"](range(count))
     # Without its end, which is pale on white.
-    return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.93, count)))
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.93, count))

@@ -1,14 +1,16 @@
 """Runs as a report shows them: read from their folders, and grouped over seeds."""
 
 import dataclasses
-import json
+import itertools
 import math
-import os
 import pathlib
 import re
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from capsjax import fields
 from capsjax.config import Config
@@ -17,39 +19,45 @@ from capsjax.runs.folder import RunFolder
 from capsjax.runs.metrics import read_metrics
 from capsjax.runs.results import as_text
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ["train", "validation", "test"]
 # Where runs differ in nothing else, they are repetitions.
 _IMMATERIAL = frozenset(
     path for path, meta in fields.facts(Config()).items() if not meta.changes_result
 )
 # The settings that a reader asks for first.
 _FIRST = ("data.name", "model.name")
+# Fields that a file must have, with their types.
 _ENV_FIELDS = ("commit", "device", "num_devices", "cpu", "num_cpus", "started", "data")
-_ABSENT = object()
+_FIELDS: dict[str, dict[str, Any]] = {
+    "config.json": {},
+    "env.json": dict.fromkeys(_ENV_FIELDS, object)
+    | {"command": list, "versions": dict},
+    "result.json": {"steps": int | float},
+}
 _PATH = re.compile(r"(?<![\w.~:/<])~?(?:/[\w.@%+~-]+)+/?")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the files of a run's folder say.
+    """Content of the files in a run's folder; empty where a file cannot be read.
 
     Attributes:
-        name: relative to the folder that was given.
-        folder: the run's.
-        settings: the config by names such as ``"model.name"``; None if unreadable.
-        env: see `capsjax.runs.provenance.environment`; None if unreadable or not whole.
-        result: None if the run has not ended, or it is unreadable.
-        rows: of metrics, of the splits in `SPLITS`.
-        problems: what is wrong with the files.
+        name: path relative to the folder that was given.
+        folder: folder of the run.
+        settings: config by names such as ``"model.name"``.
+        env: see `capsjax.runs.provenance.environment`.
+        result: content of ``result.json``.
+        metrics: numbers by ``split``, one of `SPLITS`, and ``step``.
+        problems: defects of the files.
     """
 
     name: str
     folder: RunFolder
-    settings: dict[str, Any] | None
-    env: dict[str, Any] | None
-    result: dict[str, Any] | None
-    rows: list[dict[str, Any]]
-    problems: tuple[str, ...]
+    settings: dict[str, Any]
+    env: dict[str, Any]
+    result: dict[str, Any]
+    metrics: pd.DataFrame
+    problems: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -57,50 +65,33 @@ class Run:
         return self.folder.result.exists()
 
     @property
-    def steps(self) -> int | None:
-        """Steps of the whole run, or of what its metrics tell so far."""
-        if self.result is not None:
-            steps = number(self.result.get("steps"))
-            return None if steps is None else int(steps)
-        return max((row["step"] for row in self.rows), default=None)
+    def steps(self) -> float:
+        """Steps of the whole run, or of what its metrics tell so far, or NaN."""
+        return number(self.result.get("steps", self.metrics["step"].max()))
 
     @property
-    def test_error(self) -> float | None:
-        """In percent."""
-        if self.result is None:
-            return None
+    def test_error(self) -> float:
+        """Error on the test images in percent, or NaN."""
         error = number(self.result.get("test_error_percent"))
         accuracy = number(self.result.get("test_accuracy"))
-        if error is None and accuracy is not None:
-            return 100 * (1 - accuracy)
-        return error
-
-    def setting(self, name: str) -> Any:
-        """A setting, or None."""
-        return (self.settings or {}).get(name)
+        return 100 * (1 - accuracy) if math.isnan(error) else error
 
     def sessions(self) -> list[dict[str, Any]]:
-        """Where the run was started, and each time that it was resumed."""
-        if self.env is None:
-            return []
+        """Environment at the start, and each time that the run was resumed."""
         resumes = self.env.get("resumes")
-        resumes = resumes if isinstance(resumes, list) else []
-        return [self.env, *(env for env in resumes if _is_env(env))]
+        envs = [self.env, *(resumes if isinstance(resumes, list) else [])]
+        return [env for env in envs if _is_whole(env, "env.json")]
 
-    def curve(self, split: str, metric: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a metric; ``"error_percent"`` also from the accuracy."""
-        steps, values = [], []
-        for row in self.rows:
-            if row["split"] != split:
-                continue
-            value = number(row.get(metric))
-            if value is None and metric == "error_percent":
-                accuracy = number(row.get("accuracy"))
-                value = None if accuracy is None else 100 * (1 - accuracy)
-            if value is not None:
-                steps.append(row["step"])
-                values.append(value)
-        return steps, values
+    def curve(self, split: str, metric: str) -> pd.Series:
+        """A metric by the step."""
+        rows = self.metrics[self.metrics["split"] == split]
+        rows = rows.drop_duplicates("step", keep="last").set_index("step")
+        return rows[metric].astype(float).dropna()
+
+    def last_metrics(self) -> pd.DataFrame:
+        """Last numbers by the metrics' names, each split in a column."""
+        last = self.metrics.groupby("split").tail(1).set_index("split")
+        return last.drop(columns="step").T.reindex(columns=SPLITS).dropna(how="all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +99,10 @@ class Group:
     """Runs that are equal but for the seed and what changes no result.
 
     Attributes:
-        number: from 1.
+        number: position among the groups, from 1.
         label: a few words that no other group has.
-        settings: what its runs have in common, without what changes no result.
-        runs: by seed.
+        settings: settings that its runs share, without those that change no result.
+        runs: members by seed.
     """
 
     number: int
@@ -121,27 +112,18 @@ class Group:
 
     @property
     def ended(self) -> tuple[Run, ...]:
-        """The runs whose test error is known."""
-        return tuple(run for run in self.runs if run.test_error is not None)
+        """Runs whose test error is known."""
+        return tuple(run for run in self.runs if not math.isnan(run.test_error))
 
     @property
-    def test_errors(self) -> list[float]:
-        """Of the runs that have ended, in percent."""
-        return [error for run in self.runs if (error := run.test_error) is not None]
+    def test_errors(self) -> pd.Series:
+        """Test errors of the runs that have ended, in percent."""
+        return pd.Series([run.test_error for run in self.ended], dtype=float)
 
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation of a sample (n - 1); None for a single value."""
-
-    mean: float
-    std: float | None
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and standard deviation of at least one value."""
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.mean(values), std)
+    def results(self, name: str) -> pd.Series:
+        """A number in the results of the runs that have ended."""
+        found = [number(run.result.get(name)) for run in self.ended]
+        return pd.Series(found, dtype=float)
 
 
 def find(given: Sequence[pathlib.Path]) -> list[Run]:
@@ -153,141 +135,116 @@ def find(given: Sequence[pathlib.Path]) -> list[Run]:
     Raises:
         UserError: a folder does not exist, or there is no run in any.
     """
-    runs: dict[pathlib.Path, Run] = {}
-    names: set[str] = set()
+    names: dict[pathlib.Path, str] = {}
     for parent in given:
         if not parent.is_dir():
             raise UserError(f"there is no folder {parent}")
         root = parent.resolve()
         for path in _run_folders(root):
-            if path in runs:
-                continue
-            name = path.relative_to(root).as_posix()
-            if path == root:
-                name = root.name
-            elif len(given) > 1:
-                name = f"{root.name}/{name}"
-            runs[path] = read(path, unique(name, names))
-    if not runs:
+            name = path.relative_to(root.parent if len(given) > 1 else root).as_posix()
+            name = root.name if path == root else name
+            if path not in names:
+                names[path] = unique(name, names.values())
+    if not names:
         raise UserError(
             f"there are no runs in {', '.join(map(str, given))}; give folders of runs "
             "(the --workdir of experiments.train), or folders that hold some"
         )
-    return list(runs.values())
+    return [read(path, name) for path, name in names.items()]
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """A name, with a number if it is taken, which it then is."""
-    count, candidate = 1, name
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}-{count}"
-    taken.add(candidate)
-    return candidate
+def unique(name: str, taken: Container[str], suffix: str = "") -> str:
+    """A name and its suffix, with a number between them if it is taken."""
+    numbers = itertools.chain([""], (f"-{count}" for count in itertools.count(2)))
+    candidates = (f"{name}{number}{suffix}" for number in numbers)
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
-def is_run(path: pathlib.Path) -> bool:
-    """Whether a run was begun in a folder; it may be damaged."""
-    folder = RunFolder(path)
-    return folder.config.exists() or folder.metrics.exists()
-
-
-def _run_folders(root: pathlib.Path) -> Iterable[pathlib.Path]:
-    for directory, below, _ in os.walk(root):
-        path = pathlib.Path(directory)
+def _run_folders(root: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Folders in which a run was begun; it may be damaged."""
+    for path, below, _ in root.walk():
         below.sort(key=_natural)
-        if is_run(path):
+        folder = RunFolder(path)
+        if folder.config.exists() or folder.metrics.exists():
             below.clear()
             yield path
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _natural(name: str) -> list[int | str]:
     """Orders r2 before r10."""
-    return [
-        (int(digits), "") if digits else (-1, word)
-        for digits, word in re.findall(r"([0-9]+)|([^0-9]+)", name)
-    ]
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def read(path: pathlib.Path, name: str) -> Run:
     """Reads a run's files; what is wrong with them is noted, not raised."""
     folder = RunFolder(path)
     problems: list[str] = []
-    settings = _load(folder.config, lambda: _settings(folder), problems)
+    settings = _load(
+        folder.config, lambda: fields.flatten(folder.load_config()), problems
+    )
     env = _load(folder.env, folder.load_env, problems)
-    if env is not None and not _is_env(env):
-        problems.append("env.json does not hold what a run's does")
-        env = None
-    result = None
+    result = {}
     if folder.result.exists():
         result = _load(folder.result, folder.load_result, problems)
-        if result is not None and number(result.get("steps")) is None:
-            problems.append("result.json does not hold what a run's does")
-            result = None
-    rows: list[dict[str, Any]] = []
+    rows = []
     try:
-        rows = [row for row in read_metrics(folder.metrics) if _is_row(row)]
+        rows = read_metrics(folder.metrics)
     except (OSError, ValueError) as error:
-        problems.append(f"metrics.jsonl cannot be read: {without_paths(str(error))}")
-    if result is not None and not rows:
+        problems.append(f"metrics.jsonl cannot be read: {error}")
+    run = Run(name, folder, settings, env, result, numbers(rows))
+    if result and run.metrics.empty:
         problems.append("there are no metrics in metrics.jsonl")
-    run = Run(name, folder, settings, env, result, rows, tuple(problems))
-    if result is not None and run.test_error is None:
-        missing = "result.json holds no test error"
-        run = dataclasses.replace(run, problems=(*problems, missing))
-    return run
-
-
-def _settings(folder: RunFolder) -> dict[str, Any]:
-    return fields.flatten(folder.load_config())
+    if result and math.isnan(run.test_error):
+        problems.append("result.json holds no test error")
+    return dataclasses.replace(run, problems=tuple(problems))
 
 
 def _load(
-    path: pathlib.Path, load: Callable[[], dict[str, Any]], problems: list[str]
-) -> dict[str, Any] | None:
-    if not path.exists():
-        problems.append(f"there is no {path.name}")
-        return None
+    path: pathlib.Path, load: Callable[[], Any], problems: list[str]
+) -> dict[str, Any]:
+    problem = f"{path.name} does not hold what a run's does"
     try:
         content = load()
+        if _is_whole(content, path.name):
+            return content
     except UserError as error:
-        if error.__cause__ is None:
-            problems.append(
-                f"{path.name} does not hold what a run's does: "
-                f"{without_paths(str(error))}"
-            )
-        else:
-            reason = without_paths(str(error.__cause__))
-            problems.append(f"{path.name} cannot be read: {reason}")
-        return None
-    if not isinstance(content, dict):
-        problems.append(f"{path.name} does not hold what a run's does")
-        return None
-    return content
+        problem += f": {error}"
+        if error.__cause__ is not None:
+            problem = f"{path.name} cannot be read: {error.__cause__}"
+        if not path.exists():
+            problem = f"there is no {path.name}"
+    problems.append(problem)
+    return {}
 
 
-def _is_env(env: Any) -> bool:
-    return (
-        isinstance(env, dict)
-        and all(field in env for field in _ENV_FIELDS)
-        and isinstance(env.get("command"), list)
-        and isinstance(env.get("versions"), dict)
+def _is_whole(content: Any, file: str) -> bool:
+    return isinstance(content, dict) and all(
+        field in content and isinstance(content[field], kind)
+        for field, kind in _FIELDS[file].items()
     )
 
 
-def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and row.get("split") in SPLITS
-        and isinstance(row.get("step"), int)
+def numbers(rows: Sequence[Any]) -> pd.DataFrame:
+    """Rows of metrics, with NaN for what is not a number.
+
+    There is an ``"error_percent"`` also where only the accuracy is known.
+    """
+    frame = pd.DataFrame(
+        {name: number(value) for name, value in row.items()} | {"split": row["split"]}
+        for row in rows
+        if isinstance(row, dict) and row.get("split") in SPLITS
     )
+    needed = ["accuracy", "error_percent", "loss", "split", "step"]
+    frame = frame.reindex(columns=frame.columns.union(needed)).dropna(subset="step")
+    error = 100 * (1 - frame["accuracy"])
+    return frame.assign(error_percent=frame["error_percent"].fillna(error))
 
 
-def number(value: Any) -> float | None:
-    """A finite number as such, anything else as None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
+def number(value: Any) -> float:
+    """A finite number as such, anything else as NaN."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else math.nan
 
 
 def without_paths(text: str) -> str:
@@ -300,9 +257,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, tuple | list):
         comma = "," if len(value) == 1 else ""
         return f"({', '.join(map(value_text, value))}{comma})"
-    if value in (None, ""):
-        return "none"
-    return without_paths(as_text(value))
+    return "none" if value in (None, "") else without_paths(as_text(value))
 
 
 def group(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:
@@ -312,108 +267,83 @@ def group(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:
         The names of the settings in which the groups differ, and the groups in the
         order of these settings. Runs without a config are in none.
     """
-    members: dict[str, list[Run]] = {}
-    settings: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        if run.settings is None:
-            continue
-        common = {
-            name: value
-            for name, value in sorted(run.settings.items())
-            if not _is_immaterial(name, run.settings)
-        }
-        key = json.dumps(common, default=str)
-        members.setdefault(key, []).append(run)
-        settings[key] = common
-    columns = _differing(list(settings.values()))
-    keys = sorted(
-        settings,
-        key=lambda key: [_order(settings[key].get(name, _ABSENT)) for name in columns],
+    runs = [run for run in runs if run.settings]
+    if not runs:
+        return [], []
+    runs.sort(key=lambda run: _order(run.settings.get("seed")))
+    settings = [_material(run.settings) for run in runs]
+    # As text, since pandas takes 1, 1.0 and True for the same.
+    texts = pd.DataFrame(
+        {name: repr(value) for name, value in some.items()} for some in settings
+    ).fillna("")
+    columns = _differing(texts)
+    in_label = _telling(columns, texts.drop_duplicates())
+    members = sorted(
+        texts.groupby(list(texts)).indices.values(),
+        key=lambda some: [_order(settings[some[0]].get(name)) for name in columns],
     )
-    labels = _labels([settings[key] for key in keys], columns)
-    groups = [
+    return columns, [
         Group(
-            number=index,
-            label=label,
-            settings=settings[key],
-            runs=tuple(
-                sorted(members[key], key=lambda run: _order(run.setting("seed")))
-            ),
+            number=position,
+            label=_label(settings[some[0]], in_label),
+            settings=settings[some[0]],
+            runs=tuple(runs[index] for index in some),
         )
-        for index, (key, label) in enumerate(zip(keys, labels, strict=True), 1)
+        for position, some in enumerate(members, 1)
     ]
-    return columns, groups
 
 
-def _is_immaterial(name: str, settings: dict[str, Any]) -> bool:
+def _material(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name, without those that change no result."""
+    names = settings.keys() - _IMMATERIAL
     # How often a run is evaluated decides where it ends if the accuracy does.
-    if name == "evaluate_every_steps":
-        return not settings.get("stop_at_validation_accuracy")
-    return name in _IMMATERIAL
+    if not settings.get("stop_at_validation_accuracy"):
+        names.discard("evaluate_every_steps")
+    return {name: settings[name] for name in sorted(names)}
 
 
-def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+def _differing(texts: pd.DataFrame) -> list[str]:
     """Names of the settings that differ, without those that another implies.
 
     A field that only some models have is implied by ``model.name``, unless its values
     differ.
     """
-    found = []
-    for name in sorted({name for some in settings for name in some}):
-        kind = f"{name.rpartition('.')[0]}.name"
-        values: dict[Any, set[str]] = {}
-        for some in settings:
-            value = repr(some[name]) if name in some else ""
-            values.setdefault(some.get(kind), set()).add(value)
-        present = set().union(*values.values()) - {""}
-        if len(present) > 1 or any(len(of_kind) > 1 for of_kind in values.values()):
-            found.append(name)
-    first = [name for name in _FIRST if name in found]
-    return first + [name for name in found if name not in first]
+
+    def differs(name: str) -> bool:
+        kinds = texts.get(f"{name.rpartition('.')[0]}.name", pd.Series("", texts.index))
+        present = texts[name][texts[name] != ""]
+        return present.nunique() > 1 or texts[name].groupby(kinds).nunique().max() > 1
+
+    found = [name for name in map(str, texts) if differs(name)]
+    return sorted(found, key=lambda name: (name not in _FIRST, name))
+
+
+def _telling(columns: Sequence[str], texts: pd.DataFrame) -> list[str]:
+    """A few of the columns, which tell all rows apart."""
+    chosen: list[str] = []
+    while len(chosen) < len(columns) and (not chosen or texts.duplicated(chosen).any()):
+        rest = [name for name in columns if name not in chosen]
+        counts = [len(texts.drop_duplicates([*chosen, name])) for name in rest]
+        chosen.append(rest[np.argmax(counts)])
+    return [name for name in columns if name in chosen]
 
 
 def _order(value: Any) -> tuple[int, float, str]:
     """Sorts what is absent first, then numbers, then words."""
-    if value is _ABSENT:
-        return 0, 0.0, ""
     if isinstance(value, int | float):
         return 1, float(value), ""
-    return 2, 0.0, value_text(value)
+    return 0 if value is None else 2, 0.0, value_text(value)
 
 
-def _labels(settings: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
-    """For each group the values of a few settings that tell it from all others."""
-    if not columns:
-        return [_whole_label(some) for some in settings]
-
-    def told_apart(names: Sequence[str]) -> int:
-        return len({repr([some.get(name, "") for name in names]) for some in settings})
-
-    chosen: list[str] = []
-    while told_apart(chosen) < told_apart(columns):
-        rest = [name for name in columns if name not in chosen]
-        chosen.append(max(rest, key=lambda name: told_apart([*chosen, name])))
-    chosen = [name for name in columns if name in chosen]
-    return [
-        ", ".join(
-            value_text(some[name])
-            if name in _FIRST
-            else f"{short_name(name, chosen)}={value_text(some[name])}"
-            for name in chosen
-            if name in some
-        )
-        or _whole_label(some)
-        for some in settings
-    ]
-
-
-def _whole_label(settings: dict[str, Any]) -> str:
-    model, data = settings.get("model.name", "?"), settings.get("data.name", "?")
-    return f"{value_text(model)} on {value_text(data)}"
-
-
-def short_name(name: str, among: Sequence[str]) -> str:
-    """The last part of a setting's name, if no other has the same."""
-    last = name.rpartition(".")[2]
-    same = sum(other.rpartition(".")[2] == last for other in among)
-    return last if same == 1 and last != "name" else name
+def _label(settings: dict[str, Any], names: Sequence[str]) -> str:
+    """Values of the named settings, or model and data if there are none."""
+    values = {name: value_text(value) for name, value in settings.items()}
+    last = Counter(name.rpartition(".")[2] for name in names)
+    words = []
+    for name in names:
+        short = name.rpartition(".")[2]
+        short = short if last[short] == 1 and short != "name" else name
+        if name in values:
+            words.append(values[name] if name in _FIRST else f"{short}={values[name]}")
+    model = values.get("model.name", "?")
+    return ", ".join(words) or f"{model} on {values['data.name']}"

@@ -13,10 +13,15 @@ MNIST = "--config=experiments/configs/mnist.py:paper,quick"
 def test_train_evaluate_and_record(tmp_path):
     """The whole path once, warnings as errors for our own part of it."""
     workdir = f"--workdir={tmp_path / 'run'}"
-    trained = run("train", DIGITS, workdir, "--config.max_steps=5")
+    # By the name that the field had in earlier versions.
+    renamed = "--config.model.routing_iterations=2"
+    trained = run("train", DIGITS, workdir, "--config.max_steps=5", renamed)
     assert trained.returncode == 0, trained.stderr
     assert "test accuracy" in trained.stdout
     result = json.loads((tmp_path / "run" / "result.json").read_text())
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["model"]["routing"]["iterations"] == 2
+    assert (tmp_path / "run" / "plots" / "curves.png").exists()
 
     evaluated = run("evaluate", workdir)
     assert evaluated.returncode == 0, evaluated.stderr
@@ -31,8 +36,8 @@ def test_train_evaluate_and_record(tmp_path):
 
     again = run("train", DIGITS, workdir, "--config.max_steps=5")
     assert_one_line(again, "is not empty", "--resume")
-    changed = run("train", DIGITS, workdir, "--resume", "--config.seed=3")
-    assert_one_line(changed, "seed was 0 and is now 3")
+    changed = run("train", DIGITS, workdir, "--resume", "--config.seed=3", renamed)
+    assert_one_line(changed, "another config: seed was 0 and is now 3; resume")
 
     for path in (tmp_path / "run" / "checkpoints" / "last").rglob("*"):
         if path.is_file() and path.stat().st_size > 50_000:

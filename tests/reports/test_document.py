@@ -7,20 +7,22 @@ import pytest
 from PIL import Image
 
 from capsjax.reports import document
-from capsjax.reports.document import (
-    Details,
-    Facts,
-    Gallery,
-    Heading,
-    Notes,
-    Paragraph,
-    Picture,
-    Preformatted,
-    Table,
-)
+from capsjax.reports.document import Picture
 from tests.reports.page import Page
 
-HOSTILE = "<script>alert('1')</script> & \"q\" | `x` \x00 \ud800 *b*"
+HOSTILE = [
+    "<script>alert('1')</script> & \"q\" | `x` \\| \\",
+    "*b* _i_ __init__ a_b ~~s~~ [l](http://x.org) ![i](x.png) <http://x.org>",
+    "- item",
+    "1. item",
+    "# heading",
+    "--- | ---",
+    "===",
+    "> quote",
+    "```",
+    "&lt;b&gt; &#60;",
+    "[x]: http://x.org",
+]
 
 
 def png(side: int = 2) -> bytes:
@@ -29,58 +31,59 @@ def png(side: int = 2) -> bytes:
     return file.getvalue()
 
 
-def every_block(text: str) -> list[document.Block]:
-    picture = Picture(f"{text}.png", text, png())
-    return [
-        Heading(text),
-        Heading(text),
-        Paragraph(text),
-        Notes(text, [text]),
-        Facts([(text, text)]),
-        Table([text, "number"], [[text, "1"]], frozenset({1})),
-        picture,
-        Details(text, [Heading(text, 4), Preformatted(text), Gallery([picture])]),
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text(text):
+    escaped = document.escape(text)
+    blocks = [
+        escaped,
+        f"- {escaped}",
+        f"> - **{escaped}**: 1",
+        f"## {escaped}",
+        document.table([text, "number"], [[text, "1"]]),
+        document.preformatted(text),
+        f"<details>\n<summary>\n\n{escaped}\n\n</summary>\n</details>",
     ]
+    page = Page(document.to_html(text, "\n\n".join(blocks), {}))
+    assert not page.tags & {"script", "em", "h1", "hr", "img", "s"}
+    # One more each in the title of the page and in the link to the section.
+    assert sum(found.strip() == text for found in page.texts) == 10
+    assert page.rows == [[text, "number"], [text, "1"]]
 
 
-def test_hostile_text_stays_text():
-    text = document.to_html(HOSTILE, every_block(HOSTILE))
-    page = Page(text)
-    assert "script" not in page.tags
-    shown = HOSTILE.replace("\x00", "\N{REPLACEMENT CHARACTER}").replace("\ud800", "?")
-    # Title and headline; two headings and the links to them; in the other blocks 1, 2,
-    # 2, 2, 1, and 4 in what unfolds.
-    assert sum(found.strip() == shown for found in page.texts) == 2 + 4 + 8 + 4
-    assert len(page.images) == 2
-    text.encode()
+def test_no_html_but_that_of_reports():
+    text = "<script>\nalert(1)\n</script>\n\n<div onclick='x'>\n\na <b>b</b> [l](x)\n"
+    page = Page(document.to_html("t", text, {}))
+    assert not page.tags & {"script", "div", "b"}
+    assert "alert(1)" in page.text
+
+
+def test_what_no_file_may_hold_is_replaced():
+    assert (
+        document.escape("a\x00b\ud800\r\nc\x1b")
+        == "a\N{REPLACEMENT CHARACTER}b? c\N{REPLACEMENT CHARACTER}"
+    )
 
 
 def test_links_lead_to_the_sections():
-    page = Page(document.to_html("title", every_block("same")))
+    page = Page(document.to_html("title", "## same\n\n## same\n", {}))
     assert [link[1:] for link in page.links] == page.ids
     assert len(set(page.ids)) == 2
 
 
-def test_markdown_has_no_markup_of_the_text():
-    text, files = document.to_markdown(HOSTILE, every_block(HOSTILE), "my figures")
-    assert len(files) == 2
-    assert all(content == png() for content in files.values())
-    for name in files:
-        assert f"](my%20figures/{name})" in text
-    outside, _, rest = text.partition("```text\n")
-    assert "<script" not in outside
-    assert "<script" not in rest.partition("\n```")[2]
-    (row,) = (line for line in text.splitlines() if line.endswith("| 1 |"))
-    assert row.replace(r"\|", "").count("|") == 3
-    assert "| --: |" in text
+def test_columns_of_numbers_are_aligned_right():
+    rows = [["a 1", "1", "\N{EN DASH}", "1.5 ± 0.25"], ["b", "10 to 20", "-1e-05", "2"]]
+    table = document.table(["name", "range", "small", "mean"], rows)
+    dashes = table.splitlines()[1].strip("|").split("|")
+    assert [cell.endswith(":") for cell in dashes] == [False, True, True, True]
 
 
 def test_a_fence_is_longer_than_those_in_it():
-    text, _ = document.to_markdown("t", [Preformatted("a\n````\nb\n")], "f")
-    assert "`````text\na\n````\nb\n`````" in text
+    block = document.preformatted("a\n````\nb\n")
+    assert block == "`````text\na\n````\nb\n`````"
 
 
 @pytest.mark.parametrize("content", [b"", b"text", png()[:-20], png()[:40]])
-def test_what_is_no_png(content):
-    assert document.is_png(png())
-    assert not document.is_png(content)
+def test_what_is_not_a_png(content):
+    assert Picture("a.png", "caption", png(3)).size == (3, 3)
+    with pytest.raises(ValueError, match="not a PNG"):
+        Picture("a.png", "caption", content)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,9 @@ def test_summary_takes_seeds_together(tmp_path):
     assert rows[1]["each"] == "1.00, 2.00, 6.00"
     assert rows[1]["steps"] == "10"
     assert rows[1]["examples seen"] == "1,280"
-    assert rows[1]["s per step"] == "0.250"
+    assert rows[1]["s per step"] == "0.25"
     assert "agree in commit" in page.text
-    assert "0.9500" in page.text or "0.950" in page.text  # digit_accuracy
+    assert ["digit_accuracy", "\N{EN DASH}", "\N{EN DASH}", "0.95"] in page.rows
     assert "--workdir=DIR" in page.text
 
 
@@ -140,15 +141,15 @@ def test_a_label_has_no_more_than_it_takes(tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ({"steps": 7}, ["numbers of steps: 10 (1 run); 7 (1 run)", "7 to 10 steps"]),
-        ({"commit": "abc-dirty"}, ["commits: abc (1", "no commit (-dirty)", "other"]),
+        ({"steps": 7}, ["number of steps: 10 (1 run); 7 (1 run)", "7 to 10 steps"]),
+        ({"commit": "abc-dirty"}, ["commit: abc (1", "no commit (-dirty)", "other"]),
         ({"data": "EMNIST"}, ["data: EMNIST (1 run); MNIST (1 run)"]),
-        ({"device": "H200"}, ["devices: 1 x H200 (1 run); 2 cores of a cpu (1 run)"]),
+        ({"device": "H200"}, ["device: 1 x H200 (1 run); 2 cores of a cpu (1 run)"]),
         ({"ended": False}, ["Not ended", "other", "1 of 2"]),
         ({"seed": 0}, ["more than one run of seed 0"]),
         (
             {"resumes": [ENV | {"command": COMMAND, "commit": "later", "step": 4}]},
-            ["commits: abc (2 runs); later (1 run)", "resumed at step"],
+            ["commit: abc (2 runs); later (1 run)", "resumed at step"],
         ),
     ],
 )
@@ -216,7 +217,8 @@ def test_without_its_runs_it_keeps_the_summary(tmp_path):
     summary = report.write(runs, output, each_run=False)
     assert "Each run" not in output.read_text()
     assert "Results" in output.read_text()
-    assert summary.num_runs == whole.num_runs == 1
+    assert summary.startswith("1 run in 1 group: ")
+    assert whole.startswith("1 run in 1 group: ")
 
 
 def test_no_runs_are_refused(tmp_path):
@@ -240,16 +242,37 @@ def test_no_file_of_others_is_replaced(tmp_path):
     report.write([tmp_path / "run"], tmp_path / "report.html")
 
 
-def test_hostile_names_are_escaped(tmp_path):
-    name = "<script>alert(1)</script> & \"'$x_{$"
-    folder = made(tmp_path / "runs" / name.replace("/", "\N{DIVISION SLASH}"))
+def test_hostile_text_is_escaped_everywhere(tmp_path):
+    """In names, settings, provenance, commands, captions, tables and texts."""
+    name = "<script>alert(1)</script> | `x` \n\n##### & \"'$x_{$ \x1b"
+    word = name.replace("\n", "").replace("/", "\N{DIVISION SLASH}")
+    runs = tmp_path / "runs"
+    command, versions = ["python", name, "```"], {name: name}
+    folder = made(runs / word, data=name, command=command, versions=versions)
     config = json.loads(folder.config.read_text())
     config["data"]["name"] = name
     write_json(folder.config, config)
-    made(tmp_path / "runs" / "other")
-    page = page_of(tmp_path)
-    assert "script" not in page.tags
-    assert "<script>" in page.text
+    write_json(folder.result, RESULT | {name: name})
+    folder.plots.mkdir()
+    (folder.plots / f"{word}.png").write_bytes(png(3))
+    (folder.plots / f"{word}broken.png").write_bytes(b"no")
+    made(runs / "other", rows=[{"step": 1, "split": "test", name: 1.0}])
+    (runs / "f.png").write_bytes(png(3))
+    write_json(runs / "captions.json", {"f.png": name, "t.csv": name})
+    (runs / "t.csv").write_text(f'"{name.replace(chr(34), "")}",n\na,1\n')
+    (runs / "t.md").write_text(f"```\n{name}\n```\n")
+    (runs / f"{word}.csv").write_bytes(b"\xff")
+    output = tmp_path / "my report.html"
+    report.write([runs], output, title=name)
+    page, text = Page(output.read_text()), output.with_suffix(".md").read_text()
+    assert not page.tags & {"script", "em", "h5"}
+    assert text.count("](my%20report_figures/") == len(page.images) == 4
+    outside = re.sub(r"^(```+)text\n.*?\n\1$", "", text, flags=re.M | re.S)
+    assert "<script" not in outside
+    assert "\x1b" not in text
+    assert page.text.count("<script>alert(1)</script> | `x` ##### &") == 18
+    # In the command and the text of a file its lines stay.
+    assert page.text.count("<script>alert(1)</script> | `x` \n\n##### &") == 2
 
 
 def test_what_lies_beside_the_runs_is_shown(tmp_path):
@@ -306,8 +329,8 @@ def test_paths_of_the_machine_are_cut_down(text, expected):
 
 def with_rows(rows: list[dict[str, Any]], *, ended: bool = True) -> Run:
     folder = RunFolder("/nonexistent")
-    result = {"steps": 1, "test_error_percent": 1.0} if ended else None
-    return Run("run", folder, {}, None, result, rows, ())
+    result = {"steps": 1, "test_error_percent": 1.0} if ended else {}
+    return Run("run", folder, {}, {}, result, report_runs.numbers(rows))
 
 
 def test_curves_are_means_at_common_steps():
@@ -318,7 +341,11 @@ def test_curves_are_means_at_common_steps():
             for step, loss in points
             for split in ("train", "validation")
         ]
-        for points in ([(1, 2.0), (2, 4.0)], [(2, 2.0), (3, 1.0)], [(1, 9.0), (2, 9.0)])
+        for points in (
+            [(1, 2.0), (2, 9.0), (2, 4.0)],
+            [(2, 2.0), (3, 1.0)],
+            [(1, 9.0), (2, 9.0)],
+        )
     ]
     runs = (*map(with_rows, rows[:2]), with_rows(rows[2], ended=False))
     figure = plots_report.learning_curves([Group(1, "label", {}, runs)])

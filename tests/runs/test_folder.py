@@ -54,12 +54,19 @@ def test_resume_may_train_longer(tmp_path):
 def test_a_run_of_an_earlier_version_has_the_new_fields_defaults(tmp_path):
     """It can be evaluated, and goes on."""
     folder, config = RunFolder(tmp_path), Config()
+    routing = {"iterations": 5, "implementation": "xla", "leaky": True}
+    fields.update(config, {f"model.routing.{x}": y for x, y in routing.items()})
     with folder.open(config, resume=False):
         pass
     old = json.loads(folder.config.read_text())
     # Routing was no part of its own.
     del old["model"]["routing"]
-    old["model"] |= {"routing_iterations": 3, "leaky": False, "stop_gradient": False}
+    old["model"] |= {
+        "routing_iterations": 5,
+        "routing_implementation": "xla",
+        "leaky": True,
+        "stop_gradient": False,
+    }
     del old["data"]["canvas"], old["augment"]["rotation"], old["diagnose_routing"]
     write_json(folder.config, old)
     assert folder.load_config() == config
