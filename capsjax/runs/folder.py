@@ -14,16 +14,19 @@
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from capsjax import fields
 from capsjax.config import Config
 from capsjax.errors import UserError
+
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -39,7 +42,6 @@ class RunFolder:
         self.plots = self.path / "plots"
         self.profile = self.path / "profile"
         self.result = self.path / "result.json"
-        self._lock = self.path / ".lock"
 
     @contextlib.contextmanager
     def open(self, config: Config, *, resume: bool) -> Iterator[None]:
@@ -63,7 +65,7 @@ class RunFolder:
                 if occupied:
                     self._check_same_config(config)
                 self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(self._locked())
+                stack.enter_context(locked(self.path, "trains"))
                 if not occupied:
                     self.record_config(config)
             except OSError as error:
@@ -77,24 +79,7 @@ class RunFolder:
         if not self.path.exists():
             return False
         entries = {entry.name for entry in self.path.iterdir()}
-        return bool(entries - {self._lock.name, _temporary(self.config).name})
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Holds the lock, which ends with the process, however that ends."""
-        with self._lock.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                raise UserError(
-                    f"another process ({file.read().strip()}) trains in {self.path}; "
-                    "wait for it to end, stop it, or choose another --workdir"
-                ) from error
-            file.truncate(0)
-            file.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
-            file.flush()
-            yield
+        return bool(entries - {_LOCK, _temporary(self.config).name})
 
     def record_config(self, config: Config) -> None:
         """Writes ``config.json``."""
@@ -157,6 +142,31 @@ class RunFolder:
                 f"the run in {self.path} has another config: {'; '.join(differing)}; "
                 "resume with the same config, or choose another --workdir"
             )
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, doing: str) -> Iterator[None]:
+    """Keeps other processes out of a folder, until this one ends, however it ends.
+
+    Args:
+        folder: folder to lock.
+        doing: verb of what this process does there, for the others' message.
+
+    Raises:
+        UserError: another process does it already.
+    """
+    path = folder / _LOCK
+    try:
+        # What filelock falls back to would outlast a process that is killed.
+        held = FileLock(path, timeout=0, fallback_to_soft=False).acquire()
+    except Timeout as error:
+        raise UserError(
+            f"another process ({path.read_text().strip()}) {doing} in {folder}; wait "
+            "for it to end, stop it, or choose another --workdir"
+        ) from error
+    with held:
+        path.write_text(f"pid {os.getpid()} on {os.uname().nodename}\n")
+        yield
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

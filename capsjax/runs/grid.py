@@ -2,7 +2,7 @@
 
 A grid's folder holds a run's folder and its log for each name::
 
-    grid.json     the flags of each run
+    grid.json     the flags of each run whose folder the grid has made
     <name>/       a run's folder, see capsjax.runs.folder
     <name>.log    what its training printed
     .lock         held by the process that runs them
@@ -11,26 +11,27 @@ The same call again goes on where the last one ended: finished runs are left as 
 are, others are resumed.
 """
 
-import collections
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
+import queue
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from capsjax.errors import UserError
-from capsjax.runs.folder import RunFolder, write_json
+from capsjax.runs.folder import RunFolder, locked, write_json
 from capsjax.runs.progress import Progress
 from capsjax.runs.stop import Stopped, StopRequests
 
@@ -42,6 +43,8 @@ TRAIN = (sys.executable, "-u", "-m", "experiments.train")
 _MAY_CHANGE = "--data_dir="
 _SECONDS_BETWEEN_LOOKS = 0.1
 _TAIL_BYTES = 4_096
+# Of runs that were asked to stop, or killed.
+_STATUS_OF_STOPPED = (0, -signal.SIGTERM, -signal.SIGKILL)
 
 
 class Run(NamedTuple):
@@ -60,15 +63,13 @@ class Outcome(NamedTuple):
     """How a run ended.
 
     Attributes:
-        name: of the run.
+        name: name of the run.
         status: `FINISHED`, `SKIPPED` (it had finished before) or `FAILED`.
-        seconds: that it took in this call.
-        error: why it failed, else empty.
+        error: reason of a failure, else empty.
     """
 
     name: str
     status: str
-    seconds: float
     error: str = ""
 
 
@@ -93,12 +94,13 @@ def run_all(
     leave them to themselves.
 
     Args:
-        runs: in the order in which they are started.
-        workdir: the grid's folder.
-        jobs: how many run at the same time; by default as many as there are GPUs, one
-            on a CPU. With more than GPUs, several share one and its memory.
-        report: is given a line when a run starts and when it ends; printed by default.
-        command: that trains, without flags.
+        runs: trainings in the order in which they are started.
+        workdir: folder of the grid.
+        jobs: number of runs at the same time; by default that of the GPUs, one on a
+            CPU. With more than GPUs, several share one and its memory.
+        report: function that is given a line, from one thread at a time, when a run
+            starts and when it ends; prints it by default.
+        command: words that train, without flags.
 
     Returns:
         For each run how it ended, in their order; see `refuse_failures`.
@@ -112,12 +114,15 @@ def run_all(
         raise ValueError(f"two runs have the same name: {[run.name for run in runs]}")
     folder = pathlib.Path(workdir)
     try:
-        with _locked(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, "runs trainings"):
             return _run_all(runs, folder, jobs, report or _print, command)
     except OSError as error:
         raise UserError(
             f"cannot write to {error.filename or folder}: {error.strerror}"
         ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"cannot read grid.json in {folder}: {error}") from error
 
 
 def refuse_failures(outcomes: Sequence[Outcome], workdir: str | os.PathLike) -> None:
@@ -155,65 +160,6 @@ def visible_gpus() -> list[str]:
     return re.findall(r"^GPU (\d+):", found.stdout, re.MULTILINE)
 
 
-class _Child:
-    """A run under way."""
-
-    def __init__(
-        self,
-        run: Run,
-        folder: pathlib.Path,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-    ):
-        self.name = run.name
-        self.folder = RunFolder(folder / run.name)
-        self.log = folder / f"{run.name}.log"
-        self._begun = time.monotonic()
-        with self.log.open("ab") as log:
-            self._log_begin = log.tell()
-            # In a session of its own, so that a terminal's Ctrl-C does not reach it.
-            self.process = subprocess.Popen(
-                [*command, *_words(run, folder)],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def ask_to_stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Ends it and what it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def outcome(self) -> Outcome:
-        """To be called when the process has ended."""
-        seconds, status = time.monotonic() - self._begun, self.process.returncode
-        if status == 0 and self.folder.result.exists():
-            return Outcome(self.name, FINISHED, seconds)
-        lines = self._tail().strip().splitlines()
-        error = lines[-1] if lines else f"it ended with status {status}"
-        if status < 0:
-            error = f"ended by signal {-status} ({signal.strsignal(-status)})"
-        return Outcome(self.name, FAILED, seconds, error)
-
-    def where(self) -> str:
-        """Its name, and how far it is if it has said so."""
-        steps = re.findall(r"^training: (\d+/\d+) ", self._tail(), re.MULTILINE)
-        return f"{self.name} {steps[-1]}" if steps else self.name
-
-    def _tail(self) -> str:
-        """The last of what it has printed in this call."""
-        with self.log.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_begin, end - _TAIL_BYTES))
-            return log.read().decode(errors="replace")
-
-
 def _run_all(
     runs: Sequence[Run],
     folder: pathlib.Path,
@@ -221,59 +167,97 @@ def _run_all(
     report: Callable[[str], None],
     command: Sequence[str],
 ) -> list[Outcome]:
-    record = _Record(folder)
-    record.refuse_changes(runs)
+    record = folder / "grid.json"
+    flags = json.loads(record.read_text()) if record.exists() else {}
+
+    def remember(*made: Run) -> None:
+        flags.update({run.name: list(run.flags) for run in made})
+        write_json(record, flags)
+
+    for run in runs:
+        _refuse_changes(run, flags.get(run.name, run.flags), folder)
     outcomes = {
-        run.name: Outcome(run.name, SKIPPED, 0.0)
+        run.name: Outcome(run.name, SKIPPED)
         for run in runs
-        if record.has(run) and RunFolder(folder / run.name).result.exists()
+        if run.name in flags and RunFolder(folder / run.name).result.exists()
     }
-    waiting = collections.deque(run for run in runs if run.name not in outcomes)
-    record.add(run for run in waiting if not (folder / run.name).exists())
+    waiting = [run for run in runs if run.name not in outcomes]
+    # A folder that is there, made by the command on another machine for one, is
+    # remembered once its training, which checks its config itself, has gone on.
+    remember(*(run for run in waiting if not (folder / run.name).exists()))
     if outcomes:
         report(f"{len(outcomes)} of {len(runs)} runs have finished before")
-    by_name = {run.name: run for run in runs}
     gpus = visible_gpus()
     jobs = jobs or max(len(gpus), 1)
-    places = list(range(jobs))
-    children: dict[int, _Child] = {}
-    asked_to_stop = None
+    next_run, free_gpus = iter(waiting), queue.SimpleQueue[str | None]()
+    for place in range(jobs):
+        free_gpus.put(gpus[place % len(gpus)] if gpus else None)
+    children: dict[str, _Child] = {}
+    changing, ending = threading.Lock(), threading.Event()
 
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequests())
-        stack.callback(_kill, children)
-        progress = stack.enter_context(
-            Progress("runs", len(runs), unit="runs", done=len(outcomes))
-        )
-        while waiting or children:
-            if asked_to_stop is None and (asked_to_stop := stop.received(0)):
-                waiting.clear()
+    def train_next() -> int:
+        """Returns how many runs have come to their end."""
+        with changing:
+            if ending.is_set():
+                return 0
+            run, gpu = next(next_run), free_gpus.get()
+            words = [*command, *_words(run, folder)]
+            environment = _environment(gpu, shared=jobs > len(gpus))
+            log = folder / f"{run.name}.log"
+            children[run.name] = child = _Child(words, environment, log)
+            on_gpu = "" if gpu is None else f" on GPU {gpu}"
+            report(f"{run.name}: started{on_gpu}, log in {log}")
+        begun, result = time.monotonic(), RunFolder(folder / run.name)
+        status = child.process.wait()
+        with changing:
+            del children[run.name]
+            free_gpus.put(gpu)
+            after = f"after {time.monotonic() - begun:.0f} s"
+            if status == 0 and result.result.exists():
+                outcomes[run.name] = Outcome(run.name, FINISHED)
+                remember(run)
+                percent = result.load_result()["test_error_percent"]
+                report(f"{run.name}: {percent:.2f} % test error {after}")
+            elif ending.is_set() and status in _STATUS_OF_STOPPED:
+                return 0
+            else:
+                outcomes[run.name] = Outcome(run.name, FAILED, child.error())
+                report(f"{run.name}: failed {after}: {child.error()}")
+        return 1
+
+    def in_thread() -> int:
+        try:
+            return train_next()
+        except BaseException:
+            ending.set()  # No other run begins.
+            raise
+
+    asked_to_stop = None
+    with (
+        StopRequests() as stop,
+        futures.ThreadPoolExecutor(jobs) as pool,
+        Progress("runs", len(runs), unit="runs", done=len(outcomes)) as progress,
+    ):
+        pending = {pool.submit(in_thread) for _ in waiting}
+        try:
+            while pending:
+                done, pending = futures.wait(
+                    pending, _SECONDS_BETWEEN_LOOKS, futures.FIRST_COMPLETED
+                )
+                where = [name + child.steps() for name, child in [*children.items()]]
+                progress.show(running=", ".join(where))
+                progress.advance(sum(future.result() for future in done))
+                if asked_to_stop is None and (asked_to_stop := stop.received(0)):
+                    with changing:
+                        ending.set()
+                        report(f"waiting for {len(children)} runs to save their state")
+                        for child in children.values():
+                            child.process.terminate()
+        finally:
+            with changing:
+                ending.set()
                 for child in children.values():
-                    child.ask_to_stop()
-                report(f"waiting for {len(children)} runs to save their state")
-            while waiting and len(children) < jobs:
-                place = min(set(places) - children.keys())
-                environment = _environment(place, gpus, jobs)
-                child = _Child(waiting.popleft(), folder, command, environment)
-                children[place] = child
-                on_gpu = f" on GPU {gpus[place % len(gpus)]}" if gpus else ""
-                report(f"{child.name}: started{on_gpu}, log in {child.log}")
-            for place, child in list(children.items()):
-                if child.process.poll() is None:
-                    continue
-                del children[place]
-                outcome = child.outcome()
-                if asked_to_stop and _obeyed(child, outcome):
-                    continue
-                outcomes[child.name] = outcome
-                if outcome.status == FINISHED:
-                    record.add([by_name[child.name]])
-                report(_ending(child, outcome))
-                progress.advance()
-            if children:
-                progress.show(running=", ".join(c.where() for c in children.values()))
-                progress.advance(0)
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                    child.kill()
     if asked_to_stop and len(outcomes) < len(runs):
         raise Stopped(
             asked_to_stop, f"{len(outcomes)} of {len(runs)} runs and parts of others"
@@ -281,33 +265,29 @@ def _run_all(
     return [outcomes[run.name] for run in runs]
 
 
-def _kill(children: Mapping[int, _Child]) -> None:
-    for child in children.values():
-        child.kill()
+def _refuse_changes(run: Run, flags: Sequence[str], folder: pathlib.Path) -> None:
+    """Raises UserError where a run that has begun had other flags."""
+    before, now = (
+        {word for word in words if not word.startswith(_MAY_CHANGE)}
+        for words in (flags, run.flags)
+    )
+    if before != now and (folder / run.name).exists():
+        old, new = (
+            " ".join(sorted(words)) or "nothing"
+            for words in (before - now, now - before)
+        )
+        raise UserError(
+            f"the run {run.name} in {folder} was started with {old} in place of {new}; "
+            "give the same flags, or choose another --workdir"
+        )
 
 
-def _obeyed(child: _Child, outcome: Outcome) -> bool:
-    """Whether a run that was asked to stop did so, before its end."""
-    stopped = child.process.returncode in (0, -signal.SIGTERM)
-    return outcome.status == FAILED and stopped
-
-
-def _ending(child: _Child, outcome: Outcome) -> str:
-    after = f"after {outcome.seconds:.0f} s"
-    if outcome.status == FAILED:
-        return f"{child.name}: failed {after}: {outcome.error}"
-    error = child.folder.load_result()["test_error_percent"]
-    return f"{child.name}: {error:.2f} % test error {after}"
-
-
-def _environment(place: int, gpus: Sequence[str], jobs: int) -> dict[str, str]:
-    environment = dict(os.environ)
-    if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
-        if jobs > len(gpus):
-            # Else the first run on a GPU takes most of its memory.
-            environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    return environment
+def _environment(gpu: str | None, *, shared: bool) -> dict[str, str]:
+    if gpu is None:
+        return dict(os.environ)
+    # Else the first run on a shared GPU takes most of its memory.
+    memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if shared else {}
+    return {**memory, **os.environ, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 def _words(run: Run, folder: pathlib.Path) -> list[str]:
@@ -319,62 +299,46 @@ def _print(line: str) -> None:
     sys.stdout.flush()
 
 
-class _Record:
-    """``grid.json``: the flags of each run whose folder this grid has made.
+class _Child:
+    """A process, and what it prints to its log."""
 
-    A folder that was there before, made by the command on another machine for one, is
-    named in it once its training has gone on with these flags: the training checks its
-    config itself.
-    """
+    def __init__(
+        self, words: Sequence[str], environment: Mapping[str, str], log: pathlib.Path
+    ):
+        self._log = log
+        with log.open("ab") as file:
+            self._log_begin = file.tell()
+            # In a session of its own, so that a terminal's Ctrl-C does not reach it.
+            self.process = subprocess.Popen(
+                words,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
-    def __init__(self, folder: pathlib.Path):
-        self._path = folder / "grid.json"
-        self._flags: dict[str, list[str]] = {}
-        if self._path.exists():
-            try:
-                self._flags = json.loads(self._path.read_text())
-            except ValueError as error:
-                raise UserError(f"cannot read {self._path}: {error}") from error
+    def kill(self) -> None:
+        """Ends it and what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
-    def has(self, run: Run) -> bool:
-        return run.name in self._flags
+    def error(self) -> str:
+        """Why it failed."""
+        status = self.process.returncode
+        if status < 0:
+            return f"ended by signal {-status} ({signal.strsignal(-status)})"
+        *_, last = ["", *self._last_lines()]
+        return last or f"it ended with status {status}"
 
-    def add(self, runs: Iterable[Run]) -> None:
-        self._flags |= {run.name: list(run.flags) for run in runs}
-        write_json(self._path, self._flags)
+    def steps(self) -> str:
+        """How far it is, if it has said so."""
+        lines = self._last_lines()
+        steps = [line.split()[1] for line in lines if line.startswith("training: ")]
+        return f" {steps[-1]}" if steps else ""
 
-    def refuse_changes(self, runs: Sequence[Run]) -> None:
-        """Raises UserError where a run that has begun had other flags."""
-        for run in runs:
-            if not (self._path.parent / run.name).exists():
-                continue
-            old = _that_count(self._flags.get(run.name, run.flags))
-            new = _that_count(run.flags)
-            if sorted(old) != sorted(new):
-                before = " ".join(word for word in old if word not in new)
-                now = " ".join(word for word in new if word not in old)
-                raise UserError(
-                    f"the run {run.name} in {self._path.parent} was started "
-                    f"{f'with {before}' if before else f'without {now}'}"
-                    f"{f' and not with {now}' if before and now else ''}; give the "
-                    "same flags, or choose another --workdir"
-                )
-
-
-def _that_count(flags: Sequence[str]) -> list[str]:
-    return [word for word in flags if not word.startswith(_MAY_CHANGE)]
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps a second process out of the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process runs trainings in {folder}; wait for it to end, stop "
-                "it, or choose another --workdir"
-            ) from error
-        yield
+    def _last_lines(self) -> list[str]:
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_begin, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return log.read().decode(errors="replace").strip().splitlines()

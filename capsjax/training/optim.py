@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import optax
 
 from capsjax.config import Optimizer
@@ -22,8 +21,12 @@ def schedule(config: Optimizer) -> optax.Schedule:
     continuous in the step.
     """
     least = min(config.min_learning_rate, config.learning_rate)
-    return lambda step: jnp.maximum(
-        config.learning_rate * config.decay_rate ** (step / config.decay_steps), least
+    return optax.exponential_decay(
+        config.learning_rate,
+        config.decay_steps,
+        config.decay_rate,
+        # Of a rate that does not fall, optax would take it for the maximum.
+        end_value=least if config.decay_rate < 1 else None,
     )
 
 

@@ -32,6 +32,11 @@ def alive(pid: int) -> bool:
     return True
 
 
+def wait_for_start(folder) -> None:
+    while not (folder / "starts").exists() or not starts(folder):
+        pass
+
+
 @pytest.fixture(autouse=True)
 def no_gpus(monkeypatch):
     for name in ("CUDA_VISIBLE_DEVICES", "XLA_PYTHON_CLIENT_PREALLOCATE"):
@@ -74,10 +79,14 @@ def test_other_flags_for_the_same_name_are_refused_before_anything_runs(tmp_path
     assert statuses(outcomes) == [SKIPPED]
     for flags, words in {
         ("--what=fast", "--config.seed=2"): (
-            r"run a in .* with --config\.seed=1 and not with --config\.seed=2; give"
+            r"run a in .* with --config\.seed=1 in place of --config\.seed=2; give"
         ),
-        ("--what=fast",): r"with --config\.seed=1; give",
-        ("--what=fast", "--config.seed=1", "--x=1"): r"without --x=1; give",
+        ("--what=fast",): r"with --config\.seed=1 in place of nothing; give",
+        (
+            "--what=fast",
+            "--config.seed=1",
+            "--x=1",
+        ): r"with nothing in place of --x=1; give",
     }.items():
         with pytest.raises(UserError, match=words):
             grid.run_all([*runs_of(b="fast"), Run("a", flags)], tmp_path)
@@ -179,20 +188,37 @@ def test_an_error_leaves_no_run_behind(tmp_path):
     folder = tmp_path / "a"
 
     def report(line: str) -> None:
-        while not (folder / "starts").exists() or not starts(folder):
-            pass
+        wait_for_start(folder)
         raise RuntimeError("the pipe is closed")
 
+    runs = runs_of(a="slow", b="slow")
     with pytest.raises(RuntimeError, match="pipe"):
-        grid.run_all(runs_of(a="slow"), tmp_path, report=report, command=SCRIPT)
+        grid.run_all(runs, tmp_path, report=report, command=SCRIPT)
     assert not alive(starts(folder)[0]["pid"])
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_that_cannot_be_started_ends_the_grid(tmp_path):
+    runs = runs_of(a="slow", b="fast")
+    (tmp_path / "b.log").mkdir()
+    with pytest.raises(UserError, match=r"cannot write to .*b\.log: Is a directory"):
+        grid.run_all(
+            runs,
+            tmp_path,
+            jobs=2,
+            report=lambda _: wait_for_start(tmp_path / "a"),
+            command=SCRIPT,
+        )
+    assert not alive(starts(tmp_path / "a")[0]["pid"])
 
 
 def test_a_second_process_is_kept_out(tmp_path):
     runs, refused = runs_of(a="fast"), []
 
     def report(line: str) -> None:
-        with pytest.raises(UserError, match="another process runs trainings"):
+        with pytest.raises(
+            UserError, match=r"another process \(pid \d+ on .*runs trainings"
+        ):
             grid.run_all(runs, tmp_path, command=SCRIPT)
         refused.append(line)
 
