@@ -210,6 +210,15 @@ class Config(fields.Config):
     optimizer: Optimizer = field(Optimizer, "Optimizer and learning rate.")
 
 
+def current_flag(word: str) -> str:
+    """A flag such as ``--config.model.leaky=true`` by its field's path today."""
+    for model in MODELS.values():
+        for old, new in model.RENAMED.items():
+            if word.startswith(f"--config.model.{old}="):
+                return word.replace(f".{old}=", f".{new}=", 1)
+    return word
+
+
 def check(config: Config) -> None:
     """Refuses values that no run can have.
 

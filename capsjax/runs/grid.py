@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from capsjax.config import current_flag
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder, locked, write_json
 from capsjax.runs.progress import Progress
@@ -268,7 +269,8 @@ def _run_all(
 def _refuse_changes(run: Run, flags: Sequence[str], folder: pathlib.Path) -> None:
     """Raises UserError where a run that has begun had other flags."""
     before, now = (
-        {word for word in words if not word.startswith(_MAY_CHANGE)}
+        # Grids of earlier versions have some flags under other names.
+        {current_flag(word) for word in words if not word.startswith(_MAY_CHANGE)}
         for words in (flags, run.flags)
     )
     if before != now and (folder / run.name).exists():

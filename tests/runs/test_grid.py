@@ -93,6 +93,15 @@ def test_other_flags_for_the_same_name_are_refused_before_anything_runs(tmp_path
     assert not (tmp_path / "b").exists()
 
 
+def test_a_grid_of_an_earlier_version_goes_on(tmp_path):
+    """Its flags have the names that fields had then."""
+    old = [Run("a", ["--what=fast", "--config.model.routing_iterations=1"])]
+    grid.run_all(old, tmp_path, report=lambda _: None, command=SCRIPT)
+    new = [Run("a", ["--what=fast", "--config.model.routing.iterations=1"])]
+    outcomes = grid.run_all(new, tmp_path, report=lambda _: None, command=SCRIPT)
+    assert statuses(outcomes) == [SKIPPED]
+
+
 def test_the_flags_of_a_run_that_never_began_may_change(tmp_path):
     fails = (sys.executable, "-c", "raise SystemExit(7)")
     runs = runs_of(a="fail")
