@@ -240,9 +240,9 @@ def check(config: Config) -> None:
     routing = config.model.routing
     if config.diagnose_routing and not (routing and routing.diagnosable):
         raise UserError(
-            "config.diagnose_routing is on, but config.model.name is "
-            f"{config.model.name!r}, which has no routing iterations to diagnose; "
-            "leave it out or set the model to 'capsnet'"
+            "config.diagnose_routing is on, but config.model.name "
+            f"{config.model.name!r} has {routing.name if routing else 'no'} routing, "
+            "without iterations to diagnose; leave it out, or choose dynamic routing"
         )
     leaves_unit_range = {
         "preprocess.standardize": config.preprocess.standardize,

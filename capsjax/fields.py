@@ -209,6 +209,9 @@ def override(config: Config, path: str, text: str) -> None:
             )
         return
     wanted = _declaration(holder, name).type
+    if isinstance(held := getattr(holder, name), Config):
+        fields = "its fields" if not isinstance(held, Named) else f"config.{path}.name"
+        raise UserError(f"config.{path} is not a value; set {fields} instead")
     value = _parse(text, wanted)
     if value is _MISSING:
         raise UserError(f"config.{path} is {text!r}; it must be {_in_words(wanted)}")
@@ -219,10 +222,12 @@ def update(config: Config, changes: Mapping[str, Any]) -> None:
     """Sets fields by their dotted paths, such as ``{"model.class_dim": 8}``.
 
     Raises:
-        UserError: there is no such field.
+        UserError: there is no such field, or it is a name, which goes with a config.
     """
     for path, value in changes.items():
         holder, name, _ = _find(config, path)
+        if name == "name" and isinstance(holder, Named):
+            raise UserError(f"{path} chooses a config; set that field to a config")
         setattr(holder, name, value)
 
 
@@ -246,7 +251,7 @@ def choose(registry: Mapping[str, type[Named]], name: Any, what: str) -> type[Na
     Raises:
         UserError: unknown name; suggests the closest one.
     """
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         close = difflib.get_close_matches(str(name), registry, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"unknown {what} {name!r}; {hint}known: {', '.join(registry)}")
@@ -284,7 +289,7 @@ def _parse(text: str, wanted: Any) -> Any:
     """The value that a text stands for, or `_MISSING`."""
     words = {"true": True, "false": False, "none": None}
     candidates: list[Any] = [words[text.lower()]] if text.lower() in words else []
-    with contextlib.suppress(SyntaxError, ValueError):
+    with contextlib.suppress(SyntaxError, TypeError, ValueError):
         candidates.append(_coerced(ast.literal_eval(text), wanted))
     for candidate in [*candidates, text]:
         if _fits(candidate, wanted):
@@ -427,7 +432,7 @@ def from_json[C: Config](cls: type[C], tree: Any, where: str = "config") -> C:
             inner, inner_class = values.get(name, {}), type(made)
             if isinstance(inner, dict):
                 inner = inner | nested.get(name, {})
-            if meta.registry and "name" in inner:
+            if meta.registry and isinstance(inner, dict) and "name" in inner:
                 inner_class = choose(meta.registry, inner["name"], f"{path}.name")
             values[name] = from_json(inner_class, inner, path)
         elif name in values:

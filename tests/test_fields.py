@@ -337,3 +337,37 @@ def test_the_flags_of_the_help_give_the_config_that_it_describes():
     for path, text in sorted(flags, key=lambda flag: fields.names_first(flag[0])):
         fields.override(made, path, text.strip('"'))
     assert made == config
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("model", "capsnet", r"set config\.model\.name instead"),
+        ("model.routing", "uniform", r"set config\.model\.routing\.name instead"),
+        ("optimizer", "sgd", "set its fields instead"),
+        ("batch_size", "{[]: 1}", "it must be a whole number"),
+    ],
+)
+def test_what_is_not_a_value_is_refused_with_advice(path, text, message):
+    with pytest.raises(UserError, match=message):
+        fields.override(Config(), path, text)
+
+
+@pytest.mark.parametrize(
+    "tree", [{"model": 5}, {"model": None}, {"loss": {"name": [1]}}]
+)
+def test_saved_configs_of_another_form_are_refused(tree):
+    with pytest.raises(UserError, match=r"config\.(model|loss)"):
+        fields.from_json(Config, tree)
+
+
+def test_a_name_is_not_set_by_itself():
+    with pytest.raises(UserError, match="chooses a config"):
+        fields.update(Config(), {"model.name": "resnet"})
+
+
+def test_a_negative_weight_of_the_reconstruction_is_refused():
+    config = Config()
+    config.loss.reconstruction_weight = -1.0
+    with pytest.raises(UserError, match=r"reconstruction_weight is -1\.0"):
+        fields.check(config)

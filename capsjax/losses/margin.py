@@ -42,7 +42,9 @@ class Config(base.Config):
         choices=("sum", "half_mean"),
     )
     reconstruction_weight: float = field(
-        0.0005, "Weight of the reconstruction's squared error, summed over pixels."
+        0.0005,
+        "Weight of the reconstruction's squared error, summed over pixels.",
+        at_least=0,
     )
 
     def classification(

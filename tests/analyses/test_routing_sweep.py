@@ -364,7 +364,7 @@ def test_a_small_sweep_and_once_more(tmp_path):
     errors = [result["test_error_percent"] for result in before]
     for name, error in zip(names, errors, strict=True):
         assert f"{name}: {error:.2f} % test error after" in done.stdout
-    assert f"| 1 | without | 2 | {np.mean(errors):.2f} ± " in done.stdout
+    assert f"| 1 | without | 2 | {np.mean(errors):.2f} ± " in unpadded(done.stdout)
     assert not any(folder.load_config().model.has_decoder for folder in folders)
     assert TABLES | {"sweep_error.png", "sweep_loss.png"} <= written(tmp_path)
 
