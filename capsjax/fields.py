@@ -171,11 +171,7 @@ def describe(config: Config) -> str:
 def _as_text(value: Any) -> str:
     if isinstance(value, tuple):
         return f'"{value}"'
-    return (
-        str(value).lower()
-        if value is None or value is True or value is False
-        else (str(value))
-    )
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
 # Flags.

@@ -178,11 +178,11 @@ def _load_config(text: str, overrides: Mapping[str, str]) -> Config:
 
 def _help_config(argv: Sequence[str], flag: ConfigFlag) -> str | None:
     """What ``--help_config`` in a command asks for, or None where it is not given."""
-    found = {
-        match[1]: match[2]
-        for word in argv
-        if (match := re.fullmatch(r"--?(help_config|config)(?:=(.*))?", word))
-    }
+    found = {}
+    for word, following in zip(argv, [*argv[1:], "-"], strict=True):
+        if match := re.fullmatch(r"--?(help_config|config)(?:=(.*))?", word):
+            value = match[2] or ("" if following.startswith("-") else following)
+            found[match[1]] = value
     if "help_config" not in found:
         return None
     name = found["help_config"] or found.get("config") or capsnet.Config.name

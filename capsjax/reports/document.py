@@ -73,8 +73,8 @@ class Picture:
 
 
 def is_report(text: str) -> bool:
-    """Whether a text is a report, be it Markdown or a page."""
-    return _MARK in text[:1000]
+    """Whether a report of any version begins so, be it Markdown or a page."""
+    return "made by capsjax." in text[:1000]
 
 
 def escape(value: object) -> Markup:

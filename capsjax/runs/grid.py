@@ -169,7 +169,12 @@ def _run_all(
     command: Sequence[str],
 ) -> list[Outcome]:
     record = folder / "grid.json"
-    flags = json.loads(record.read_text()) if record.exists() else {}
+    try:
+        flags = json.loads(record.read_text()) if record.exists() else {}
+    except ValueError as error:
+        raise UserError(
+            f"cannot read {record}: {error}; repair it, or choose another --workdir"
+        ) from error
 
     def remember(*made: Run) -> None:
         flags.update({run.name: list(run.flags) for run in made})

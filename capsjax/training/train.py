@@ -81,6 +81,7 @@ def train(
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     config_lib.check(config)
+    config = config.replace()  # The model keeps it, whatever its owner does next.
     if not isinstance(folder, RunFolder):
         folder = RunFolder(folder)
     target = config.stop_at_validation_accuracy

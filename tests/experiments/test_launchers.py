@@ -117,6 +117,8 @@ def test_all_fields_of_a_model_or_a_config_file_are_explained():
         assert process.returncode == 0, process.stderr
         for word in words:
             assert word in process.stdout
+    spaced = run("train", "--help_config", "resnet")
+    assert "--config.model.blocks=3" in spaced.stdout
     assert_one_line(run("train", "--help_config=capsnets"), "capsnets", "capsnet,")
 
 

@@ -93,6 +93,12 @@ def test_other_flags_for_the_same_name_are_refused_before_anything_runs(tmp_path
     assert not (tmp_path / "b").exists()
 
 
+def test_a_damaged_record_is_one_clear_error(tmp_path):
+    (tmp_path / "grid.json").write_text('{"a": [')
+    with pytest.raises(UserError, match=r"cannot read .*grid\.json.*--workdir"):
+        grid.run_all(runs_of(a="fast"), tmp_path, command=SCRIPT)
+
+
 def test_a_grid_of_an_earlier_version_goes_on(tmp_path):
     """Its flags have the names that fields had then."""
     old = [Run("a", ["--what=fast", "--config.model.routing_iterations=1"])]
