@@ -1,22 +1,21 @@
-"""Puts data sets on disk in TensorFlow Datasets form: those that `BUILDERS` names.
+"""Preparation of data sets on disk in TensorFlow Datasets form, without TensorFlow.
 
 TFDS's own builders read the original files and encode the images with TensorFlow. The
-builders here do that with `capsjax.data.originals` and Pillow; all else, from the
-feature types to the record files, is TFDS's, so that the result is the ordinary
-prepared data set. One is less than TFDS's: SVHN comes without its 1.3 GB of extra
-training images, which the paper does not use.
+builders here do that with `capsjax.data.originals` and Pillow; everything else, from
+the feature types to the record files, is TFDS's, so that the result is the ordinary
+prepared data set. The one difference: SVHN comes without its 1.3 GB of extra training
+images, which the paper does not use.
 """
 
 import hashlib
 import http.client
 import io
-import os
 import shutil
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,17 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.image_classification.cifar import Cifar10
-from tensorflow_datasets.image_classification.mnist import KMNIST, MNIST, FashionMNIST
 from tqdm import tqdm
 
 from capsjax.data import originals
 from capsjax.errors import UserError
 
 STALE_SECONDS = 600
-"""An incomplete directory untouched for so long was left by a run that was killed."""
+"""An incomplete directory unchanged for this long was left by a killed run."""
 
 _TIMEOUT_SECONDS = 60
+
+_SVHN_EXTRA = "extra_32x32.mat"
 
 
 def prepare(
@@ -54,7 +53,7 @@ def prepare(
         source_dir: a folder with the original files, or with a folder NAME of them.
 
     Returns:
-        One line that says what has been done.
+        A one-line report.
 
     Raises:
         UserError: an unknown name, a file that is missing, cannot be downloaded or is
@@ -83,7 +82,7 @@ def prepare(
             )
         return f"{name} {builder.version} is prepared already in {target}"
     if target.exists():
-        raise UserError(f"{target} exists but is no complete data set; delete it")
+        raise UserError(f"{target} exists but is not a complete data set; delete it")
 
     try:
         _remove_stale(target.parent)
@@ -101,7 +100,7 @@ def prepare(
         builder.download_and_prepare(download_config=config, file_format="array_record")
     except OSError as error:
         raise UserError(
-            f"cannot prepare {name} in {builder.data_dir_root} ({error}); see to the "
+            f"cannot prepare {name} in {builder.data_dir_root} ({error}); check the "
             "permissions and the free space there, or choose another data_dir"
         ) from error
     counts = ", ".join(
@@ -110,202 +109,63 @@ def prepare(
     return f"prepared {name} {builder.version} in {target}: {counts} examples"
 
 
-class _Idx:
-    """Reads an MNIST-like data set: four gzipped idx files."""
+def _builder(
+    dataset: str,
+    read: Callable[[originals.Files, str], Iterator[originals.Features]],
+    read_class_names: Callable[[originals.Files], list[str]] | None = None,
+) -> type[tfds.core.GeneratorBasedBuilder]:
+    """Makes TFDS's builder of a data set read the original files with `read`."""
+    # By name, since TFDS deprecates the modules to import some of them from.
+    theirs: Any = tfds.builder_cls(dataset)
+    urls = {
+        url: info
+        for url, info in theirs.url_infos.items()
+        if info.filename != _SVHN_EXTRA
+    }
 
-    url_infos: dict[str, Any]
+    # TFDS's own builders keep their names in its registry.
+    with tfds.core.registered.skip_registration():
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        paths = dl_manager.download(
-            {info.filename: url for url, info in self.url_infos.items()}
-        )
-        return {
-            split: self._generate_examples(
-                *originals.read_idx_pair(
-                    paths[f"{prefix}-images-idx3-ubyte.gz"],
-                    paths[f"{prefix}-labels-idx1-ubyte.gz"],
+        class Builder(theirs):
+            name = dataset
+            url_infos = urls
+
+            def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+                files = dl_manager.download(
+                    {info.filename: url for url, info in self.url_infos.items()}
                 )
-            )
-            for split, prefix in (("train", "train"), ("test", "t10k"))
-        }
+                if read_class_names:
+                    self.info.features["label"].names = read_class_names(files)
+                return {
+                    split: self._generate_examples(files, split)
+                    for split in ("train", "test")
+                }
 
-    def _generate_examples(
-        self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield index, {"image": _png(image), "label": int(label)}
+            # A generator, so that only one split's images are in memory.
+            def _generate_examples(
+                self, files: originals.Files, split: str
+            ) -> Iterator[tuple[int, originals.Features]]:
+                for index, features in enumerate(read(files, split)):
+                    yield (
+                        index,
+                        {
+                            name: _png(value)
+                            if isinstance(value, np.ndarray)
+                            else value
+                            for name, value in features.items()
+                        },
+                    )
 
-
-class _CifarBinary:
-    """Reads the binary version of CIFAR-10: one tar archive of record files."""
-
-    info: Any
-    url_infos: dict[str, Any]
-    _cifar_info: Any
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        layout = self._cifar_info
-        (url,) = self.url_infos
-        path = dl_manager.download(url)
-        contents = originals.read_tar(
-            path, {*layout.label_files, *layout.train_files, *layout.test_files}
-        )
-        class_names = contents[layout.label_files[0]].decode().split()
-        num_classes = self.info.features["label"].num_classes
-        if len(class_names) != num_classes:
-            raise UserError(
-                f"{path}: {layout.label_files[0]} has {len(class_names)} class names "
-                f"instead of {num_classes}"
-            )
-        self.info.features["label"].names = class_names
-        return {
-            split: self._generate_examples(
-                f"{split}_",
-                *originals.parse_cifar(
-                    b"".join(contents[file] for file in files), path
-                ),
-            )
-            for split, files in (
-                ("train", layout.train_files),
-                ("test", layout.test_files),
-            )
-        }
-
-    def _generate_examples(
-        self,
-        prefix: str,
-        images: npt.NDArray[np.uint8],
-        labels: npt.NDArray[np.uint8],
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield (
-                index,
-                {
-                    "id": f"{prefix}{index:05d}",
-                    "image": _png(image),
-                    "label": int(label),
-                },
-            )
+    return Builder
 
 
-class _NorbMatrices:
-    """Reads smallNORB: three gzipped matrices for each split."""
-
-    url_infos: dict[str, Any]
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        paths = dl_manager.download(
-            {info.filename: url for url, info in self.url_infos.items()}
-        )
-        return {
-            split: self._generate_examples(
-                *(paths[f"{prefix}-{kind}.mat.gz"] for kind in ("dat", "cat", "info"))
-            )
-            for split, prefix in (
-                ("train", "smallnorb-5x46789x9x18x6x2x96x96-training"),
-                ("test", "smallnorb-5x01235x9x18x6x2x96x96-testing"),
-            )
-        }
-
-    def _generate_examples(
-        self, *paths: os.PathLike[str]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        # Here, not above, so that only one split's 450 MB are in memory.
-        norb = originals.read_norb(*paths)
-        for index, cameras in enumerate(norb.images):
-            yield (
-                index,
-                {
-                    "image": _png(cameras[0, ..., None]),
-                    "image2": _png(cameras[1, ..., None]),
-                    "label_category": int(norb.category[index]),
-                    "instance": int(norb.instance[index]),
-                    "label_elevation": int(norb.elevation[index]),
-                    # TFDS counts the 18 azimuths; the original counts 10 degrees.
-                    "label_azimuth": int(norb.azimuth[index]) // 2,
-                    "label_lighting": int(norb.lighting[index]),
-                },
-            )
-
-
-class _SvhnMatlab:
-    """Reads SVHN's cropped digits: one MATLAB file for each split."""
-
-    url_infos: dict[str, Any]
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        paths = dl_manager.download(
-            {info.filename: url for url, info in self.url_infos.items()}
-        )
-        return {
-            split: self._generate_examples(f"{split}_", paths[f"{split}_32x32.mat"])
-            for split in ("train", "test")
-        }
-
-    def _generate_examples(
-        self, prefix: str, path: os.PathLike[str]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        # Here, not above, so that only one split is in memory.
-        images, labels = originals.read_svhn(path)
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield (
-                index,
-                {
-                    "id": f"{prefix}{index:06d}",
-                    "image": _png(image),
-                    "label": int(label),
-                },
-            )
-
-
-# By name, since TFDS deprecates the modules to import them from.
-_TfdsSmallnorb: Any = tfds.builder_cls("smallnorb")
-_TfdsSvhnCropped: Any = tfds.builder_cls("svhn_cropped")
-
-_SVHN_URL_INFOS = {
-    url: info
-    for url, info in _TfdsSvhnCropped.url_infos.items()
-    if info.filename != "extra_32x32.mat"
-}
-
-# TFDS's own builders, taken from it above, keep these names in its registry.
-with tfds.core.registered.skip_registration():
-
-    class _Mnist(_Idx, MNIST):
-        name = "mnist"
-        url_infos = MNIST.url_infos
-
-    class _FashionMnist(_Idx, FashionMNIST):
-        name = "fashion_mnist"
-        url_infos = FashionMNIST.url_infos
-
-    class _Kmnist(_Idx, KMNIST):
-        name = "kmnist"
-        url_infos = KMNIST.url_infos
-
-    class _Cifar10(_CifarBinary, Cifar10):
-        name = "cifar10"
-        url_infos = Cifar10.url_infos
-
-    class _Smallnorb(_NorbMatrices, _TfdsSmallnorb):
-        name = "smallnorb"
-        url_infos = _TfdsSmallnorb.url_infos
-
-    class _SvhnCropped(_SvhnMatlab, _TfdsSvhnCropped):
-        name = "svhn_cropped"
-        url_infos = _SVHN_URL_INFOS
-
-
-BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
-    builder.name: builder
-    for builder in (
-        _Mnist,
-        _FashionMnist,
-        _Kmnist,
-        _Cifar10,
-        _Smallnorb,
-        _SvhnCropped,
-    )
+BUILDERS = {
+    "mnist": _builder("mnist", originals.mnist),
+    "fashion_mnist": _builder("fashion_mnist", originals.mnist),
+    "kmnist": _builder("kmnist", originals.mnist),
+    "cifar10": _builder("cifar10", originals.cifar10, originals.cifar10_class_names),
+    "smallnorb": _builder("smallnorb", originals.smallnorb),
+    "svhn_cropped": _builder("svhn_cropped", originals.svhn),
 }
 """The data sets that can be prepared; `url_infos` holds their URLs and checksums."""
 
