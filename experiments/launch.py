@@ -1,4 +1,4 @@
-"""What all launchers share: flags in, one clear line and an exit status out."""
+"""Parts shared by all launchers: flags, one-line errors and the exit status."""
 
 import dataclasses
 import functools
@@ -31,13 +31,13 @@ _OVERRIDE = re.compile(r"--?(no)?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
 def run(main: Callable[..., object], *, positional: str | None = None) -> None:
     """Parses the flags and runs ``main``; ends the process.
 
-    Arguments that are no flags are refused, unless ``positional`` says what they are,
-    such as ``"RUNS..."``: then ``main`` is handed the list of them, at least one.
+    Arguments that are not flags are refused, unless ``positional`` names them, such as
+    ``"RUNS..."``: then ``main`` is called with the list of them, at least one.
 
-    What the user can put right, a `UserError` or a wrong flag, is printed as one line
-    and exits with status 1; other errors keep their traceback. Training that was asked
-    to stop says how to go on and exits with 0, after Ctrl-C with 130. Where other
-    processes would wait for this one, it ends without them.
+    Errors that the user can fix, a `UserError` or a wrong flag, are printed as one line
+    and exit with status 1; other errors keep their traceback. Training that was asked
+    to stop prints the command to go on and exits with 0, after Ctrl-C with 130. Where
+    other processes would wait for this one, it ends without them.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -68,11 +68,11 @@ def run(main: Callable[..., object], *, positional: str | None = None) -> None:
 
 
 def _quiet_threads() -> None:
-    """Leaves it to the main thread to say what went wrong.
+    """Silences errors in other threads that the main thread reports, too.
 
-    Where a disk is full or a checkpoint damaged, Orbax and TensorBoard's writer say so
-    in threads of their own and at length, and TensorStore that nobody waits any more
-    for what it read; the main thread meets the same error and has one line for it.
+    When a disk is full or a checkpoint is damaged, Orbax, TensorBoard's writer and
+    TensorStore print long reports from their own threads; the main thread gets the same
+    error and prints one line for it.
     """
     absl_logging.set_verbosity(absl_logging.FATAL)
     in_thread, in_callback = threading.excepthook, sys.unraisablehook
@@ -162,7 +162,7 @@ def _load_config(text: str, overrides: Mapping[str, str]) -> Config:
     """The config of ``FILE[:WORDS]``, with some fields changed."""
     path, _, words = text.partition(":")
     if not os.path.isfile(path):
-        raise UserError(f"there is no config file {path}")
+        raise UserError(f"no config file {path}")
     spec = importlib.util.spec_from_file_location("config_file", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file")
@@ -177,7 +177,7 @@ def _load_config(text: str, overrides: Mapping[str, str]) -> Config:
 
 
 def _help_config(argv: Sequence[str], flag: ConfigFlag) -> str | None:
-    """What ``--help_config`` in a command asks for, or None where it is not given."""
+    """Returns the text that ``--help_config`` asks for, or None without that flag."""
     found = {}
     for word, following in zip(argv, [*argv[1:], "-"], strict=True):
         if match := re.fullmatch(r"--?(help_config|config)(?:=(.*))?", word):
@@ -190,17 +190,17 @@ def _help_config(argv: Sequence[str], flag: ConfigFlag) -> str | None:
         return fields.describe(Config(model=MODELS[name]()))
     if not os.path.isfile(name.partition(":")[0]):
         raise UserError(
-            f"--help_config={name} is no config file and no model; give a file or "
-            f"one of {', '.join(MODELS)}"
+            f"--help_config={name} is neither a config file nor a model; give a file "
+            f"or one of {', '.join(MODELS)}"
         )
     return fields.describe(_load_config(name, flag.overrides))
 
 
 def define_run() -> tuple[flags.FlagHolder[str], Callable[[], Literal["last", "best"]]]:
-    """Defines ``--workdir`` of a run that has been trained, and ``--checkpoint``.
+    """Defines ``--workdir`` of a trained run, and ``--checkpoint``.
 
     Returns:
-        The former, and what gives the latter.
+        The first flag, and a function that returns the second one's value.
     """
     workdir = flags.DEFINE_string(
         "workdir",
@@ -225,7 +225,7 @@ def define_data_dir() -> flags.FlagHolder[str | None]:
         None,
         "Folder of the TFDS data sets (see experiments/prepare_data.py); by default "
         "the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets. Not needed "
-        "for the digits or for one's own images.",
+        "for the digits or for your own images.",
     )
 
 
@@ -234,8 +234,8 @@ def define_jobs() -> flags.FlagHolder[int | None]:
     return flags.DEFINE_integer(
         "jobs",
         None,
-        "Trainings at the same time; by default as many as there are GPUs, one on a "
-        "CPU.",
+        "Number of trainings that run at the same time; by default one per GPU, or one "
+        "on a CPU.",
         lower_bound=1,
     )
 
@@ -245,15 +245,15 @@ def define_dry_run() -> flags.FlagHolder[bool]:
     return flags.DEFINE_bool(
         "dry_run",
         False,
-        "Prints the commands of the trainings, for a cluster, and does nothing.",
+        "Prints the commands of the trainings, for a cluster, and runs nothing.",
     )
 
 
 def define_devices() -> Callable[[], None]:
-    """Defines the flags that say which processes and devices take part.
+    """Defines the flags that choose the processes and devices that take part.
 
     Returns:
-        What is to be called before anything else, to take them up.
+        A function that applies these flags; call it first.
     """
     coordinator = flags.DEFINE_string(
         "coordinator_address",
@@ -262,29 +262,29 @@ def define_devices() -> Callable[[], None]:
         "Start the same command in all of them, each with its --process_id.",
     )
     num_processes = flags.DEFINE_integer(
-        "num_processes", None, "How many processes train together.", lower_bound=1
+        "num_processes", None, "Number of processes that train together.", lower_bound=1
     )
     process_id = flags.DEFINE_integer(
-        "process_id", None, "Which of them this is, from 0.", lower_bound=0
+        "process_id", None, "This process's number among them, from 0.", lower_bound=0
     )
     distributed = flags.DEFINE_bool(
         "distributed",
         False,
-        "Train in several processes where the cluster's environment (Slurm, Kubernetes "
-        "or Open MPI) says which they are.",
+        "Trains in several processes that the cluster's environment (Slurm, Kubernetes "
+        "or Open MPI) describes.",
     )
     heartbeat_timeout = flags.DEFINE_integer(
         "heartbeat_timeout",
         60,
-        "Seconds after which a process that is not heard of counts as dead, and ends "
+        "Seconds without a sign of life after which a process counts as dead and ends "
         "the others.",
         lower_bound=1,
     )
     cpu_devices = flags.DEFINE_integer(
         "cpu_devices",
         None,
-        "Makes so many devices of the CPU, to try out what several do. They share its "
-        "cores, so training gets no faster.",
+        "Splits the CPU into this many devices, to try out training on several. They "
+        "share its cores, so training does not get faster.",
         lower_bound=1,
     )
 
@@ -299,10 +299,10 @@ def define_devices() -> Callable[[], None]:
 
 
 def define_images() -> Callable[[], tuple[tuple[int, int, int], int]]:
-    """Defines ``--image_shape`` and ``--num_classes``, of images made at random.
+    """Defines ``--image_shape`` and ``--num_classes``, of random images.
 
     Returns:
-        What gives the shape (H, W, C) of the images and the number of classes.
+        A function that returns the images' shape (H, W, C) and the number of classes.
     """
     image_shape = flags.DEFINE_list(
         "image_shape", ["28", "28", "1"], "Height, width and channels of the images."
@@ -320,7 +320,7 @@ def define_images() -> Callable[[], tuple[tuple[int, int, int], int]]:
 
 
 def load_data(config: Config, data_dir: str | None) -> data.Dataset:
-    """The data set that a run's config asks for."""
+    """Loads the data set of a run's config."""
     return data.load(data_dir=data_dir, **dataclasses.asdict(config.data))
 
 
@@ -339,8 +339,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-    # What an error leaves unfinished, such as reads of a damaged checkpoint, would add
-    # lines of its own while the process ends.
+    # Unfinished work, such as reads of a damaged checkpoint, would print more lines
+    # while the process ends.
     sys.unraisablehook = lambda _: None
     logging.disable()
     print(f"error: {message}", file=sys.stderr, flush=True)
@@ -349,7 +349,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _resume() -> str:
-    """The command that goes on with the training that this one began."""
+    """Returns the command that resumes this one's training."""
     words = [os.path.basename(sys.executable), *sys.orig_argv[1:]]
     if "resume" in flags.FLAGS and not flags.FLAGS.resume:
         words.append("--resume")

@@ -1,26 +1,26 @@
-"""Which GPU there is, and what is missing, in words."""
+"""The GPU that kernels run on, and the reasons why they cannot."""
 
 import jax
 
 # `with ahead_of_time("NVIDIA H200"):` traces for that device, on a machine without it.
-# JAX knows of it, so that nothing traced outside is taken for what is traced inside.
+# It is part of JAX's cache key, so traces from outside are not reused inside.
 ahead_of_time = jax.make_user_context(default_value=None)
 
 
 def device_kind() -> str:
-    """What computations run on: a name such as ``"NVIDIA H200"`` or ``"cpu"``."""
+    """The device's name, such as ``"NVIDIA H200"`` or ``"cpu"``."""
     return ahead_of_time.value or jax.devices()[0].device_kind
 
 
 def interpreted() -> bool:
-    """Whether GPU kernels run in an interpreter, since there is only a CPU."""
+    """Returns whether GPU kernels run in an interpreter, for lack of a GPU."""
     return not ahead_of_time.value and jax.default_backend() == "cpu"
 
 
 def without_hopper() -> str | None:
-    """Why kernels for Hopper GPUs cannot run here, or None.
+    """Returns the reason why kernels for Hopper GPUs cannot run here, or None.
 
-    A machine without an accelerator is no reason: there they are interpreted.
+    On a machine without an accelerator they can: they are interpreted there.
     """
     if ahead_of_time.value or interpreted():
         return None

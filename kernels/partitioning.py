@@ -1,4 +1,4 @@
-"""What the routing op has to do with the partitioning over several devices."""
+"""Helpers of custom ops for computations that are partitioned over devices."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ batching.defvectorized(_check_p)
 def varying_axes(arrays: Any) -> frozenset[Any]:
     """Axes of a shard_map along which any of the arrays differs between devices.
 
-    None outside of a `jax.shard_map`, and in one that does not keep account of it
+    Empty outside of a `jax.shard_map`, and in one that does not track them
     (``check_vma=False``).
     """
     types = [jax.typeof(x).manual_axis_type for x in jax.tree.leaves(arrays)]
@@ -26,8 +26,8 @@ def varying_axes(arrays: Any) -> frozenset[Any]:
 def varying(axes: frozenset[Any], arrays: Any) -> Any:
     """Marks arrays as different on each device along axes of a shard_map.
 
-    An op with a gradient of its own wants the mark all over its arguments: then JAX
-    itself adds up, over the devices, the gradients of weights that they share.
+    An op with a custom gradient needs the mark on all its arguments: then JAX itself
+    sums the gradients of shared weights over the devices.
     """
 
     def mark(x: Array) -> Array:
@@ -38,15 +38,15 @@ def varying(axes: frozenset[Any], arrays: Any) -> Any:
 
 
 def refuse_automatic_partitioning(x: Array, name: str) -> Array:
-    """Returns ``x``; an error if the compiler is to divide its computation.
+    """Returns ``x``; raises if the compiler would have to partition its computation.
 
     The compiler cannot look into a kernel. Under `jax.jit` over several devices it
-    would gather the whole batch on each of them and have all compute all of it, without
-    a word. Inside `jax.shard_map` each device computes its own part.
+    would silently gather the whole batch on each device and compute all of it there.
+    Inside `jax.shard_map` each device computes its own part.
 
     Args:
         x: an argument of the kernel.
-        name: of the kernel, for the message.
+        name: the kernel's name, for the message.
 
     Raises:
         NotImplementedError: when lowered for several devices outside a shard_map.

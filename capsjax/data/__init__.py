@@ -59,7 +59,7 @@ DERIVED: dict[str, Callable[[Dataset, Source], Dataset]] = {
     "expanded": expanded.derive,
     "affnist": affnist.derive,
 }
-"""What makes data sets from another, `Source.base`, that has been split already."""
+"""Functions that make a data set from another, `Source.base`, after its split."""
 
 
 def load(
@@ -79,18 +79,18 @@ def load(
             `capsjax.data.prepare` makes; None is TFDS's own default, the environment
             variable TFDS_DATA_DIR or else ~/tensorflow_datasets.
         path: the image folder of "folder", the file of "npz".
-        validation_examples: how many training examples to hold out for validation,
+        validation_examples: the number of training examples to hold out for validation,
             each class in proportion; the choice is the same in every run.
         image_size: side in pixels to which all images are resized, bilinear and
             antialiased; 0 keeps them as stored.
-        **derivation: how a data set is made from another; further fields of `Source`.
+        **derivation: further fields of `Source`, for data sets made from another.
 
     Returns:
         The data set; `validation` is empty if `validation_examples` is 0.
 
     Raises:
         UserError: an unknown name, an argument out of range, or data that are missing
-            or not as they should be.
+            or damaged.
     """
     source = Source(data_dir, path or None, image_size, **derivation)
     if name in DERIVED:
@@ -128,8 +128,8 @@ def load(
         )
     if image_size < 0:
         raise UserError(
-            f"image_size is {image_size}; give a side in pixels, or 0 to keep images "
-            "as they are stored"
+            f"image_size is {image_size}; give a side in pixels, or 0 to keep the "
+            "stored size"
         )
 
     dataset = DATASETS[name](source)

@@ -1,4 +1,4 @@
-"""Batches out of memory: shuffled ones for training, padded ones for evaluation."""
+"""Batches of images in memory: shuffled for training, padded for evaluation."""
 
 from collections.abc import Iterator
 
@@ -11,15 +11,15 @@ from capsjax.errors import UserError
 class TrainBatches:
     """Shuffled batches of one size, addressed by step.
 
-    Every epoch has a permutation of its own, and leaves out the last N mod B examples
-    of it; what else is drawn for an epoch (see `ImageSet.for_epoch`) is drawn by its
-    own generator, too. `batch` is a pure function of (seed, step), so that a resumed
-    run goes on with the very same examples.
+    Every epoch has its own permutation and leaves out the last N mod B examples of it;
+    an epoch's other random choices (see `ImageSet.for_epoch`) have a generator per
+    epoch, too. `batch` is a pure function of (seed, step), so that a resumed run goes
+    on with the same examples.
 
     Args:
         image_set: N examples.
         batch_size: B, at least 1 and at most N.
-        seed: of the permutations, not negative.
+        seed: the seed of the permutations, not negative.
 
     Attributes:
         steps_per_epoch: N // B.
@@ -48,8 +48,8 @@ class TrainBatches:
         """Returns the batch of one step, or some rows of it.
 
         Args:
-            step: counted from 0 at the start of training, over all epochs.
-            rows: which; nothing is read for the others.
+            step: the step, counted from 0 at the start of training, over all epochs.
+            rows: the rows to return; nothing is read for the others.
 
         Returns:
             See `Examples.batch`.

@@ -16,20 +16,20 @@ SPLIT_SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a loader finds its data.
+    """The location of a loader's data, and how they are made.
 
     Attributes:
         data_dir: the TensorFlow Datasets directory; None is TFDS's own default, the
             environment variable TFDS_DATA_DIR or else ~/tensorflow_datasets.
-        path: the file or folder of a data set of the user's own, else None.
-        image_size: side in pixels to which images that differ in size are brought;
-            0 keeps them as they are stored.
-        base: the data set of single digits that others are made from.
-        canvas: side in pixels of the canvas on which those put each digit.
+        path: the file or folder of the user's own data set, else None.
+        image_size: the side in pixels to which images are resized; 0 keeps the stored
+            size.
+        base: the data set of single digits that derived data sets are made from.
+        canvas: the side in pixels of the canvas on which those put each digit.
         shift: a digit's largest shift from the canvas's centre, in pixels.
-        versions_per_digit: pairs or transformed versions that are made of each test
-            digit, see `capsjax.data.derived`.
-        novel_viewpoint: see `capsjax.data.sources.smallnorb`.
+        versions_per_digit: the number of pairs or transformed versions made of each
+            test digit, see `capsjax.data.derived`.
+        novel_viewpoint: the split by viewpoint, see `capsjax.data.sources.smallnorb`.
     """
 
     data_dir: str | None = None
@@ -45,10 +45,10 @@ class Source:
         """Returns `path`, with ~ expanded.
 
         Args:
-            what: what it should lead to, for the error text.
+            what: a description of the file or folder, for the error text.
 
         Raises:
-            UserError: there is none.
+            UserError: no path was given.
         """
         if not self.path:
             raise UserError(f"no path is given; set config.data.path to {what}")
@@ -56,18 +56,18 @@ class Source:
 
 
 class Examples(Protocol):
-    """Labelled images that can be asked for by number."""
+    """Labelled images, accessed by index."""
 
     def batch(self, indices: npt.NDArray[np.integer]) -> dict[str, np.ndarray]:
-        """Some examples, as the train and evaluation steps take them.
+        """Returns some examples in the form that training and evaluation steps take.
 
         Args:
             indices: [B].
 
         Returns:
             "image" uint8 [B, H, W, C] and "label" int32 [B], or [B, K] where each image
-            shows K classes; then also "parts" uint8 [B, K, H, W, C], what each image is
-            made of.
+            shows K classes; then also "parts" uint8 [B, K, H, W, C], the K images that
+            each image is made of.
         """
         ...
 
@@ -81,7 +81,7 @@ class ImageSet:
         labels: int32 [N], or [N, K] where each image shows K classes.
 
     Raises:
-        UserError: a shape or a dtype is another.
+        UserError: another shape or dtype.
     """
 
     images: npt.NDArray[np.uint8]
@@ -121,10 +121,10 @@ class ImageSet:
         return {"image": self.images[indices], "label": self.labels[indices]}
 
     def for_epoch(self, rng: np.random.Generator) -> Examples:
-        """What an epoch of training takes: N examples, here the same in every epoch.
+        """Returns the N examples of one epoch of training, here always the same.
 
         Args:
-            rng: the epoch's own; where epochs differ, it makes all choices.
+            rng: the epoch's generator, for image sets whose epochs differ.
         """
         del rng
         return self
@@ -139,13 +139,13 @@ class Dataset:
     """A data set: three image sets over one list of classes.
 
     Attributes:
-        name: its name in `capsjax.data.DATASETS`.
+        name: the data set's name in `capsjax.data.DATASETS`.
         train: the training examples.
         validation: examples held out of the training images; may be empty.
         test: the test examples.
         class_names: one name per label value.
-        provenance: one line for records and reports: where the data come from, which
-            version, and anything odd about them.
+        provenance: one line for records and reports: the data's origin and version, and
+            anything unusual about them.
 
     Raises:
         UserError: no training or test examples, image shapes that differ between the
@@ -195,7 +195,7 @@ def empty_like(image_set: ImageSet) -> ImageSet:
 
 
 def as_image_set(images: np.ndarray, labels: np.ndarray, what: str) -> ImageSet:
-    """Makes an image set of arrays that came from outside.
+    """Makes an image set of the user's arrays.
 
     Args:
         images: uint8 [N, H, W, C], or [N, H, W] for grayscale.
@@ -239,14 +239,14 @@ def carve(
 
     Args:
         image_set: N examples.
-        num_held_out: how many to hold out; 0 gives an empty part.
-        seed: of the choice.
+        num_held_out: the number of examples to hold out; 0 gives an empty part.
+        seed: the seed of the choice.
 
     Returns:
         The N - num_held_out remaining examples and the held-out ones.
 
     Raises:
-        UserError: `num_held_out` is negative or leaves none, a class has a single
+        UserError: `num_held_out` is negative or leaves no example, a class has a single
             example, or a part would have fewer examples than there are classes.
     """
     n = len(image_set)
@@ -301,13 +301,13 @@ def carve_test(image_set: ImageSet, what: str) -> tuple[ImageSet, ImageSet]:
 
 
 def resize(image_set: ImageSet, side: int) -> ImageSet:
-    """Brings all images to `side` x `side` pixels.
+    """Resizes all images to `side` x `side` pixels.
 
     Bilinear, antialiased when shrinking; an image that is not square is stretched.
 
     Args:
         image_set: images of shape [N, H, W, C].
-        side: in pixels.
+        side: the new height and width in pixels.
 
     Returns:
         Images of shape [N, side, side, C]; `image_set` itself if it has that size.

@@ -1,4 +1,4 @@
-"""Convolution, with forms of its own on a CPU.
+"""Convolution, in forms that are fast on a CPU.
 
 Import from here; the other files of this package are private to it.
 """

@@ -2,11 +2,11 @@
 
 XLA's CPU backend convolves at a quarter of the speed of its matrix products, and the
 gradient of a strided convolution with respect to its input, which dilates its operand,
-takes minutes where all else takes seconds. On a CPU a convolution is therefore written
-as matrix products: of Fourier transforms where that saves enough operations
-(`spectral`), else of patches with the kernel or its rows. Only what has stride
-1 and neither few channels nor many stays as it is. The numbers are those of the same
-convolution, up to rounding; other backends keep theirs (cuDNN on a GPU).
+takes minutes where everything else takes seconds. On a CPU a convolution is therefore
+written as matrix products: of Fourier transforms where that saves enough operations
+(`spectral`), else of patches with the kernel or its rows. Only convolutions with stride
+1 and a medium number of channels are left to XLA. The results are the same up to
+rounding; other backends use their own convolution (cuDNN on a GPU).
 """
 
 import functools
@@ -19,15 +19,18 @@ from jaxtyping import Array, Float
 from kernels.convolution import spectral
 from kernels.dtypes import accumulation_dtype
 
-# Fourier transforms are taken if they need less than this share of the operations, with
-# stride 1 and else: from there on they were faster, forward and gradients together.
+# Fourier transforms are used if they need less than this share of the operations, for
+# stride 1 and larger ones: below it they were faster, forward and backward together.
 _SPECTRAL_SHARE, _SPECTRAL_SHARE_STRIDED = 0.5, 0.8
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def output_size(size: int, kernel_size: int, stride: int, padding: str) -> int:
-    """Pixels along one axis after a convolution; 0 or less if the kernel won't fit."""
+    """Returns the pixels along one axis after a convolution.
+
+    The number is 0 or less if the kernel does not fit.
+    """
     if padding == "SAME":
         return -(-size // stride)
     return (size - kernel_size) // stride + 1
@@ -44,7 +47,7 @@ def convolve(
     Args:
         x: images or features, channels last.
         kernel: square kernel, dtype of ``x``.
-        stride: in pixels, along both axes.
+        stride: the stride in pixels, along both axes.
         padding: ``"VALID"``, or ``"SAME"``: zeros so that the size is H / stride,
             rounded up.
 
@@ -112,7 +115,7 @@ def _on_cpu(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
 
 
 def _by_patches(x: Array, kernel: Array, stride: int) -> Array:
-    """The convolution as one matrix product of patches with the kernel.
+    """Convolves by one matrix product of patches with the kernel.
 
     For few channels, such as an image's: the patches are no larger than the result.
     """
@@ -121,7 +124,7 @@ def _by_patches(x: Array, kernel: Array, stride: int) -> Array:
         size = output_size(x.shape[axis], K, stride, "VALID")
         span = stride * (size - 1) + 1
         slices = [jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(K)]
-        # Computed to the end: XLA:CPU is slow at slices of slices.
+        # Not fused: XLA:CPU is slow at slices of slices.
         x = jax.lax.optimization_barrier(jnp.concatenate(slices, axis=-1))
     y = jnp.matmul(
         x.reshape(-1, x.shape[-1]),
@@ -132,7 +135,7 @@ def _by_patches(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _by_kernel_rows(x: Array, kernel: Array, stride: int) -> Array:
-    """The convolution as matrix products of patches with single kernel rows.
+    """Convolves by matrix products of patches with single kernel rows.
 
     A matrix of patches for the whole kernel would be K times as large. The loop and
     the rematerialisation keep its K parts from being held all at once, forward and in

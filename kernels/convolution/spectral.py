@@ -8,15 +8,15 @@ of primary capsules needs a third of the operations that way, and no matrix of p
 Written out, the result is ``R^T ((K kernel) (X images))`` with three constant matrices
 from pixels to planes. A frequency and its conjugate are one complex number, and complex
 products take three real ones (Gauss), so 10 x 10 pixels make 148 planes. The transforms
-are dense: for so few pixels a matrix product is the fastest. Gradients take the same
+are dense: for this few pixels a matrix product is the fastest. Gradients take the same
 matrices in other places.
 
 With stride s the image is s^2 images, one for each phase of the pixels, whose
 convolutions with stride 1 are added up. Images are cut into tiles that overlap by the
-kernel's size less one.
+kernel's size minus one.
 
-All runs over blocks of images and chunks of input channels, whose planes stay in a
-CPU's cache: they are made, multiplied and forgotten. The gradient keeps nothing but its
+Everything runs over blocks of images and chunks of input channels, whose planes stay in
+a CPU's cache: they are computed, multiplied and discarded. The gradient saves only its
 arguments and transforms them again.
 """
 
@@ -37,15 +37,15 @@ _BLOCK_BYTES = 32 * 2**20
 # enough that a chunk's planes fit into the cache beside the results'.
 _CHUNK_CHANNELS = range(128, 31, -1)
 
-# XLA:CPU multiplies matrices far more slowly when it has fused what makes them.
+# XLA:CPU multiplies matrices far more slowly when it has fused their computation.
 _computed = jax.lax.optimization_barrier
 
 
 class Tiling(NamedTuple):
-    """How images are cut up for the transforms.
+    """The division of images into tiles for the transforms.
 
     Attributes:
-        stride: of the convolution, along both axes.
+        stride: the convolution's stride in pixels, along both axes.
         taps: pixels of the kernel along one axis, in one phase.
         outputs: pixels of the result along one axis, from one tile.
         tiles: number of tiles along (H, W).
@@ -65,12 +65,12 @@ class Tiling(NamedTuple):
     def planes(self) -> int:
         """Real products for each tile and pair of channels."""
         pixels = self.size**2
-        real = 1 if self.size % 2 else 4  # Frequencies that are no complex numbers.
+        real = 1 if self.size % 2 else 4  # Real-valued frequencies.
         return real + 3 * (pixels - real) // 2
 
     @property
     def phase_size(self) -> tuple[int, int]:
-        """Pixels (H, W) of one phase of an image that whole tiles make up."""
+        """Pixels (H, W) of one phase of an image that consists of whole tiles."""
         h, w = (count * self.outputs + self.taps - 1 for count in self.tiles)
         return h, w
 
@@ -82,12 +82,12 @@ def plan(
     batch_size: int,
     channels: tuple[int, int],
 ) -> tuple[Tiling, int]:
-    """The tiling that needs the fewest operations.
+    """Finds the tiling that needs the fewest operations.
 
     Args:
         output_size: (h, w), the pixels of the result.
         kernel_size: pixels of the kernel along one axis.
-        stride: in pixels, along both axes.
+        stride: the stride in pixels, along both axes.
         batch_size: number of images.
         channels: (C_in, C_out).
 
@@ -127,7 +127,7 @@ def convolve(
         x: images or features, channels last.
         kernel: square kernel, dtype of ``x``.
         output_size: (h, w), the pixels of the result.
-        tiling: from `plan`.
+        tiling: the tiling that `plan` found.
 
     Returns:
         Features of the dtype of ``x``; sums are taken in float32, in float64 for
@@ -139,7 +139,7 @@ def convolve(
     blocks = -(-B // images)
     images = -(-B // blocks)
     h, w = tiling.phase_size
-    # What is left over beyond the tiles' last result is cut off by negative padding.
+    # Negative padding cuts off the pixels beyond the tiles' last result.
     pads = [(0, blocks * images - B), (0, s * h - H), (0, s * w - W), (0, 0)]
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(*pad, 0) for pad in pads])
     x = x.reshape(blocks, images, h, s, w, s, C_in)
@@ -225,7 +225,7 @@ class _Chunks(NamedTuple):
     Attributes:
         stride: number of phases along one axis.
         per_phase: number of chunks in one phase.
-        channels: in a chunk.
+        channels: number of channels in a chunk.
     """
 
     stride: int

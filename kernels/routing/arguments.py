@@ -5,15 +5,15 @@ from jaxtyping import Array
 
 
 def check(inputs: Array, weights: Array, bias: Array | None) -> str:
-    """Refuses arguments that no routing can take.
+    """Rejects arguments that are invalid for every routing op.
 
     Args:
         inputs: poses of the input capsules; should be [B, I, P].
         weights: transformation matrices; should be [I, J, Q, P].
-        bias: of the output capsules; should be [J, Q] or None.
+        bias: bias of the output capsules; should be [J, Q] or None.
 
     Returns:
-        The shapes, in words for further errors.
+        A description of the shapes, for further errors.
 
     Raises:
         ValueError: wrong ranks, or sizes or dtypes that do not agree.

@@ -1,7 +1,7 @@
-"""Uniform routing: coupling coefficients 1/J, whatever the votes say.
+"""Uniform routing: every coupling coefficient is 1/J, independent of the votes.
 
-The control experiment for every routing algorithm. Since each input capsule is shared
-out equally, the sum of the votes is one matrix product, and no vote is formed::
+The control experiment for every routing algorithm. Since each input capsule is divided
+equally, the sum of the votes is one matrix product, and no vote is formed::
 
     s = jnp.einsum("bip,ijqp->bjq", u, W) / J + bias
     v = squash(s)

@@ -1,4 +1,4 @@
-"""Digits on a larger canvas: what MultiMNIST, expanded MNIST and affNIST begin with."""
+"""Digits on a larger canvas, for MultiMNIST, expanded MNIST and affNIST."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,17 +8,17 @@ from capsjax.errors import UserError
 
 
 def check(image_set: ImageSet, side: int, shift: int, what: str) -> None:
-    """Refuses a canvas that digits do not fit on.
+    """Refuses a canvas that is too small for the digits.
 
     Args:
-        image_set: of the digits.
-        side: of the canvas in pixels.
-        shift: largest shift from its centre in pixels.
-        what: is made of them, for the error text.
+        image_set: the digits.
+        side: the canvas's height and width in pixels.
+        shift: the largest shift from its centre in pixels.
+        what: the data set to be made, for the error text.
 
     Raises:
-        UserError: the canvas is smaller than the digits, or the shift takes a digit
-            off it altogether.
+        UserError: the canvas is smaller than the digits, or the shift could move a
+            digit off it.
     """
     height, width, _ = image_set.image_shape
     if side < max(height, width):
@@ -38,7 +38,7 @@ def centre(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
 
     Args:
         images: [N, H, W, C].
-        side: of the canvas in pixels, at least H and W.
+        side: the canvas's height and width in pixels, at least H and W.
 
     Returns:
         uint8 [N, side, side, C].
@@ -57,7 +57,7 @@ def shift(
 
     Args:
         images: [N, H, W, C].
-        shifts: [N, 2], down and to the right.
+        shifts: [N, 2], pixels down and to the right.
 
     Returns:
         uint8 [N, H, W, C].

@@ -20,7 +20,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
 
     Args:
         base: digits, already split.
-        source: `canvas` and `shift`, 40 and 6 for all places on MNIST's.
+        source: the data set's arguments: `canvas` and `shift`, 40 and 6 in the paper.
 
     Raises:
         UserError: the digits do not fit on the canvas.

@@ -15,11 +15,11 @@ from capsjax.errors import UserError
 
 
 class Pairs:
-    """Pairs of digits, overlaid when they are asked for.
+    """Pairs of digits, overlaid on access.
 
-    An image is ``min(a + b, 255)``, pixel by pixel, of two digits that are shifted each
-    on its own; its label is the two classes, and its parts are the two shifted digits,
-    in the same order.
+    An image is ``min(a + b, 255)``, pixel by pixel, of two independently shifted
+    digits; its label is the two classes, and its parts are the two shifted digits, in
+    the same order.
     """
 
     def __init__(
@@ -29,10 +29,10 @@ class Pairs:
 
         Args:
             digits: N single digits on the canvas, of at least two classes.
-            most: largest shift along each axis in pixels; all shifts are equally
+            most: the largest shift along each axis in pixels; all shifts are equally
                 likely.
-            rng: makes all choices.
-            versions: pairs that each digit is the first one of.
+            rng: the generator of all choices.
+            versions: the number of pairs that each digit is the first of.
         """
         self._digits = digits
         first = np.tile(np.arange(len(digits)), versions)
@@ -60,7 +60,7 @@ class Pairs:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PairSet(ImageSet):
-    """Pairs that stay as they are, for validation and testing.
+    """Fixed pairs, for validation and testing.
 
     Attributes:
         parts: uint8 [N, 2, H, W, C], the two digits that each image is made of.
@@ -79,13 +79,13 @@ class PairSet(ImageSet):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PairedDigits(ImageSet):
-    """Single digits on the canvas, of which every epoch makes other pairs.
+    """Single digits on the canvas, paired anew in every epoch.
 
-    An epoch has as many pairs as there are digits, each once with a partner drawn anew;
-    a thousand epochs are the paper's thousand pairs a digit.
+    An epoch has one pair for each digit, with a new random partner; a thousand epochs
+    correspond to the paper's thousand pairs per digit.
 
     Attributes:
-        most_shift: see `Pairs`.
+        most_shift: the largest shift along each axis in pixels.
     """
 
     most_shift: int
@@ -114,8 +114,8 @@ def derive(base: Dataset, source: Source) -> Dataset:
     for split, digits in (("training", base.train), ("test", base.test)):
         if len(np.unique(digits.labels)) < 2:
             raise UserError(
-                f"{what}: all {split} digits are of one class, so none has a partner "
-                "of another; choose another config.data.base"
+                f"{what}: all {split} digits are of one class, and a pair needs two "
+                "classes; choose another config.data.base"
             )
 
     def fixed(digits: ImageSet, seed: int) -> PairSet:
@@ -150,21 +150,21 @@ def derive(base: Dataset, source: Source) -> Dataset:
 def overlap(
     parts: npt.NDArray[np.uint8], digit_size: tuple[int, int], source: Source
 ) -> tuple[float, float]:
-    """How much the two digits of a pair overlap, on average over the pairs.
+    """Measures how much the two digits of a pair overlap, on average over the pairs.
 
     Args:
         parts: [N, 2, H, W, C], the digits of each pair.
         digit_size: height and width of the digits before they were put on the canvas.
-        source: `shift`, by which they were moved.
+        source: the data set's arguments, of which `shift` counts.
 
     Returns:
         The expected share of a digit's frame (its image before it was put on the
-        canvas, 28x28 pixels for MNIST) that lies in the other's, which is the 80 % of
-        the paper; and the measured share of the boxes around their ink: the area of
-        their intersection over the mean of their areas.
+        canvas, 28x28 pixels for MNIST) that lies in the other digit's frame: the 80 %
+        of the paper. And the same for the boxes around the ink, as measured: the area
+        of their intersection over the mean of their areas.
     """
     steps = 2 * source.shift + 1
-    # Of two numbers drawn from as many in a row, the expected distance.
+    # The expected distance of two numbers that are drawn uniformly from 1..steps.
     distance = (steps**2 - 1) / (3 * steps)
     height, width = digit_size
     frames = max(1 - distance / height, 0.0) * max(1 - distance / width, 0.0)
@@ -180,7 +180,7 @@ def overlap(
 
 
 def _extent(ink: npt.NDArray[np.bool_]) -> tuple[np.ndarray, np.ndarray]:
-    """First and one past the last place with ink along the last axis."""
+    """Returns the first index with ink along the last axis, and one past the last."""
     size = ink.shape[-1]
     return ink.argmax(axis=-1), size - ink[..., ::-1].argmax(axis=-1)
 
@@ -190,7 +190,7 @@ def _partners(
     first: npt.NDArray[np.integer],
     rng: np.random.Generator,
 ) -> npt.NDArray[np.integer]:
-    """For each of `first`, a digit of another class, all of them equally likely."""
+    """Draws a digit of another class for each of `first`, uniformly."""
     partners = rng.integers(0, max(len(labels), 1), len(first))
     alike = np.flatnonzero(labels[first] == labels[partners])
     while len(alike):

@@ -1,4 +1,4 @@
-"""The digits data set that scikit-learn carries along: needs no download."""
+"""The digits data set that comes with scikit-learn and needs no download."""
 
 import numpy as np
 

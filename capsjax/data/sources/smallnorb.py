@@ -27,7 +27,7 @@ NOVEL_VIEWPOINTS = (
     "",
     *(f"{kind}{end}" for kind in _FAMILIAR for end in ("", "_familiar")),
 )
-"""What `Source.novel_viewpoint` may be."""
+"""The values of `Source.novel_viewpoint`."""
 
 
 def load(source: Source) -> Dataset:
@@ -102,7 +102,7 @@ def load(source: Source) -> Dataset:
 
 
 def _is_familiar(split: Split, kind: str) -> npt.NDArray[np.bool_]:
-    """Which photographs, [N], have a viewpoint that "azimuth" (...) trains on."""
+    """Marks the photographs, [N], with a viewpoint that "azimuth" (...) trains on."""
     feature, values = _FAMILIAR[kind]
     return np.isin(split.labels[feature], values)
 

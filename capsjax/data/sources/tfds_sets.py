@@ -19,7 +19,7 @@ from capsjax.data.datasets import Dataset, ImageSet, Source, empty_like
 from capsjax.errors import UserError
 
 Transform = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
-"""Makes of an image uint8 [H, W, C] another one, of any size."""
+"""A function of an image uint8 [H, W, C] to another one, of any size."""
 
 _READ_AHEAD = 1000
 """Records per read: one read per record takes twice as long."""
@@ -31,7 +31,7 @@ def load(name: str, source: Source) -> Dataset:
     """Loads a prepared data set of images with one label each.
 
     Args:
-        name: its TFDS name, for instance "mnist".
+        name: the data set's TFDS name, for instance "mnist".
         source: `data_dir` says where the prepared data sets are.
 
     Returns:
@@ -57,7 +57,7 @@ def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """Opens a prepared data set, of which `read_split` then reads a split.
 
     Args:
-        name: its TFDS name.
+        name: the data set's TFDS name.
         data_dir: the TensorFlow Datasets directory; None or "" is TFDS's own default.
 
     Returns:
@@ -91,7 +91,7 @@ class Split:
     Attributes:
         images: uint8 [N, H, W, C].
         labels: int32 [N] by feature, for instance "label".
-        oddity: says in words if the images went through JPEG, else "".
+        oddity: a clause that says that the images went through JPEG, or "".
     """
 
     images: npt.NDArray[np.uint8]
@@ -113,12 +113,12 @@ def read_split(
     """Reads one split of a prepared data set whole.
 
     Args:
-        builder: what `open_prepared` returned.
+        builder: the builder that `open_prepared` returned.
         split: "train" or "test".
-        image_features: those that hold images, all of one size; their channels are put
-            one behind the other.
-        label_features: those that hold integers.
-        transform: done to each such image, uint8 [H, W, C], before it is kept.
+        image_features: the features that hold images, all of one size; their channels
+            are concatenated.
+        label_features: the features that hold integers.
+        transform: a function that is applied to each image, uint8 [H, W, C].
 
     Returns:
         The images and labels, in the order of the records.
@@ -155,7 +155,7 @@ def read_split(
 
 
 def provenance(builder: tfds.core.DatasetBuilder, *splits: Split) -> str:
-    """Says in one line which data set was read, and what is odd about its images."""
+    """Describes in one line the data set that was read, and its images' oddity."""
     oddities = dict.fromkeys(split.oddity for split in splits if split.oddity)
     return "; ".join(
         [
@@ -167,7 +167,7 @@ def provenance(builder: tfds.core.DatasetBuilder, *splits: Split) -> str:
 
 
 def _command(builder: tfds.core.DatasetBuilder) -> str:
-    """The command that prepares the data set where it is missing."""
+    """Returns the command that prepares the data set."""
     return (
         f"python -m experiments.prepare_data --dataset={builder.name} "
         f"--data_dir={builder.data_dir_root}"
@@ -213,8 +213,8 @@ def _pixels(content: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8
 
 
 def _oddity(content: bytes) -> str:
-    """Says in words if an image went through JPEG; "" if not."""
-    if not content.startswith(_JPEG_START):  # opening it would take its time.
+    """Returns a clause that says that an image went through JPEG, or ""."""
+    if not content.startswith(_JPEG_START):  # Opening the image would take longer.
         return ""
     with Image.open(io.BytesIO(content)) as image:
         return (

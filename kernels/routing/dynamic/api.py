@@ -1,4 +1,4 @@
-"""The door to the routing op: checks the arguments and picks an implementation."""
+"""The routing op's entry point: checks the arguments and picks an implementation."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -27,8 +27,8 @@ class Implementation(Protocol):
         """Computes the poses [B, J, Q]; see `route`."""
 
 
-# "mosaic_gpu" has limits, which it names; the others take every input that passes the
-# checks below, on every backend.
+# "mosaic_gpu" has limits, which its errors name; the others take every input that
+# passes the checks below, on every backend.
 IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
     {"mosaic_gpu": mosaic_gpu.route, "xla": xla.route, "reference": reference.route}
 )
@@ -111,7 +111,7 @@ def _best(inputs: Array, weights: Array) -> str:
 def check(
     inputs: Array, weights: Array, bias: Array | None, num_iterations: int
 ) -> None:
-    """Refuses arguments that no implementation can take.
+    """Rejects arguments that are invalid for every implementation.
 
     Raises:
         ValueError: see `kernels.routing.arguments.check`; or ``num_iterations`` is not

@@ -1,4 +1,4 @@
-"""What routing does from iteration to iteration, beside the op and apart from it."""
+"""Diagnosis of routing, iteration by iteration, computed separately from the op."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,15 @@ from kernels.routing.squash import squash
 
 
 class Diagnosis(NamedTuple):
-    """What each of the r routing iterations does, on average.
+    """Averages over the capsules for each of the r routing iterations.
 
     Attributes:
-        logit_changes: [r]; how much the iteration adds to a logit, ``|votes . poses|``,
-            mean over examples, input and output capsules. For the last iteration: how
-            much it would add.
+        logit_changes: [r]; the amount the iteration adds to a logit,
+            ``|votes . poses|``, mean over examples, input and output capsules. For the
+            last iteration, the amount it would add.
         coupling_entropies: [r] in nats; entropy of an input capsule's coupling
             coefficients in the iteration, mean over examples and input capsules. With
-            leaky routing the share that is dropped is one outcome more.
+            leaky routing the dropped share counts as one more outcome.
     """
 
     logit_changes: Float[Array, " r"]
@@ -35,17 +35,17 @@ def diagnose(
     num_iterations: int,
     leaky: bool = False,
 ) -> Diagnosis:
-    """Follows the routing of a few dozen examples and says what its iterations do.
+    """Follows the routing of a few dozen examples through its iterations.
 
-    Examples are taken one after another, so that no more votes are in memory than those
-    of one, [I, J, Q]: a large batch takes its time, not its memory.
+    Examples are processed one after another, so that only one example's votes,
+    [I, J, Q], are in memory: a large batch takes time, not memory.
 
     Args:
-        inputs: see `kernels.routing.route`, as all arguments.
-        weights: the same dtype as ``inputs``.
-        bias: the same dtype, or None.
-        num_iterations: r, at least 1.
-        leaky: whether each softmax has one more logit, constant 0.
+        inputs: poses of the input capsules; see `kernels.routing.route`.
+        weights: transformation matrices, of the dtype of ``inputs``.
+        bias: bias of the output capsules, of the same dtype, or None.
+        num_iterations: number of routing iterations r, at least 1.
+        leaky: adds one more logit, constant 0, to each softmax.
 
     Returns:
         Two numbers for each iteration; float32 at least.
@@ -70,7 +70,7 @@ def diagnose(
         logits = jnp.zeros((I, J + leaky), wide)
         changes, entropies = [], []
         for _ in range(num_iterations):
-            # The logarithm of a share that is zero is finite this way.
+            # This way the logarithm of a share that is zero is finite.
             log_c = jax.nn.log_softmax(logits, axis=1)
             c = jnp.exp(log_c)
             entropies.append(-jnp.mean(jnp.sum(c * log_c, axis=1)))

@@ -48,7 +48,7 @@ def route(
 def softmax_over_outputs(
     logits: Float[Array, "B I J"], leaky: bool
 ) -> Float[Array, "B I J"]:
-    """Coupling coefficients: each input capsule shares itself out over the outputs."""
+    """Coupling coefficients: each input capsule is divided among the outputs."""
     if not leaky:
         return jax.nn.softmax(logits, axis=2)
     leak = jnp.zeros_like(logits[:, :, :1])

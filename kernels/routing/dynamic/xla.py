@@ -6,11 +6,11 @@ the votes is ``S(c)_bjq = sum_ip (c_ij u_ip) W_ijqp``. Neither needs the votes
 themselves, nor the logits of the iteration before.
 
 The input capsules are taken in chunks, small enough on a CPU that a chunk's T stays in
-the cache. The gradient keeps only the total inputs s^t [B, J, Q] and computes all else
-again.
+the cache. The gradient saves only the total inputs s^t [B, J, Q] and recomputes the
+rest.
 
 Arrays are laid out [P, J, B, I]. T, S and the gradient of W are then one plain matrix
-product for each of the P J pairs, and all else is elementwise over long contiguous rows
+product for each of the P J pairs, and the rest is elementwise over long contiguous rows
 of I.
 """
 
@@ -36,8 +36,7 @@ _ACCELERATOR_CHUNK_BYTES = 512 * 2**20
 _MIN_CHUNK_INPUTS = 64
 
 # XLA:CPU computes a reduction, a softmax or a matrix product far more slowly when it
-# has fused them with what makes their operands. What passes through here is first
-# computed to the end.
+# has fused it with the computation of its operands. This keeps them apart.
 _computed = jax.lax.optimization_barrier
 
 
@@ -198,7 +197,7 @@ def _add_to_chunk(
 def _transform(
     V: Float[Array, "J B Q"], w: Float[Array, "P J Q I"]
 ) -> Float[Array, "P J B I"]:
-    """T = V W: what an output direction looks like from each input capsule."""
+    """Returns T = V W: an output direction, as seen from each input capsule."""
     V_of_p = jnp.broadcast_to(V.astype(w.dtype), (w.shape[0], *V.shape))
     return jnp.einsum("pjbq,pjqi->pjbi", V_of_p, w, preferred_element_type=V.dtype)
 

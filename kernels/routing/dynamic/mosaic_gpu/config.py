@@ -1,4 +1,4 @@
-"""How the kernels divide the work: the choices, the heuristic, measured entries."""
+"""The kernels' division of the work: choices, a heuristic, measured entries."""
 
 import dataclasses
 import functools
@@ -26,13 +26,14 @@ class Config:
             over. The more, the fewer partial sums to write and read again, and the
             fewer blocks to fill the device with.
         slots: buffers of the ring through which a pass streams inputs and weights.
-        scaled_inputs: where a pass keeps ``c * u``, the left operand of its sums.
-            ``"registers"`` saves the way through shared memory; the interpreter does
-            not know it and takes ``"shared"``.
+        scaled_inputs: the place where a pass keeps ``c * u``, the left operand of its
+            sums. ``"registers"`` saves the way through shared memory; the interpreter
+            does not support it and uses ``"shared"``.
         final_chunk: output capsules of a block of the last kernel of the backward pass;
             divides the chunk of the passes.
         final_row_blocks: blocks among which that kernel divides the batch; each writes
-            weight gradients of its own, to be summed. Divides the tiles of 64 examples.
+            separate weight gradients, which are then summed. Divides the number of
+            tiles of 64 examples.
     """
 
     groups_per_block: int
@@ -43,7 +44,7 @@ class Config:
 
 
 class Problem(NamedTuple):
-    """What the choice depends on: the op's sizes and dtype."""
+    """The op's sizes and dtype, on which the choice depends."""
 
     B: int
     I: int
@@ -60,7 +61,7 @@ class Problem(NamedTuple):
         return cls(B, I, P, J, Q, str(jnp.dtype(inputs.dtype)))
 
     def sizes(self, config: Config | None = None) -> Sizes:
-        """Filled up to whole tiles and, given a config, to whole blocks."""
+        """Returns the sizes padded to whole tiles and, given a config, whole blocks."""
         multiple = 1 if config is None else config.groups_per_block
         return layout.padded_sizes(self.B, self.I, self.J, self.Q, multiple)
 
@@ -70,9 +71,9 @@ def choose(problem: Problem, device_kind: str) -> Config:
     return tuned(device_kind).get(problem) or heuristic(problem)
 
 
-# What the heuristic reckons with: an H100 or H200, two blocks on each
-# multiprocessor (most kernels' registers and memory allow it). The times are estimates
-# from instruction counts and bandwidths, in microseconds; they only have to rank.
+# The heuristic's model: an H100 or H200 with two blocks on each multiprocessor (most
+# kernels' registers and memory allow it). The times are estimates from instruction
+# counts and bandwidths, in microseconds; only their order matters.
 _BLOCKS_AT_ONCE = 2 * 132
 _PASS_STEP_US = 1.5
 _FINAL_STEP_US = 3.0
@@ -110,10 +111,10 @@ def heuristic(problem: Problem) -> Config:
 
 
 def candidates(problem: Problem) -> Iterator[Config]:
-    """Configs worth measuring: each way of the passes, each of the last kernel.
+    """Configs worth measuring: each choice for the passes, each for the last kernel.
 
-    The two do not influence each other, so it is not their product: one is varied while
-    the other is the heuristic's.
+    The two do not influence each other, so one is varied while the other is the
+    heuristic's.
     """
     start, sizes = heuristic(problem), problem.sizes()
     yield start
@@ -135,7 +136,7 @@ def candidates(problem: Problem) -> Iterator[Config]:
 
 @functools.cache
 def tuned(device_kind: str) -> dict[Problem, Config]:
-    """The measured configs of a device kind; none where there is no file."""
+    """The measured configs of a device kind; empty if it has no file."""
     path = tuned_path(device_kind)
     if not path.exists():
         return {}
@@ -151,7 +152,7 @@ def tuned_path(device_kind: str) -> pathlib.Path:
 
 
 def save_tuned(device_kind: str, found: dict[Problem, Config]) -> pathlib.Path:
-    """Adds measured configs to the device kind's file; new ones replace old."""
+    """Adds measured configs to the device kind's file; new ones replace old ones."""
     entries = tuned(device_kind) | found
     path = tuned_path(device_kind)
     path.parent.mkdir(exist_ok=True)
@@ -174,7 +175,7 @@ def _waves(blocks: int) -> int:
 
 
 def _groups_per_block(sizes: Sizes) -> list[int]:
-    """Numbers of groups that fill up at most an eighth more input capsules."""
+    """Numbers of groups that pad the input capsules by at most an eighth."""
     return [n for n in range(1, min(sizes.G, 64) + 1) if 8 * (-sizes.G % n) <= sizes.G]
 
 

@@ -31,12 +31,12 @@ _SLOTS = 2  # of the ring of terms
 
 
 class Terms(NamedTuple):
-    """Which terms the sums over the iterations have.
+    """The terms of the sums over the iterations.
 
     Attributes:
-        uniform: whether the first iteration counts, whose c is the same for all.
-        coupled: how many of the iterations after it count.
-        through_coupling: whether these have the terms with dlogits.
+        uniform: whether the first iteration, whose c is the same for all, has a term.
+        coupled: the number of iterations after it that have terms.
+        through_coupling: whether these include the terms with dlogits.
     """
 
     uniform: bool

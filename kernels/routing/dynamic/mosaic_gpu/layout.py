@@ -1,7 +1,7 @@
-"""Between the op's arrays and those of the kernels.
+"""Conversion between the op's arrays and those of the kernels.
 
-Filling up with zeros needs no masks: a zero input or weight adds zero to every sum, and
-squash(0) = 0. Only a softmax over output capsules must not see filled-up ones.
+Padding with zeros needs no masks: a zero input or weight adds zero to every sum, and
+squash(0) = 0. Only a softmax over output capsules must not see the padding.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from jaxtyping import Array, Float
 
 from kernels.routing.dynamic.mosaic_gpu.tile import COLUMNS, GROUP, IN_DIM, ROWS, Sizes
 
-# Float32 sums of a warpgroup, 64 rows by so many columns, that leave enough registers
-# for all else: one register in a thread for each two columns.
+# Columns of a warpgroup's float32 sums, with 64 rows, that leave enough registers for
+# everything else: one register in a thread for every two columns.
 _SUM_COLUMNS = 160
 # Row lengths in bytes that the copy engine can swizzle, in 16-bit elements.
 _OUT_DIMS = (16, 32, 64)
 
 
 def unsupported(inputs: Array, weights: Array) -> str | None:
-    """Why the kernels cannot take these arguments, or None."""
+    """Returns the reason why the kernels do not support these arguments, or None."""
     _, _, Q, P = weights.shape
     if inputs.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         return f"inputs are {inputs.dtype}, not float32, bfloat16 or float16"
@@ -32,7 +32,7 @@ def unsupported(inputs: Array, weights: Array) -> str | None:
 
 
 def operand_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """What the matrix products take: float16 for float32, else the dtype itself.
+    """The dtype of the matrix products: float16 for float32, else the dtype itself.
 
     float16 has the 10-bit fraction of TF32 at half the bytes, and unlike TF32 may be
     transposed on its way into a product.
@@ -43,7 +43,7 @@ def operand_dtype(dtype: DTypeLike) -> jnp.dtype:
 def padded_sizes(
     batch: int, in_capsules: int, out_capsules: int, out_dim: int, group_multiple: int
 ) -> Sizes:
-    """Sizes filled up to whole tiles, and to a multiple of some groups."""
+    """Sizes padded to whole tiles, and to a multiple of some groups."""
     Q = next(size for size in _OUT_DIMS if out_dim <= size)
     chunks = -(-out_capsules // (_SUM_COLUMNS // Q))
     chunk = -(-out_capsules // chunks)
@@ -60,7 +60,7 @@ def padded_sizes(
 def group_inputs(
     inputs: Float[Array, "B I P"], sizes: Sizes, dtype: DTypeLike
 ) -> Float[Array, "G B_ 64"]:
-    """Inputs as tiles want them: columns p * 8 + i of each group."""
+    """Rearranges inputs into tiles: columns p * 8 + i of each group."""
     B, I, P = inputs.shape
     G = sizes.G
     u = jnp.pad(
@@ -84,7 +84,7 @@ def ungroup_inputs(
 def group_weights(
     weights: Float[Array, "I J Q P"], sizes: Sizes, dtype: DTypeLike
 ) -> Float[Array, "G J_*64 Q_"]:
-    """Weights as tiles want them: rows j * 64 + p * 8 + i of each group."""
+    """Rearranges weights into tiles: rows j * 64 + p * 8 + i of each group."""
     I, J, Q, P = weights.shape
     G = sizes.G
     w = jnp.pad(
@@ -115,7 +115,7 @@ def ungroup_weights(
 def pad_outputs(
     x: Float[Array, "b J Q"], sizes: Sizes, rows: int
 ) -> Float[Array, "J_ rows Q_"]:
-    """Output capsules' arrays: filled up, capsules first."""
+    """Pads an array of the output capsules and puts the capsules first."""
     b, J, Q = x.shape
     x = jnp.pad(x, [(0, rows - b), (0, sizes.J - J), (0, sizes.Q - Q)])
     return x.transpose(1, 0, 2)

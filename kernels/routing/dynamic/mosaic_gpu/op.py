@@ -50,23 +50,21 @@ def route(
 ) -> Float[Array, "B J Q"]:
     """See `kernels.routing.route`. First-order reverse-mode gradients only.
 
-    float32 arguments are rounded to float16 for the matrix products, whose sums and all
-    else are float32; so no input or weight may exceed 65,504 (beyond, poses are NaN).
+    float32 arguments are rounded to float16 for the matrix products, whose sums are
+    float32 like everything else; so no input or weight may exceed 65,504 (beyond, poses
+    are NaN). The arguments are those of `kernels.routing.route`, and:
 
     Args:
-        inputs: float32, bfloat16 or float16.
-        weights: of the same dtype.
-        bias: of the same dtype, or None.
-        num_iterations: r.
-        leaky: see there.
-        stop_gradient: see there.
-        config: of the kernels; None for the measured or estimated best.
-
-    Returns:
-        The poses.
+        inputs: input poses in float32, bfloat16 or float16.
+        weights: transformation matrices of the same dtype.
+        bias: bias of the same dtype, or None.
+        num_iterations: number of routing iterations r.
+        leaky: leaky routing.
+        stop_gradient: constant coupling coefficients in the gradient.
+        config: the kernels' config; None for the measured or estimated best.
 
     Raises:
-        NotImplementedError: sizes, a dtype or a device that the kernels do not have.
+        NotImplementedError: sizes, a dtype or a device that the kernels do not support.
     """
     reason = unsupported(inputs, weights)
     if reason is not None:
@@ -87,7 +85,7 @@ def route(
 
 
 def unsupported(inputs: Array, weights: Array) -> str | None:
-    """Why the kernels cannot run on these arguments here, or None."""
+    """Returns the reason why the kernels cannot run on these arguments, or None."""
     return gpu.without_hopper() or layout.unsupported(inputs, weights)
 
 
@@ -109,11 +107,11 @@ class _Options(NamedTuple):
 
 
 class _Residuals(NamedTuple):
-    """What the backward pass needs of the forward one, besides the arguments.
+    """The forward pass's results that the backward pass needs.
 
     Attributes:
-        s: total inputs of each iteration, [J, B, Q] float32, sizes filled up.
-        V: V * log2(e) of each iteration but the first, [J, B, Q] 16-bit, likewise.
+        s: total inputs of each iteration, [J, B, Q] float32, padded.
+        V: V * log2(e) of each iteration but the first, [J, B, Q] 16-bit, padded.
     """
 
     s: tuple[Array, ...]
@@ -141,10 +139,10 @@ _route.defvjp(_route_fwd, _route_bwd)
 def _with_kernels(function):
     """Wraps ``function(options, interpret, ...)``, which contains kernels.
 
-    It is interpreted or not as the device needs, and what kernels do not bear is kept
-    from them or refused: automatic partitioning, differentiation, and a batch dimension
-    from `jax.vmap`, which would exceed the copy engine's five (so it runs once for each
-    element).
+    It is interpreted where there is no GPU. Transformations that kernels do not support
+    are avoided or rejected: automatic partitioning, differentiation, and a batch
+    dimension from `jax.vmap`, which would exceed the copy engine's five dimensions (so
+    the function runs once for each element).
     """
 
     @functools.wraps(function)
@@ -167,7 +165,7 @@ def _with_kernels(function):
                 'implementation="xla" for them'
             )
 
-        # What comes out of a kernel bears no such mark.
+        # The results of a kernel are not marked as varying.
         return varying(varying_axes(arguments), run(*arguments))
 
     return wrapped
@@ -269,7 +267,7 @@ def _backward(
 def _softmax_stats(
     options: _Options, interpret: Any, u: Array, w: Array, *directions: Array
 ) -> tuple[Array, ...]:
-    """The softmax's statistics over all output capsules, by a kernel of their own."""
+    """The softmax's statistics over all output capsules, by a separate kernel."""
     sizes = options.problem.sizes(options.config)
     kernel = softmax.softmax_stats(
         len(directions), sizes, options.config, u.dtype, interpret
@@ -280,7 +278,7 @@ def _softmax_stats(
 def _stats_if_split(
     options: _Options, interpret: Any, *arrays: Array
 ) -> tuple[Array, ...]:
-    """`_softmax_stats` if a pass does not find them itself, or else nothing."""
+    """Returns `_softmax_stats` if a pass does not compute them itself, else ()."""
     if options.problem.sizes(options.config).chunks == 1:
         return ()
     return _softmax_stats(options, interpret, *arrays)
@@ -289,8 +287,8 @@ def _stats_if_split(
 def _gradient_scale(ds: Array) -> Array:
     """The power of two that gives the largest |ds| the exponent `_LARGEST_EXPONENT`.
 
-    Made of bits: exp2 and log2 are not exact everywhere, and a scale that is no power
-    of two would cost precision.
+    Computed with bits: exp2 and log2 are not exact on every device, and a scale that is
+    not a power of two would cost precision.
     """
     largest = jax.lax.bitcast_convert_type(jnp.max(jnp.abs(ds)), jnp.int32)
     exponent = (largest >> 23) - 127

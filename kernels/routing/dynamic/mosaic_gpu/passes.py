@@ -5,8 +5,8 @@ With coefficients k of (example, input capsule, output capsule)::
     S(k)_bjq = sum_ip (k_bij u_bip) W_ijqp
 
 where k is constant in the first iteration, the coupling coefficients c in the others,
-and the gradients of the logits in the backward pass. The coefficients are made where
-they are used, from::
+and the gradients of the logits in the backward pass. The coefficients are computed
+where they are used, from::
 
     T(V)_bijp = sum_q V_bjq W_ijqp,    logits_bij = sum_p u_bip T(V)_bijp
 
@@ -37,16 +37,16 @@ _SCALED_SLOTS = 3
 
 
 class Pass(NamedTuple):
-    """What distinguishes the passes.
+    """The properties in which passes differ.
 
     Attributes:
-        name: of the kernel.
-        directions: arrays that the inputs are compared with: none in the first
-            iteration, V in the others, V and ds in the backward pass.
-        normalized: the softmax's normalization is given, since the block sees only a
-            chunk of the output capsules.
-        leaky: see `kernels.routing.route`.
-        scale: the sums are multiplied by this.
+        name: the kernel's name.
+        directions: number of arrays that the inputs are compared with: none in the
+            first iteration, V in the others, V and ds in the backward pass.
+        normalized: whether the softmax's normalization is given, since the block sees
+            only a chunk of the output capsules.
+        leaky: leaky routing, see `kernels.routing.route`.
+        scale: the factor of the sums.
     """
 
     name: str
@@ -195,7 +195,7 @@ def _coefficients(which, slot, u, w_s, count, *, directions_s, parked_s, **scrat
         return jnp.maximum(top, tile.in_registers(parked_s[0, j]))
 
     # A loop and not unrolled, with its results in shared memory: 40 registers fewer.
-    # Each thread reads what it wrote, so no barrier is needed between.
+    # Each thread reads only its own writes, so no barrier is needed between.
     lowest = 0.0 if which.leaky else -1e30
     top = jax.lax.fori_loop(0, count, compare, tile.full(lowest))
     stats: list[jax.Array] = []

@@ -1,7 +1,7 @@
 """The small kernels between the passes: partial sums, squash, the sum of poses V.
 
 Each block takes one output capsule and 64 examples, adds up the partial sums that a
-pass left, and computes what the next pass needs of them.
+pass left, and computes the next pass's operands.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from kernels.routing.dynamic.mosaic_gpu.tile import LOG2E, ROWS, Sizes
 # The ring that brings in the partial sums.
 _SLOTS = 2
 _SLOT_BYTES = 48 * 1024
-# Keeps 1 / |s| finite at s = 0, where what it multiplies is zero.
+# Keeps 1 / |s| finite at s = 0, where its factor is zero.
 _TINY = 1e-30
 
 

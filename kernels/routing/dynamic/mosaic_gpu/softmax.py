@@ -72,7 +72,7 @@ def softmax_stats(
                 weighted = weighted * shrink + e * dc[0] if dc else weighted
                 return higher, total, weighted
 
-            # The last chunk may hold filling, which the softmax must not see.
+            # The last chunk may hold padding, which the softmax must not see.
             count = jnp.minimum(chunk, real_outputs - c * chunk)
             start = (tile.full(-1e30), tile.full(0), tile.full(0))
             top, total, weighted = jax.lax.fori_loop(0, count, compare, start)
@@ -112,12 +112,12 @@ def softmax_stats(
 def combine(
     stats: Sequence[jax.Array], sizes: Sizes, leaky: bool
 ) -> tuple[jax.Array, ...]:
-    """Puts the chunks' statistics together, in plain JAX.
+    """Combines the chunks' statistics, in plain JAX.
 
     Args:
-        stats: what `softmax_stats` returns.
-        sizes: of the problem.
-        leaky: counts the one more logit, 0.
+        stats: the statistics that `softmax_stats` returns.
+        sizes: the problem's sizes.
+        leaky: includes the additional logit, 0.
 
     Returns:
         For each direction an array [G, B, 8] float32, as the unsplit backward pass

@@ -1,11 +1,11 @@
-"""What the kernels share: tile sizes, the column order, shared-memory tiles.
+"""Parts shared by the kernels: tile sizes, the column order, shared-memory tiles.
 
 A tile is 64 batch rows, the M of one warpgroup's matrix product (wgmma), by the 64
 columns ``p * 8 + i`` of a group of 8 input capsules i with 8 dimensions p each. In the
 register layout of wgmma a thread holds, of each 8 columns, the same two. So with p the
 outer index, columns ``8p .. 8p + 7`` of a product are themselves an array [64, 8] over
 (example, input capsule) in that layout, and the sum over p adds 8 such arrays: no
-thread needs another's numbers.
+thread needs another thread's numbers.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ from jax.typing import DTypeLike
 
 ROWS = 64  # batch rows of a tile
 GROUP = 8  # input capsules of a group
-IN_DIM = 8  # P, filled up with zeros
+IN_DIM = 8  # P, padded with zeros
 COLUMNS = IN_DIM * GROUP
 # Logits are kept in units of ln 2, so that the softmax needs exp2 alone, which is one
 # instruction: V is multiplied by this before it is rounded to 16 bits.
 LOG2E = 1.4426950408889634
 
 _REGISTERS = plgpu.Layout.WGMMA
-# Shared memory that a block can have on compute capability 9.0, in bytes.
+# Largest shared memory of a block on compute capability 9.0, in bytes.
 _MOST_SHARED_BYTES = 232_448
 _BARRIER_BYTES = 8
 
@@ -38,7 +38,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Sizes(NamedTuple):
-    """Sizes of a problem that has been filled up with zeros to whole tiles.
+    """Sizes of a problem that has been padded with zeros to whole tiles.
 
     Attributes:
         B: examples, a multiple of 64.
@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
         J: output capsules, a multiple of ``chunk``.
         Q: dimensions of an output capsule: 16, 32 or 64.
         chunk: output capsules whose sums one thread block holds in its registers.
-        real_outputs: output capsules that are not filling.
+        real_outputs: output capsules that are not padding.
     """
 
     B: int
@@ -75,11 +75,11 @@ def block_rows(tile: Any) -> Any:
 def shared_tile(
     shape: Sequence[int], dtype: DTypeLike, swizzle: int | None = None
 ) -> Any:
-    """A shared-memory array in the order that wgmma and the copy engine want.
+    """A shared-memory array in the order that wgmma and the copy engine need.
 
     Args:
-        shape: the last two dimensions are the tile.
-        dtype: of the elements.
+        shape: the array's shape; the last two dimensions are the tile.
+        dtype: the elements' dtype.
         swizzle: bytes; both operands of a product need the same. By default the bytes
             of a row, at most 128.
     """
@@ -145,11 +145,11 @@ def write_out(arrays: Sequence[Any], shared: Any, targets: Sequence[Any]) -> Non
     """Starts copies from registers to the device's memory, through shared memory.
 
     Args:
-        arrays: in registers.
-        shared: a tile for each of them.
-        targets: where they go.
+        arrays: arrays in registers.
+        shared: shared memory, a tile for each of them.
+        targets: references to the device's memory, one for each of them.
     """
-    # What went this way before must have been read.
+    # The copies before must have read the tiles.
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
     plgpu.commit_smem()
     for n, array in enumerate(arrays):
@@ -168,23 +168,24 @@ def launch(
     scratch: dict[str, Any],
     interpret: Any,
 ) -> Callable[..., Any]:
-    """A kernel of one warpgroup a block, without barriers that we did not ask for.
+    """A kernel of one warpgroup per block, without automatic barriers.
 
     By default Mosaic puts a barrier before and after every access to shared memory,
-    dozens in one loop. These kernels say themselves where one is needed: a
-    `plgpu.commit_smem` between stores and what reads them through wgmma or the copy
-    engine, and before a copy into a buffer that another warp may still read.
+    dozens in one loop. These kernels place the needed barriers themselves: a
+    `plgpu.commit_smem` between stores and their reads through wgmma or the copy engine,
+    and before a copy into a buffer that another warp may still read.
 
     Args:
-        body: called with references to inputs and outputs, and the scratch by keyword.
-        name: in profiles and reports.
+        body: the function of references to inputs and outputs, and of the scratch by
+            keyword.
+        name: the kernel's name in profiles and reports.
         grid: sizes of the grid's axes; the last is the fastest.
         out_type: shapes and dtypes of the outputs.
         scratch: shared memory and barriers.
         interpret: parameters of the interpreter, or None for a GPU.
 
     Raises:
-        NotImplementedError: the scratch is more than a block can have.
+        NotImplementedError: the scratch exceeds a block's shared memory.
     """
     needed = sum(map(_shared_bytes, scratch.values()))
     _LOGGER.debug("kernel %s: grid %s, %d bytes shared", name, grid, needed)
@@ -219,14 +220,14 @@ def _shared_bytes(scratch: Any) -> int:
 class Ring:
     """Buffers that the copy engine fills ahead of the loop that reads them.
 
-    The slot is ``step % slots``, which changes with the loop: of a fixed buffer the
+    The slot is ``step % slots``, which changes with the loop: for a fixed buffer the
     compiler would compute all the descriptors of its products (64 bits each) before the
     loop and keep them in registers, which then spill.
 
     Attributes:
-        slots: buffers.
-        barriers: one for each slot.
-        copy: ``copy(step, slot, barrier)`` starts the copies of a step.
+        slots: number of buffers.
+        barriers: barriers, one for each slot.
+        copy: function ``copy(step, slot, barrier)`` that starts the copies of a step.
     """
 
     slots: int
@@ -245,10 +246,10 @@ class Ring:
         return slot
 
     def refill(self, step: Any, steps: int) -> None:
-        """Starts the copies of the step that comes next into the slot just read."""
+        """Starts the copies of the next step into the slot that was just read."""
         if steps <= self.slots:
             return
-        # One thread starts the copy; all must have read.
+        # One thread starts the copy; all threads must have read the slot.
         plgpu.commit_smem()
 
         @pl.when(step + self.slots < steps)
