@@ -2,9 +2,9 @@
 
 python -m experiments.evaluate --workdir=runs/digits --checkpoint=best
 
-It can be tested on other images, too: a run on smallNORB's novel azimuths on familiar
-ones (--novel_viewpoint=azimuth_familiar), or one on expanded MNIST on affNIST
-(--data_name=affnist).
+A run can also be tested on other images: one with smallNORB's novel azimuths on
+familiar ones (--novel_viewpoint=azimuth_familiar), or one with expanded MNIST on
+affNIST (--data_name=affnist).
 """
 
 import json
@@ -20,7 +20,7 @@ from experiments import launch
 _DATA_DIR = launch.define_data_dir()
 _WORKDIR, _checkpoint = launch.define_run()
 _SPLIT = flags.DEFINE_enum(
-    "split", "test", ["test", "validation", "train"], "Which images."
+    "split", "test", ["test", "validation", "train"], "Images to evaluate on."
 )
 _DATA_NAME = flags.DEFINE_string(
     "data_name",

@@ -2,17 +2,17 @@
 
 python -m experiments.export --workdir=runs/digits --batch_size=16
 
-Who uses it needs jax and flatbuffers, and three lines::
+To use it you need jax and flatbuffers, and three lines::
 
     import jax, numpy as np
     model = jax.export.deserialize(bytearray(open("model_b16.jaxexport", "rb").read()))
     results = model.call(np.zeros((16, 8, 8, 1), np.uint8))
 
-The images are raw, 0 to 255, as many as the batch size. ``results["scores"]`` has a
-row for each image and a column for each class, the largest is the prediction; a
-CapsNet's ``results["poses"]`` are those of its class capsules. The file of the same
-name that ends in .json says what the artefact is: shapes, platforms, the classes'
-names, the run.
+The images are raw, 0 to 255, and their number is the batch size. ``results["scores"]``
+has a row for each image and a column for each class, and the largest score is the
+prediction; a CapsNet's ``results["poses"]`` are those of its class capsules. The file
+of the same name that ends in .json describes the artefact: shapes, platforms, class
+names, and the run.
 
 JAX promises to run an artefact for six months after the version that wrote it.
 """
@@ -29,12 +29,12 @@ from experiments import launch
 _DATA_DIR = launch.define_data_dir()
 _WORKDIR, _checkpoint = launch.define_run()
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 1, "Images in each call of the exported model; it takes no other."
+    "batch_size", 1, "Images in each call of the exported model, a fixed number."
 )
 _PLATFORMS = flags.DEFINE_list(
     "platforms",
     ["cpu", "cuda"],
-    f"Where it is to run: some of {', '.join(export.PLATFORMS)}.",
+    f"Platforms to run it on, out of {', '.join(export.PLATFORMS)}.",
 )
 _RECONSTRUCT = flags.DEFINE_bool(
     "reconstruct",
@@ -45,8 +45,8 @@ _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     f"The file to write, NAME{export.SUFFIX}; by default "
-    f"WORKDIR/exported/model_b{{batch_size}}{export.SUFFIX}. An earlier export of the "
-    "same run is replaced, nothing else.",
+    f"WORKDIR/exported/model_b{{batch_size}}{export.SUFFIX}. Replaces an earlier "
+    "export of the same run, but no other file.",
 )
 
 

@@ -2,10 +2,10 @@
 
     python -m experiments.prepare_data --dataset=mnist,cifar10 --data_dir=DIR
 
-The original files are downloaded from where they are published, or taken from
---source_dir, and checked. A data set that is prepared already is left as it is. Without
---data_dir, TensorFlow Datasets' default directory is used: the environment variable
-TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+The original files are downloaded from their publishers, or taken from --source_dir, and
+their checksums are compared. A data set that is prepared already is not changed.
+Without --data_dir, TensorFlow Datasets' default directory is used: the environment
+variable TFDS_DATA_DIR, or else ~/tensorflow_datasets.
 """
 
 from absl import flags
@@ -23,8 +23,8 @@ _DATA_DIR = flags.DEFINE_string(
 _SOURCE_DIR = flags.DEFINE_string(
     "source_dir",
     None,
-    "Folder with the original files under their own names (for several data sets: with "
-    "a folder of them per data set), to be used instead of downloading.",
+    "Folder with the original files under their published names (for several data "
+    "sets: one subfolder per data set), instead of downloading them.",
 )
 
 

@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=experiments/configs/digits.py --workdir=runs/digits
 
-It uses all devices, and several processes if told to. SIGTERM and Ctrl-C end it between
-two steps, with the state saved; the same command with --resume goes on.
+It uses all devices, and several processes on request. SIGTERM and Ctrl-C end it between
+two steps and save the state; the same command with --resume goes on.
 """
 
 import re
@@ -28,15 +28,15 @@ _WORKDIR = flags.DEFINE_string(
 _RESUME = flags.DEFINE_bool(
     "resume",
     False,
-    "Continue the run in --workdir from its last checkpoint; starts anew where there "
-    "is none.",
+    "Continue the run in --workdir from its last checkpoint, or start it if there is "
+    "none.",
 )
 
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps",
     "",
     "first:last, such as 10:20: writes a trace of these steps, counted from 0 and "
-    "without the last, to the folder profile in --workdir.",
+    "excluding the last, to the folder profile in --workdir.",
 )
 _take_up_devices = launch.define_devices()
 

@@ -1,16 +1,16 @@
 """Expanded MNIST: digits at random places on 40x40 pixels, to be tested on affNIST.
 
-Needs MNIST, which ``python -m experiments.prepare_data --dataset=mnist`` makes. What is
-trained here, ``python -m experiments.affnist`` tests on digits that are also rotated,
-sheared and scaled, as no training image was. The presets:
+Needs MNIST, which ``python -m experiments.prepare_data --dataset=mnist`` makes.
+``python -m experiments.affnist`` tests the trained networks on digits that are also
+rotated, sheared and scaled, unlike any training image. The presets:
 
 ``expanded.py:paper``
     CapsNet as published, 13,475,648 parameters.
 ``expanded.py:authors_code``
     The released code's CapsNet, 13,475,808 parameters.
 ``expanded.py:baseline``
-    A CNN with pooling and dropout with as many parameters, 13,461,006. The paper says
-    no more of its own than that: the sizes are ours.
+    A CNN with pooling and dropout and about as many parameters, 13,461,006. The paper
+    does not give its layers: the sizes are ours.
 
     python -m experiments.train --config=experiments/configs/expanded.py \
         --config.stop_at_validation_accuracy=0.9923 --config.evaluate_every_steps=100 \

@@ -1,6 +1,6 @@
 """MultiMNIST: two overlapping digits of different classes on 36x36 pixels.
 
-The pairs are made from MNIST while training, other ones in each epoch; needs the data
+The pairs are made from MNIST during training, new ones in each epoch; needs the data
 set, which ``python -m experiments.prepare_data --dataset=mnist`` makes. The presets,
 with the test error that the paper reports (table 1; both digits must be right):
 

@@ -16,8 +16,8 @@ The presets:
     All photographs; the paper reports 2.7 % test error.
 ``smallnorb.py:azimuth``, ``smallnorb.py:elevation``
     Trains on a third of the viewpoints and tests on the others, as the paper on EM
-    routing does for other networks; there is no published error of this one. The error
-    on the familiar viewpoints belongs beside it:
+    routing does for other networks; no error of this network is published. Compare it
+    with the error on the familiar viewpoints:
     ``python -m experiments.evaluate --workdir=DIR --novel_viewpoint=azimuth_familiar``
     (or ``elevation_familiar``).
 

@@ -7,13 +7,13 @@ without the extra ones. Needs the data set, which
 
     python -m experiments.train --config=experiments/configs/svhn.py --workdir=DIR
 
-The paper reports 4.3 % test error. It gives no more than the above, and the authors
-released no code for SVHN; the rest is our reading. The settings are those of
-``mnist.py:paper``: it speaks of the same architecture, so the decoder stays
+The paper reports 4.3 % test error. It gives no further details, and the authors
+released no code for SVHN; the rest is our interpretation. The settings are those of
+``mnist.py:paper``: the paper speaks of the same architecture, so the decoder stays
 (4,720,480 parameters, 1,004,896 without it), and a run takes as many steps. Images are
-neither shifted, which the paper does to MNIST only, nor standardised, which a decoder
-does not go with. Set ``--config.data.validation_examples=0`` to train on all 73,257
-images.
+not shifted, which the paper does to MNIST only, and not standardised, because a decoder
+cannot reproduce standardised images. Set ``--config.data.validation_examples=0`` to
+train on all 73,257 images.
 
 300,000 steps are for GPUs. ``svhn.py:quick`` is a much smaller network for trying
 things out.

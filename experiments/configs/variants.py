@@ -1,4 +1,4 @@
-"""What config files share: the words after the colon, and how long to train."""
+"""Helpers of config files: the words after the colon, and smaller variants."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,9 +13,8 @@ def parse(
     """Splits ``"authors_code,quick"`` into the preset and the size.
 
     Args:
-        words: what follows the colon in ``--config=FILE:WORDS``; may be empty.
-        presets: the config's; the first one is the default. Empty for a config that
-            has none.
+        words: the text after the colon in ``--config=FILE:WORDS``; may be empty.
+        presets: the config's presets, of which the first is the default; may be empty.
         sizes: words for smaller networks and shorter runs.
 
     Returns:
