@@ -161,7 +161,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
 
 
-def write_whole(path: pathlib.Path, content: bytes) -> None:
+def write_whole(path: pathlib.Path, content: bytes | bytearray) -> None:
     """Writes a file completely or not at all."""
     temporary = _temporary(path)
     temporary.write_bytes(content)

@@ -219,7 +219,7 @@ def test_other_files_are_not_overwritten(model, digits_data, tmp_path):
     path /= "model.jaxexport"
     export.save(exported, {"step": 7}, path, moved)
     assert json.loads(path.with_suffix(".json").read_text())["step"] == 7
-    with pytest.raises(UserError, match=r"no export of .*other; remove it"):
+    with pytest.raises(UserError, match=r"not an export of .*other; remove it"):
         export.save(exported, {}, path, RunFolder(tmp_path / "other"))
 
     (tmp_path / "b" / "run" / "result.json").write_text("{}")

@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, tmp_path, who
     assert done.returncode == 0, done.stderr
     assert "resumed at step 8" in done.stdout
     (line,) = done.stderr.strip().splitlines()
-    assert re.search(r"warning: .*last/12 is damaged .* step 8 is taken instead", line)
+    assert re.search(r"warning: .*last/12 is damaged .* step 8 is used instead", line)
     assert comparable(folder) == comparable(whole)
     assert losses(folder) == losses(whole)
     with Checkpoints(folder) as checkpoints:  # The damaged one was replaced.
@@ -263,7 +263,7 @@ def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path, whole):
     assert before == ""
     (line,) = after.strip().splitlines()
     assert re.match(r"error: cannot save the checkpoint of step 8 .*MB left", line)
-    assert "the one of step 4 is as it was" in line
+    assert "the one of step 4 is unchanged" in line
     assert "\n4\n" in done.stdout
     assert done.stdout.count("resumed at step 4") == 2
     assert comparable(RunFolder(results)) == comparable(whole)
@@ -284,7 +284,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_error(tmp_path, whole, monke
     with Checkpoints(folder) as checkpoints:
         _, record = checkpoints.restore(state)
         later = dataclasses.replace(state, step=jnp.int32(14))
-        words = r"step 14 .* takes 0\.6 MB .* has 0\.2 MB left.* step 12 is as it was"
+        words = r"step 14 .* takes 0\.6 MB .* has 0\.2 MB left.* step 12 is unchanged"
         with pytest.raises(UserError, match=words):
             checkpoints.save("last", later, record)
     with Checkpoints(folder) as checkpoints:
