@@ -440,7 +440,7 @@ def test_the_seed_alone_decides_how_parameters_start(name):
         (
             "capsnet",
             {"conv1_kernel": 7},
-            r"config.model.*13x17 pixels .* conv1 7x7 .* 9x9 with stride 2 \(VALID padd",
+            r"config.model.*13x17 pixels .* conv1 7x7 .* 9x9 with stride 2 \(VALID",
         ),
         ("capsnet", {"routing_iterations": 0}, "iterations is 0; .* at least 1"),
         (
