@@ -24,6 +24,7 @@ from experiments.configs import cifar10, digits, mnist, smallnorb, svhn
 from tests.launching import comparable
 from tests.launching import losses as rows_of
 from tests.stepping import ONE, take_steps
+from tests.test_config import IMAGE_SHAPES, NUM_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -261,17 +262,11 @@ def test_every_configs_quick_variant_runs_a_step(config: Config, tmp_path):
     """On random images of the right shape, from the first step to the plots."""
     config = config.replace()
     rng = np.random.default_rng(0)
-    shape = {
-        "digits": (8, 8, 1),
-        "mnist": (28, 28, 1),
-        "cifar10": (32, 32, 3),
-        "smallnorb": (48, 48, 2),
-        "svhn_cropped": (32, 32, 3),
-    }
-    names = tuple("01234" if config.data.name == "smallnorb" else "0123456789")
+    name = config.data.name.removesuffix("_cropped")
+    names = tuple("0123456789"[: NUM_CLASSES[name]])
 
     def images(count: int) -> ImageSet:
-        size = (count, *shape[config.data.name])
+        size = (count, *IMAGE_SHAPES[name])
         labels = np.arange(count, dtype=np.int32) % len(names)
         return ImageSet(rng.integers(0, 256, size, np.uint8), labels)
 
