@@ -264,43 +264,39 @@ def _find(config: Config, path: str) -> tuple[Config, str, str]:
 def _parse(text: str, wanted: Any) -> Any:
     """The value that a text represents, or the text itself."""
     words = {"true": True, "false": False, "none": None}
-    candidates: list[Any] = [words[text.lower()]] if text.lower() in words else []
     with contextlib.suppress(SyntaxError, TypeError, ValueError):
-        candidates.append(_coerced(ast.literal_eval(text), wanted))
-    return next((each for each in candidates if _fits(each, wanted)), text)
+        word = text.lower()
+        value = words[word] if word in words else ast.literal_eval(text)
+        return _convert(value, wanted)
+    return text
 
 
 def _typed(value: Any, wanted: Any, path: str) -> Any:
     """The value in an annotated type; raises UserError if it is of another type."""
-    coerced = _coerced(value, wanted)
-    if not _fits(coerced, wanted):
-        raise UserError(f"{path} is {value!r}; it must be {_in_words(wanted)}")
-    return coerced
+    try:
+        return _convert(value, wanted)
+    except TypeError:
+        words = _in_words(wanted)
+        raise UserError(f"{path} is {value!r}; it must be {words}") from None
 
 
-def _coerced(value: Any, wanted: Any) -> Any:
-    """Whole numbers as floats and lists as tuples, where the type asks for these."""
-    if typing.get_origin(wanted) is tuple and isinstance(value, list | tuple):
-        inner = typing.get_args(wanted)[0]
-        return tuple(_coerced(each, inner) for each in value)
-    return float(value) if wanted is float and type(value) is int else value
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    """True for a value of an annotated type."""
+def _convert(value: Any, wanted: Any) -> Any:
+    """Like `_typed`, with a TypeError; floats may be whole, and tuples be lists."""
     inner = typing.get_args(wanted)
     if isinstance(wanted, types.UnionType):
-        return any(_fits(value, one) for one in inner)
-    if typing.get_origin(wanted) is tuple:
-        if not isinstance(value, tuple):
-            return False
-        if inner[-1] is Ellipsis:
-            inner = inner[:1] * len(value)
-        return len(value) == len(inner) and all(map(_fits, value, inner))
-    # In Python, True is an int.
-    return (
-        type(value) is wanted if wanted in (int, float) else isinstance(value, wanted)
-    )
+        for one in inner:
+            with contextlib.suppress(TypeError):
+                return _convert(value, one)
+    elif typing.get_origin(wanted) is tuple and isinstance(value, list | tuple):
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) == len(value):
+            return tuple(map(_convert, value, kinds))
+    elif wanted in (int, float):  # In Python, True is an int.
+        if type(value) in (int, wanted):
+            return wanted(value)
+    elif inner == () and isinstance(value, wanted):
+        return value
+    raise TypeError
 
 
 def _in_words(wanted: Any) -> str:

@@ -130,7 +130,13 @@ def train(
             folder.record_env(env, resumed_at=first_step if resumed else None)
             print(_introduction(data, config, num_parameters, env, folder), flush=True)
             if resumed:
-                print(_resumption(first_step, record, devices.count), flush=True)
+                note = f"resumed at step {first_step}"
+                if record.num_devices != devices.count:
+                    note += (
+                        f", on {devices.count} devices instead of {record.num_devices}"
+                        ": the result will be the same up to rounding only"
+                    )
+                print(note, flush=True)
         record.num_devices = devices.count
 
         def evaluated(images: ImageSet, **options: Any) -> Evaluation:
@@ -270,16 +276,6 @@ def _introduction(
         f"{len(data.test):,} test images; {devices}\n"
         f"data: {data.provenance}\nrun folder {folder.path}"
     )
-
-
-def _resumption(step: int, record: Record, num_devices: int) -> str:
-    text = f"resumed at step {step}"
-    if record.num_devices != num_devices:
-        text += (
-            f", on {num_devices} devices instead of {record.num_devices}: the result "
-            "will be the same up to rounding only"
-        )
-    return text
 
 
 def _from_metrics(folder: RunFolder, batch_size: int) -> dict[str, Any]:
