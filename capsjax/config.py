@@ -1,10 +1,11 @@
 """The config of a run: every field, with its default, unit and bounds.
 
-The configs of models, losses and routing algorithms stand in the rooms of those names.
+The configs of models, losses and routing algorithms are in the rooms of those names.
 ``python -m experiments.train --config=FILE --help_config`` prints all fields.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 from capsjax import fields
 from capsjax.errors import UserError
@@ -14,8 +15,23 @@ from capsjax.losses.base import Config as LossConfig
 from capsjax.models import MODELS, capsnet
 from capsjax.models.base import Config as ModelConfig
 
-# float16 would need its gradients scaled to stay above its smallest number.
+# float16 would need scaled gradients, to stay above its smallest number.
 DTYPES = ("float32", "bfloat16")
+
+_CHANGES_IMAGES = (
+    "preprocess.crop",
+    "preprocess.standardize",
+    "augment.shift",
+    "augment.rotation",
+    "augment.shear",
+    "augment.scale",
+    "augment.flip",
+)
+_LEAVES_UNIT_RANGE = (
+    "preprocess.standardize",
+    "augment.brightness",
+    "augment.contrast",
+)
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -38,15 +54,15 @@ class Data(fields.Config):
         "mnist", "Data set of single digits that derived data sets are made from."
     )
     canvas: int = field(
-        40, "Side in pixels of the canvas on which those put each digit.", at_least=1
+        40, "Side in pixels of the canvas on which those place each digit.", at_least=1
     )
     shift: int = field(
         6, "Largest shift of a digit from the canvas's centre, in pixels.", at_least=0
     )
     versions_per_digit: int = field(
         1,
-        "multimnist: pairs that each validation and test digit is the first one of; "
-        "affnist: transformed versions of each test digit, where they are generated.",
+        "multimnist: pairs with each validation and test digit as their first one; "
+        "affnist: transformed versions of each test digit, if they are generated.",
         at_least=1,
     )
     novel_viewpoint: str = field(
@@ -58,12 +74,12 @@ class Data(fields.Config):
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Preprocess(fields.Config):
-    """What is done to training and evaluation images alike."""
+    """Preprocessing of training and evaluation images."""
 
     crop: int = field(
         0,
-        "Side in pixels of the patch that is cut out, at random in training, else the "
-        "centre; 0: whole images.",
+        "Side in pixels of the patch that is cut out, at random in training, else from "
+        "the centre; 0: whole images.",
         at_least=0,
     )
     standardize: bool = field(
@@ -73,7 +89,7 @@ class Preprocess(fields.Config):
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Augment(fields.Config):
-    """What is done to training images only."""
+    """Augmentation of training images."""
 
     rotation: float = field(0.0, "Largest rotation either way, degrees.", at_least=0)
     scale: tuple[float, float] = field(
@@ -81,8 +97,7 @@ class Augment(fields.Config):
     )
     shear: float = field(
         0.0,
-        "Largest shear: pixels that a row moves per pixel of its distance from the "
-        "centre.",
+        "Largest shear: pixels that a row moves per pixel of distance from the centre.",
         at_least=0,
     )
     shift: int = field(
@@ -112,9 +127,9 @@ class Optimizer(fields.Config):
     name: str = field("adam", "Name from capsjax.training.optim.OPTIMIZERS.")
     learning_rate: float = field(1e-3, "Learning rate of the first step.", at_least=0)
     decay_rate: float = field(
-        0.96, "Factor of the learning rate in every decay_steps.", above=0, at_most=1
+        0.96, "Factor of the learning rate per decay_steps.", above=0, at_most=1
     )
-    decay_steps: int = field(2_000, "Steps in which that factor is due.", at_least=1)
+    decay_steps: int = field(2_000, "Steps for that factor.", at_least=1)
     min_learning_rate: float = field(1e-6, "Smallest learning rate.", at_least=0)
 
 
@@ -124,7 +139,7 @@ class Config(fields.Config):
 
     seed: int = field(
         0,
-        "Starts the parameters, the order of the data, augmentation and dropout.",
+        "Seed of initial parameters, order of the data, augmentation and dropout.",
         at_least=0,
         changes_result=False,
     )
@@ -156,14 +171,14 @@ class Config(fields.Config):
     )
     parallelism: str = field(
         "jit",
-        "How a step is spread over the devices (see capsjax.training.parallel).",
+        "Way to distribute a step over devices (see capsjax.training.parallel).",
         choices=("jit", "pmap"),
         may_change=True,
         changes_result=False,
     )
     num_devices: int = field(
         0,
-        "Devices that share each batch; 0: all there are.",
+        "Number of devices that share each batch; 0: all.",
         at_least=0,
         may_change=True,
         changes_result=False,
@@ -176,7 +191,7 @@ class Config(fields.Config):
     debug_nans: bool = field(
         False,
         "Names the line of code that makes a NaN in the loss or a gradient; waits for "
-        "every step and keeps its state, so it is slower and takes more memory.",
+        "every step and keeps its state, so it is slower and needs more memory.",
         may_change=True,
         changes_result=False,
     )
@@ -188,14 +203,14 @@ class Config(fields.Config):
     )
     stop_at_validation_accuracy: float = field(
         0.0,
-        "Ends training once this share of the validation images is right; 0: never.",
+        "Ends training at this accuracy on the validation images; 0: never.",
         at_least=0,
         at_most=1,
     )
     diagnose_routing: bool = field(
         False,
-        "Adds rows of how much each routing iteration changes the logits, and of the "
-        "entropy of the coupling coefficients, to each evaluation.",
+        "Adds rows with each routing iteration's change of the logits and entropy of "
+        "the coupling coefficients to each evaluation.",
         may_change=True,
         changes_result=False,
     )
@@ -211,7 +226,7 @@ class Config(fields.Config):
 
 
 def current_flag(word: str) -> str:
-    """A flag such as ``--config.model.leaky=true`` by its field's path today."""
+    """Returns a flag such as ``--config.model.leaky=true`` with its current path."""
     for model in MODELS.values():
         for old, new in model.RENAMED.items():
             if word.startswith(f"--config.model.{old}="):
@@ -220,10 +235,10 @@ def current_flag(word: str) -> str:
 
 
 def check(config: Config) -> None:
-    """Refuses values that no run can have.
+    """Refuses invalid values and combinations.
 
     Raises:
-        UserError: names the first such field, its value and what it may be.
+        UserError: names the first such field, its value and the valid values.
     """
     fields.check(config)
     for name, least in (("contrast", 0.0), ("scale", 0.01)):
@@ -233,62 +248,43 @@ def check(config: Config) -> None:
                 f"config.augment.{name} is {(low, high)}; "
                 f"it must be (smallest, largest) with {least:g} <= smallest <= largest"
             )
-    several = config.data.name == "multimnist"
-    _check_loss(config, "several" if several else "one")
-    if several:
-        _check_pairs(config)
-    routing = config.model.routing
-    if config.diagnose_routing and not (routing and routing.diagnosable):
+    model, loss = config.model, config.loss
+    labels = "several" if config.data.name == "multimnist" else "one"
+    if model.scores not in loss.takes or labels not in loss.labels:
+        suitable = [
+            repr(name)
+            for name, one in LOSSES.items()
+            if model.scores in one.takes and labels in one.labels
+        ]
         raise UserError(
-            "config.diagnose_routing is on, but config.model.name "
-            f"{config.model.name!r} has {routing.name if routing else 'no'} routing, "
-            "without iterations to diagnose; leave it out, or choose dynamic routing"
+            f"config.loss.name {loss.name!r} does not suit config.model.name "
+            f"{model.name!r} on {config.data.name}; set it to {' or '.join(suitable)}"
         )
-    leaves_unit_range = {
-        "preprocess.standardize": config.preprocess.standardize,
-        "augment.brightness": config.augment.brightness > 0,
-        "augment.contrast": tuple(config.augment.contrast) != (1.0, 1.0),
-    }
-    for path, is_set in leaves_unit_range.items():
-        if is_set and config.model.has_decoder:
-            off = " ".join(
-                f'--config.model.{name}="{value}"'
-                for name, value in config.model.decoder_off.items()
-            )
-            raise UserError(
-                f"config.{path} and a decoder do not go together: the decoder's output "
-                f"lies in [0, 1], such images do not; set {off} or leave config.{path} "
-                "out"
-            )
-
-
-def _check_loss(config: Config, labels: str) -> None:
-    def suits(loss: type[LossConfig] | LossConfig) -> bool:
-        return config.model.scores in loss.takes and labels in loss.labels
-
-    if not suits(config.loss):
-        suitable = [name for name, loss in LOSSES.items() if suits(loss)]
+    if labels == "several" and (path := _first_set(config, _CHANGES_IMAGES)):
         raise UserError(
-            f"config.loss.name {config.loss.name!r} does not suit config.model.name "
-            f"{config.model.name!r} on {config.data.name}; set it to "
-            f"{' or '.join(map(repr, suitable))}"
+            f"config.{path} and multimnist do not go together: it would change the "
+            "pairs, but not the digits that the decoder should draw; leave it out "
+            "(config.data.shift moves the digits)"
+        )
+    if config.diagnose_routing and not (model.routing and model.routing.diagnosable):
+        raise UserError(
+            f"config.diagnose_routing is on, but config.model.name {model.name!r} has "
+            f"{model.routing.name if model.routing else 'no'} routing, without "
+            "iterations to diagnose; leave it out, or choose dynamic routing"
+        )
+    if model.has_decoder and (path := _first_set(config, _LEAVES_UNIT_RANGE)):
+        off = " ".join(
+            f'--config.model.{name}="{value}"'
+            for name, value in model.decoder_off.items()
+        )
+        raise UserError(
+            f"config.{path} and a decoder do not go together: the decoder's output "
+            f"lies in [0, 1], such images do not; set {off} or leave config.{path} out"
         )
 
 
-def _check_pairs(config: Config) -> None:
-    changes_images = {
-        "preprocess.crop": config.preprocess.crop,
-        "preprocess.standardize": config.preprocess.standardize,
-        "augment.shift": config.augment.shift,
-        "augment.rotation": config.augment.rotation,
-        "augment.shear": config.augment.shear,
-        "augment.scale": tuple(config.augment.scale) != (1.0, 1.0),
-        "augment.flip": config.augment.flip,
-    }
-    for path, is_set in changes_images.items():
-        if is_set:
-            raise UserError(
-                f"config.{path} and multimnist do not go together: it would change "
-                "the pairs, but not the digits that the decoder is to draw; leave it "
-                "out (config.data.shift moves the digits)"
-            )
+def _first_set(config: Config, paths: Iterable[str]) -> str | None:
+    """The first of some fields whose value changes images."""
+    values = fields.flatten(config)
+    neutral = (0, (1.0, 1.0), [1.0, 1.0])
+    return next((path for path in paths if values[path] not in neutral), None)

@@ -1,9 +1,9 @@
-"""The error that a person, not a programmer, is meant to read."""
+"""The error that addresses the user, not the programmer."""
 
 
 class UserError(Exception):
-    """Something the user can put right: bad input, a missing file, a bad setting.
+    """An error that the user can fix: bad input, a missing file, a wrong setting.
 
-    Launchers print its text as one clear line and exit with status 1; the text says
-    what is wrong, with the values, and what to do about it.
+    Launchers print its text as one line and exit with status 1; the text says what is
+    wrong, with the values, and how to fix it.
     """

@@ -1,13 +1,13 @@
-"""Typed configs: each field once, with its default, documentation and bounds.
+"""Typed configs: each field declared once, with default, documentation and bounds.
 
 A config is a dataclass that extends `Config`, with fields made by `field`. A *named*
-config, such as a model's, stands in a registry (name -> class); a field with a
-``registry`` holds any one of it. Flags (`override`), help (`describe`), checks
+config, such as a model's, is listed in a registry (name -> class); a field with a
+``registry`` holds any one of them. Flags (`override`), help (`describe`), checks
 (`check`) and the JSON form (`to_json`, `from_json`) all come from these declarations.
 
-A config that an earlier version saved stays readable: fields added since get their
+A config that an earlier version saved stays readable: fields added since then get their
 default, or the value that `Meta.before` gives for such runs; renamed fields are found
-by the name that they had (`Config.RENAMED`).
+by their former names (`Config.RENAMED`).
 """
 
 import ast
@@ -15,15 +15,15 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import operator
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 from capsjax.errors import UserError
 
 _META = "capsjax"
-_MISSING: Any = object()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Meta:
         at_most: largest value, or None.
         choices: the only values; empty if there is no such list.
         registry: named configs of which the field holds one; empty for other fields.
-        before: value for configs saved before the field existed; by default the
+        before: value for configs saved before the field existed; ``...`` for the
             field's default.
         may_change: whether a run may be resumed with another value.
         changes_result: whether runs that differ in this field alone are different
@@ -50,7 +50,7 @@ class Meta:
     at_most: float | None = None
     choices: tuple[Any, ...] = ()
     registry: Mapping[str, type["Named"]] = dataclasses.field(default_factory=dict)
-    before: Any = _MISSING
+    before: Any = ...
     may_change: bool = False
     changes_result: bool = True
 
@@ -74,19 +74,19 @@ class Config:
     """Base class of all typed configs, which are dataclasses with these options.
 
     Attributes:
-        RENAMED: dotted paths of fields, by the paths that they had before.
+        RENAMED: dotted paths of fields, by their former paths.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {}
 
     def replace(self, **changes: Any) -> Self:
-        """A deep copy with some fields changed."""
+        """Returns a deep copy with some fields changed."""
         return dataclasses.replace(copy.deepcopy(self), **changes)
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Named(Config):
-    """Base class of the configs that stand in a registry.
+    """Base class of the configs that are listed in a registry.
 
     Attributes:
         name: name in the registry.
@@ -98,7 +98,7 @@ class Named(Config):
 
     @classmethod
     def preset(cls, preset: str, **changes: Any) -> Self:
-        """The config of a preset, with some fields changed.
+        """Returns a preset's config, with some fields changed.
 
         Raises:
             ValueError: there is no such preset.
@@ -109,33 +109,20 @@ class Named(Config):
         return cls(**copy.deepcopy({**cls.PRESETS[preset], **changes}))
 
 
-class Field(NamedTuple):
-    """A field of a config.
+def walk(config: Config, prefix: str = "") -> Iterator[tuple[str, Any, Any, Meta]]:
+    """Yields every field, each followed by the fields of the config that it holds.
 
-    Attributes:
-        path: dotted path from the root, such as ``"model.class_dim"``.
-        value: current value.
-        type: annotated type.
-        meta: facts about it.
+    A field is its dotted path (after ``prefix``), value, annotated type and facts.
     """
-
-    path: str
-    value: Any
-    type: Any
-    meta: Meta
-
-
-def walk(config: Config, prefix: str = "") -> Iterator[Field]:
-    """Every field of a config, each followed by the fields of the config in it."""
-    for own in dataclasses.fields(config):
-        value, path = getattr(config, own.name), f"{prefix}{own.name}"
-        yield Field(path, value, own.type, own.metadata[_META])
+    for name, own in _declared(config).items():
+        value = getattr(config, name)
+        yield f"{prefix}{name}", value, own.type, own.metadata[_META]
         if isinstance(value, Config):
-            yield from walk(value, f"{path}.")
+            yield from walk(value, f"{prefix}{name}.")
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Values by dotted path; of a named config also its name."""
+    """Returns values by dotted path, with the names of named configs."""
     flat: dict[str, Any] = {}
     for path, value, _, _ in walk(config):
         if not isinstance(value, Config):
@@ -146,32 +133,29 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def facts(config: Config) -> dict[str, Meta]:
-    """Facts about every field, by dotted path."""
+    """Returns the facts about every field, by dotted path."""
     return {path: meta for path, _, _, meta in walk(config)}
 
 
 def describe(config: Config) -> str:
-    """All fields with their values and documentation, as help for a terminal."""
+    """Returns all fields with their values and documentation, as terminal help."""
     lines = []
     for path, value, _, meta in walk(config):
-        notes = [meta.doc]
-        if meta.choices:
-            notes.append(f"One of {', '.join(map(str, meta.choices))}.")
+        doc = meta.doc
+        if choices := meta.choices or tuple(meta.registry):
+            doc += f" One of {', '.join(map(str, choices))}."
         if isinstance(value, Named):
-            notes.append(f"One of {', '.join(meta.registry)}.")
             lines.append(f"\n--config.{path}.name={value.name}")
         elif isinstance(value, Config):
             lines.append(f"\nconfig.{path}")
+        elif isinstance(value, tuple):
+            lines.append(f'--config.{path}="{value}"')
         else:
-            lines.append(f"--config.{path}={_as_text(value)}")
-        lines.append(f"    {' '.join(notes)}")
+            text = str(value)
+            is_word = isinstance(value, bool | None)
+            lines.append(f"--config.{path}={text.lower() if is_word else text}")
+        lines.append(f"    {doc}")
     return "\n".join(lines)
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f'"{value}"'
-    return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
 # Flags.
@@ -180,7 +164,7 @@ def _as_text(value: Any) -> str:
 def override(config: Config, path: str, text: str) -> None:
     """Sets a field to a value given as text, as on a command line.
 
-    ``PATH.name`` exchanges a named config for another one of its registry; fields that
+    ``PATH.name`` replaces a named config by another one of its registry; fields that
     both have keep their values.
 
     Args:
@@ -190,35 +174,31 @@ def override(config: Config, path: str, text: str) -> None:
             allowed, or a tuple such as ``(256,128)``, ``256,128`` or ``()``.
 
     Raises:
-        UserError: no such field, or a text that is not a value of it.
+        UserError: there is no such field, or the text is not a valid value.
     """
     holder, name, path = _find(config, path)
     if name == "name" and isinstance(holder, Named):
         parent, own_name, _ = _find(config, path.removesuffix(".name"))
-        own = _declaration(parent, own_name)
-        chosen = choose(own.metadata[_META].registry, text, f"config.{path}")
+        registry = _declared(parent)[own_name].metadata[_META].registry
+        chosen = choose(registry, text, f"config.{path}")
         if chosen is not type(holder):
-            new = {own.name for own in dataclasses.fields(chosen)}
-            old = {own.name for own in dataclasses.fields(holder)}
-            setattr(
-                parent, own_name, chosen(**{n: getattr(holder, n) for n in new & old})
-            )
+            shared = _declared(chosen).keys() & _declared(holder).keys()
+            kept = {each: getattr(holder, each) for each in shared}
+            setattr(parent, own_name, chosen(**kept))
         return
-    wanted = _declaration(holder, name).type
     if isinstance(held := getattr(holder, name), Config):
-        fields = "its fields" if not isinstance(held, Named) else f"config.{path}.name"
+        fields = f"config.{path}.name" if isinstance(held, Named) else "its fields"
         raise UserError(f"config.{path} is not a value; set {fields} instead")
-    value = _parse(text, wanted)
-    if value is _MISSING:
-        raise UserError(f"config.{path} is {text!r}; it must be {_in_words(wanted)}")
-    setattr(holder, name, value)
+    wanted = _declared(holder)[name].type
+    setattr(holder, name, _typed(_parse(text, wanted), wanted, f"config.{path}"))
 
 
 def update(config: Config, changes: Mapping[str, Any]) -> None:
     """Sets fields by their dotted paths, such as ``{"model.class_dim": 8}``.
 
     Raises:
-        UserError: there is no such field, or it is a name, which goes with a config.
+        UserError: there is no such field, or it is a name, which only comes with a
+            config.
     """
     for path, value in changes.items():
         holder, name, _ = _find(config, path)
@@ -228,12 +208,12 @@ def update(config: Config, changes: Mapping[str, Any]) -> None:
 
 
 def names_first(path: str) -> tuple[bool, int]:
-    """Sort key for the paths of overrides: what chooses fields comes before them."""
+    """Sort key for the paths of overrides, with those that choose fields first."""
     return not path.endswith(".name"), path.count(".")
 
 
 def current_path(config: Config, path: str) -> str:
-    """The path of a field today, by this one or by the one that it had before.
+    """Returns the current path of a field, given its current or former path.
 
     Raises:
         UserError: there is no such field.
@@ -242,7 +222,7 @@ def current_path(config: Config, path: str) -> str:
 
 
 def choose(registry: Mapping[str, type[Named]], name: Any, what: str) -> type[Named]:
-    """The config class of a name.
+    """Returns the config class of a name.
 
     Raises:
         UserError: unknown name; suggests the closest one.
@@ -254,13 +234,17 @@ def choose(registry: Mapping[str, type[Named]], name: Any, what: str) -> type[Na
     return registry[name]
 
 
+def _declared(config: Config | type[Config]) -> dict[str, dataclasses.Field]:
+    return {own.name: own for own in dataclasses.fields(config)}
+
+
 def _find(config: Config, path: str) -> tuple[Config, str, str]:
-    """The config that holds a field, the field's name in it, and its path today."""
+    """Finds the config that holds a field, the field's name there and current path."""
     holder, before, rest = config, "", path
     while True:
         rest = holder.RENAMED.get(rest, rest)
         name, _, rest = rest.partition(".")
-        own = {one.name for one in dataclasses.fields(holder)}
+        own = _declared(holder)
         if not rest and (name in own or (name == "name" and isinstance(holder, Named))):
             return holder, name, f"{before}{name}"
         inner = getattr(holder, name) if name in own else None
@@ -277,47 +261,42 @@ def _find(config: Config, path: str) -> tuple[Config, str, str]:
     raise UserError(f"the config has no field {path!r}; {hint}")
 
 
-def _declaration(holder: Config, name: str) -> dataclasses.Field:
-    return next(own for own in dataclasses.fields(holder) if own.name == name)
-
-
 def _parse(text: str, wanted: Any) -> Any:
-    """The value that a text stands for, or `_MISSING`."""
+    """The value that a text represents, or the text itself."""
     words = {"true": True, "false": False, "none": None}
-    candidates: list[Any] = [words[text.lower()]] if text.lower() in words else []
     with contextlib.suppress(SyntaxError, TypeError, ValueError):
-        candidates.append(_coerced(ast.literal_eval(text), wanted))
-    for candidate in [*candidates, text]:
-        if _fits(candidate, wanted):
-            return candidate
-    return _MISSING
+        word = text.lower()
+        value = words[word] if word in words else ast.literal_eval(text)
+        return _convert(value, wanted)
+    return text
 
 
-def _coerced(value: Any, wanted: Any) -> Any:
-    """Whole numbers as floats and lists as tuples, where the type asks for these."""
-    if typing.get_origin(wanted) is tuple and isinstance(value, list | tuple):
-        inner = typing.get_args(wanted)[0]
-        return tuple(_coerced(each, inner) for each in value)
-    return float(value) if wanted is float and type(value) is int else value
+def _typed(value: Any, wanted: Any, path: str) -> Any:
+    """The value in an annotated type; raises UserError if it is of another type."""
+    try:
+        return _convert(value, wanted)
+    except TypeError:
+        words = _in_words(wanted)
+        raise UserError(f"{path} is {value!r}; it must be {words}") from None
 
 
-def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value is of an annotated type."""
+def _convert(value: Any, wanted: Any) -> Any:
+    """Like `_typed`, with a TypeError; floats may be whole, and tuples be lists."""
     inner = typing.get_args(wanted)
     if isinstance(wanted, types.UnionType):
-        return any(_fits(value, one) for one in inner)
-    if typing.get_origin(wanted) is tuple:
-        if inner[-1] is Ellipsis:
-            inner = inner[:1] * len(value) if isinstance(value, tuple) else inner
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(inner)
-            and all(map(_fits, value, inner))
-        )
-    # In Python True is an int.
-    return (
-        type(value) is wanted if wanted in (int, float) else isinstance(value, wanted)
-    )
+        for one in inner:
+            with contextlib.suppress(TypeError):
+                return _convert(value, one)
+    elif typing.get_origin(wanted) is tuple and isinstance(value, list | tuple):
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) == len(value):
+            return tuple(map(_convert, value, kinds))
+    elif wanted in (int, float):  # In Python, True is an int.
+        if type(value) in (int, wanted):
+            return wanted(value)
+    elif inner == () and isinstance(value, wanted):
+        return value
+    raise TypeError
 
 
 def _in_words(wanted: Any) -> str:
@@ -326,15 +305,15 @@ def _in_words(wanted: Any) -> str:
         return " or ".join(map(_in_words, inner))
     if typing.get_origin(wanted) is tuple:
         count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
-        kind = "whole numbers" if inner[0] is int else "numbers"
-        return f"{count}{kind} such as {'(8,16)' if inner[0] is int else '(0.5,1.5)'}"
-    words = {
+        if inner[0] is int:
+            return f"{count}whole numbers such as (8,16)"
+        return f"{count}numbers such as (0.5,1.5)"
+    return {
         int: "a whole number",
         float: "a number",
         bool: "true or false",
         str: "a word",
-    }
-    return words.get(wanted, "none")
+    }.get(wanted, "none")
 
 
 # Checks.
@@ -344,34 +323,32 @@ def check(config: Config, where: str = "config") -> None:
     """Refuses values of another type than their field's, or outside its bounds.
 
     Args:
-        config: with all configs in it.
-        where: path of the config in the whole, for the errors.
+        config: config to check, with all configs in it.
+        where: its path in the whole config, for the errors.
 
     Raises:
-        UserError: names the first such field, its value, and what it may be.
+        UserError: names the first such field, its value, and the valid values.
     """
     for path, value, wanted, meta in walk(config, f"{where}."):
         if isinstance(value, Config):
             continue
-        if not _fits(_coerced(value, wanted), wanted):
-            raise UserError(f"{path} is {value!r}; it must be {_in_words(wanted)}")
+        _typed(value, wanted, path)
         if meta.choices and value not in meta.choices:
             known = ", ".join(map(str, meta.choices))
             raise UserError(f"unknown {path} {value!r}; choose one of {known}")
-        if value is None:
-            continue
-        bounds = (
-            ("at least", meta.at_least, lambda a, b: a >= b),
-            ("above", meta.above, lambda a, b: a > b),
-            ("at most", meta.at_most, lambda a, b: a <= b),
-        )
-        given = [
-            (words, bound, holds) for words, bound, holds in bounds if bound is not None
+        bounds = [
+            (words, bound, holds)
+            for words, bound, holds in (
+                ("at least", meta.at_least, operator.ge),
+                ("above", meta.above, operator.gt),
+                ("at most", meta.at_most, operator.le),
+            )
+            if bound is not None and value is not None
         ]
-        # NaN is within no bounds. Of a tuple, each value is within them.
+        # NaN is out of any bounds. All values of a tuple must lie within them.
         values = value if isinstance(value, tuple) else (value,)
-        if not all(holds(each, bound) for each in values for _, bound, holds in given):
-            text = " and ".join(f"{words} {bound:g}" for words, bound, _ in given)
+        if not all(holds(each, bound) for each in values for _, bound, holds in bounds):
+            text = " and ".join(f"{words} {bound:g}" for words, bound, _ in bounds)
             raise UserError(f"{path} is {value}; it must be {text}")
 
 
@@ -379,64 +356,57 @@ def check(config: Config, where: str = "config") -> None:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The config as nested dicts of what JSON holds; tuples become lists."""
-    own: dict[str, Any] = {"name": config.name} if isinstance(config, Named) else {}
-    for one in dataclasses.fields(config):
-        value = getattr(config, one.name)
+    """Returns the config as nested dicts of JSON's types; tuples become lists."""
+    tree: dict[str, Any] = {"name": config.name} if isinstance(config, Named) else {}
+    for name in _declared(config):
+        value = getattr(config, name)
         if isinstance(value, Config):
             value = to_json(value)
-        own[one.name] = list(value) if isinstance(value, tuple) else value
-    return own
+        tree[name] = list(value) if isinstance(value, tuple) else value
+    return tree
 
 
 def from_json[C: Config](cls: type[C], tree: Any, where: str = "config") -> C:
-    """The config that `to_json` wrote, today or in an earlier version.
+    """Returns the config that `to_json` wrote, in this or an earlier version.
 
     Args:
-        cls: its class.
+        cls: the config's class.
         tree: nested dicts.
-        where: path of the tree in the whole, for the errors.
+        where: path of the tree in the whole config, for the errors.
 
     Raises:
-        UserError: a name or a field that this version does not know, or a value of
+        UserError: this version does not know a name or a field, or a value is of
             another type.
     """
     if not isinstance(tree, dict):
         raise UserError(f"{where} is {tree!r}; it must hold fields")
-    known = {own.name: own for own in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
-    for old, value in tree.items():
-        first, _, rest = cls.RENAMED.get(old, old).partition(".")
-        if first == "name" and issubclass(cls, Named):
-            continue
-        if first not in known:
-            close = difflib.get_close_matches(old, known, n=1)
+    tree, known = dict(tree), _declared(cls)
+    for old in cls.RENAMED.keys() & tree.keys():
+        name, _, rest = cls.RENAMED[old].partition(".")
+        value, held = tree.pop(old), tree.get(name, {})
+        if not rest:
+            tree[name] = value
+        elif isinstance(held, dict):
+            tree[name] = held | {rest: value}
+    for name in tree:
+        if name not in known and not (name == "name" and issubclass(cls, Named)):
+            close = difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise UserError(
-                f"{where} has a field {old!r} that this version lacks{hint}"
+                f"{where} has a field {name!r} that this version lacks{hint}"
             )
-        if rest:
-            nested.setdefault(first, {})[rest] = value
-        else:
-            values[first] = value
+    values: dict[str, Any] = {}
     for name, own in known.items():
         meta: Meta = own.metadata[_META]
         path = f"{where}.{name}"
-        made = own.default_factory() if callable(own.default_factory) else own.default
-        if isinstance(made, Config):
-            inner, inner_class = values.get(name, {}), type(made)
-            if isinstance(inner, dict):
-                inner = inner | nested.get(name, {})
+        if callable(own.default_factory):
+            inner = tree.get(name, {})
+            held = type(own.default_factory())
             if meta.registry and isinstance(inner, dict) and "name" in inner:
-                inner_class = choose(meta.registry, inner["name"], f"{path}.name")
-            values[name] = from_json(inner_class, inner, path)
-        elif name in values:
-            values[name] = _coerced(values[name], own.type)
-            if not _fits(values[name], own.type):
-                raise UserError(
-                    f"{path} is {values[name]!r}; it must be {_in_words(own.type)}"
-                )
-        elif meta.before is not _MISSING:
+                held = choose(meta.registry, inner["name"], f"{path}.name")
+            values[name] = from_json(held, inner, path)
+        elif name in tree:
+            values[name] = _typed(tree[name], own.type, path)
+        elif meta.before is not ...:
             values[name] = meta.before
     return cls(**values)

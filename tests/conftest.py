@@ -1,4 +1,4 @@
-"""Strictness for all tests, and what several of them need."""
+"""Strictness for all tests, and fixtures that several of them need."""
 
 import os
 import pathlib
@@ -6,7 +6,9 @@ import pathlib
 import jax
 import pytest
 
+from capsjax import data
 from capsjax.config import Config
+from capsjax.data import Dataset
 from experiments.configs import digits
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -17,7 +19,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory) -> None:
-    """What one test compiles, all others of the session share, in whatever process."""
+    """Shares compiled programs among all tests of the session and their processes."""
     base = tmp_path_factory.getbasetemp()
     folder = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     options = {
@@ -39,6 +41,11 @@ def tfds_data_dir() -> str:
             "no prepared MNIST; name the folder in CAPSJAX_TEST_DATA_DIR to run this"
         )
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def digits_data() -> Dataset:
+    return data.load("digits", validation_examples=100)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Launchers in processes of their own, for the tests that need them there."""
+"""Launchers in separate processes, for the tests that need them there."""
 
 import os
 import pathlib
@@ -52,7 +52,7 @@ def start_command(
 def finish(
     process: subprocess.Popen[str], timeout_s: float = 150
 ) -> subprocess.CompletedProcess[str]:
-    """Waits for its end; a process that hangs is killed, and the test fails."""
+    """Waits for its end; kills a process that hangs and fails the test."""
     try:
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -67,6 +67,13 @@ def run(launcher: str, *flags: str) -> subprocess.CompletedProcess[str]:
     return finish(start("-m", f"experiments.{launcher}", *flags), timeout_s=300)
 
 
+def train_to_end(folder: RunFolder, *flags: str) -> str:
+    """Trains the smallest CapsNet in a folder; returns what it printed."""
+    done = finish(start(*TRAIN, *TINY, *flags, f"--workdir={folder.path}"))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def assert_one_line(process: subprocess.CompletedProcess[str], *words: str) -> None:
     """The process failed with one line on standard error that has all the words."""
     assert process.returncode == 1, (process.stdout, process.stderr)
@@ -79,7 +86,7 @@ def assert_one_line(process: subprocess.CompletedProcess[str], *words: str) -> N
 def wait_until(
     condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90
 ) -> None:
-    """Waits for something that a process does, and fails if it ends before that."""
+    """Waits for something that a process does; fails if it ends before that."""
     give_up = time.monotonic() + timeout_s
     while not condition():
         if process.poll() is not None or time.monotonic() > give_up:
@@ -89,7 +96,7 @@ def wait_until(
 
 
 def rows_written(folder: RunFolder) -> int:
-    """How many rows of metrics a run has written so far."""
+    """The number of rows of metrics that a run has written so far."""
     return len(read_metrics(folder.metrics))
 
 
@@ -101,7 +108,7 @@ def free_port() -> int:
 
 
 def comparable(folder: RunFolder) -> dict[str, Any]:
-    """A result without what the clock decides."""
+    """A result without its times."""
     result = folder.load_result()
     return {key: result[key] for key in result if not key.startswith("seconds")}
 

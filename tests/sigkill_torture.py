@@ -1,4 +1,4 @@
-"""Kills a run with SIGKILL at random times until it ends, then asks what was lost.
+"""Kills a run with SIGKILL at random times, and compares it with an undisturbed one.
 
 python -m tests.sigkill_torture --kills=25
 
@@ -29,22 +29,18 @@ def torture(folder: pathlib.Path, *, kills: int, steps: int, seed: int = 0) -> s
     """Compares a run that was killed again and again with one that was not.
 
     Args:
-        folder: an empty one, for both runs.
-        kills: how many.
-        steps: of training.
-        seed: of the moments.
+        folder: empty folder for both runs.
+        kills: number of kills.
+        steps: number of training steps.
+        seed: seed of the moments of the kills.
 
     Returns:
-        A line that says what was done.
+        A line with the result.
 
     Raises:
         AssertionError: the runs differ, or the killed one ended too early.
     """
-    flags = (
-        *_FLAGS,
-        f"--config.max_steps={steps}",
-        f"--config.num_epochs={steps}",
-    )
+    flags = (*_FLAGS, f"--config.max_steps={steps}", f"--config.num_epochs={steps}")
     # Otherwise each start would compile again, and most kills would fall there.
     env = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
@@ -109,21 +105,14 @@ def _train(folder: RunFolder, flags: tuple[str, ...], env: dict[str, str]) -> No
 
 
 def main() -> None:
-    """Reads the flags and prints what came of it."""
+    """Reads the flags and prints the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(
-            torture(
-                pathlib.Path(folder),
-                kills=flags.kills,
-                steps=flags.steps,
-                seed=flags.seed,
-            )
-        )
+        print(torture(pathlib.Path(folder), **vars(flags)))
 
 
 if __name__ == "__main__":

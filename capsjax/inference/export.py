@@ -1,6 +1,6 @@
 """A trained model as one file that runs without this project: a `jax.export` artefact.
 
-Beside the artefact, ``NAME.jaxexport``, lies its description, ``NAME.json``.
+The artefact, ``NAME.jaxexport``, has a description beside it, ``NAME.json``.
 """
 
 import hashlib
@@ -18,18 +18,17 @@ from jax.export import Exported, default_export_platform, deserialize
 from jax.export import export as export_jitted
 
 from capsjax import models
-from capsjax.config import Config
 from capsjax.data import Dataset
 from capsjax.errors import UserError
-from capsjax.inference.predict import make_predict
+from capsjax.inference.predict import Predict, make_predict
 from capsjax.runs import provenance
-from capsjax.runs.folder import RunFolder, write_json
+from capsjax.runs.folder import RunFolder, write_json, write_whole
 from capsjax.training import augment
 from capsjax.training.trained import TrainedModel
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SUFFIX = ".jaxexport"
-# How far an artefact's results may be from the model's own.
+# Largest difference between an artefact's results and the model's own.
 TOLERANCE = 1e-4
 
 
@@ -41,19 +40,19 @@ def export(
     platforms: Sequence[str] = ("cpu", "cuda"),
     reconstruct: bool = False,
 ) -> Exported:
-    """The function from images to results, with the parameters in it as constants.
+    """Exports the function from images to results, with the parameters as constants.
 
     It takes uint8 [batch_size, H, W, C], images as the data set has them, and returns
-    what `predict.make_predict` says. The batch size is fixed: convolutions
-    and routing choose by it how they compute. Routing is that of plain XLA operations
-    whatever the run's is, since a fused kernel is bound to one kind of GPU and to the
+    the results of `predict.make_predict`. The batch size is fixed, because convolutions
+    and routing choose their implementation by it. Routing uses plain XLA operations
+    whatever the run used, since a fused kernel is bound to one kind of GPU and to the
     version of JAX; its chunks suit the machine that exports.
 
     Args:
         model: the trained model.
         data: the run's data set, or another one of the same shape and classes.
-        batch_size: images in each call.
-        platforms: where it is to run, of `PLATFORMS`; it holds a program for each.
+        batch_size: number of images in each call.
+        platforms: platforms to run on, from `PLATFORMS`; each gets a program.
         reconstruct: whether reconstructions are among the results.
 
     Raises:
@@ -72,9 +71,7 @@ def export(
             f"this run's {model.config.model.name} has no decoder to reconstruct with; "
             "export it without reconstructions"
         )
-    config = _portable(model.config)
-    graphdef = _structure(config, data)
-    predict = make_predict(graphdef, config, reconstruct=reconstruct)
+    predict = _portable_predict(model, data, reconstruct=reconstruct)
     variables = jax.device_put(jax.device_get(model.variables))
 
     @jax.jit
@@ -82,50 +79,46 @@ def export(
         return predict(variables, images)
 
     images = jax.ShapeDtypeStruct((batch_size, *data.image_shape), jnp.uint8)
-    # A platform named twice would be one program too many.
-    return export_jitted(predict_images, platforms=tuple(dict.fromkeys(platforms)))(
-        images
-    )
+    once_each = tuple(dict.fromkeys(platforms))
+    return export_jitted(predict_images, platforms=once_each)(images)
 
 
-def _portable(config: Config) -> Config:
-    """The config with routing that runs everywhere; the one passed in stays."""
-    return config.replace(model=config.model.portable())
-
-
-def _structure(config: Config, data: Dataset) -> nnx.GraphDef:
-    """The structure of a config's model, without numbers in it."""
+def _portable_predict(
+    model: TrainedModel, data: Dataset, *, reconstruct: bool
+) -> Predict:
+    """The inference function of the model with routing that runs everywhere."""
+    config = model.config.replace(model=model.config.model.portable())
     shape = augment.output_shape(data.image_shape, config)
-    model = nnx.eval_shape(
+    structure = nnx.eval_shape(
         lambda: models.build(config.model, shape, data.num_classes, nnx.Rngs(params=0))
     )
-    return models.split(model)[0]
+    return make_predict(models.split(structure)[0], config, reconstruct=reconstruct)
 
 
 def outputs(exported: Exported) -> dict[str, jax.core.ShapedArray]:
-    """Shape and dtype of each result, by its name."""
+    """Returns the shape and dtype of each result, by its name."""
     return jax.tree.unflatten(exported.out_tree, exported.out_avals)
 
 
 def describe(exported: Exported, model: TrainedModel, data: Dataset) -> dict[str, Any]:
-    """What an artefact is: the part of its description that does not lie in files."""
+    """Returns the part of an artefact's description that does not depend on files."""
+
+    def as_json(aval: jax.core.ShapedArray) -> dict[str, Any]:
+        return {"shape": list(aval.shape), "dtype": aval.dtype.name}
+
     (images,) = exported.in_avals
     return {
         "batch_size": images.shape[0],
         "class_names": list(data.class_names),
         "commit": provenance.commit(),
         "data": data.name,
-        "input": _as_json(images),
+        "input": as_json(images),
         "jax": jax.__version__,
         "model": model.config.model.name,
-        "outputs": {name: _as_json(aval) for name, aval in outputs(exported).items()},
+        "outputs": {name: as_json(aval) for name, aval in outputs(exported).items()},
         "platforms": list(exported.platforms),
         "step": model.step,
     }
-
-
-def _as_json(aval: jax.core.ShapedArray) -> dict[str, Any]:
-    return {"shape": list(aval.shape), "dtype": aval.dtype.name}
 
 
 def save(
@@ -134,18 +127,18 @@ def save(
     path: pathlib.Path,
     folder: RunFolder,
 ) -> None:
-    """Writes an artefact and its description, each as a whole or not at all.
+    """Writes an artefact and its description, each completely or not at all.
 
     Args:
-        exported: from `export`.
-        description: from `describe`; the run's folder, as seen from the artefact's, and
-            the artefact's hash are added.
-        path: of the artefact, with `SUFFIX`. An earlier export of the run is replaced.
-        folder: the run's.
+        exported: the artefact, from `export`.
+        description: its description, from `describe`; the artefact's hash and the
+            path from it to the run's folder are added.
+        path: the artefact's path, with `SUFFIX`. An earlier export of the run is
+            replaced.
+        folder: the run's folder.
 
     Raises:
-        UserError: another suffix; or there is a file that is no export of this run; or
-            it cannot be written.
+        UserError: the path is not valid, see `check_path`, or cannot be written.
     """
     check_path(path, folder)
     content = exported.serialize()
@@ -154,48 +147,39 @@ def save(
         "run_folder": os.path.relpath(folder.path, path.absolute().parent),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # First, so that no artefact is left that nobody knows the run of.
-        write_json(description_of(path), description)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        # First, so that every artefact has a description.
+        write_json(path.with_suffix(".json"), description)
+        write_whole(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def description_of(path: pathlib.Path) -> pathlib.Path:
-    """Where the description of an artefact lies."""
-    return path.with_suffix(".json")
 
 
 def check_path(path: pathlib.Path, folder: RunFolder) -> None:
     """Checks that an artefact of a run may be written to a path.
 
     Raises:
-        UserError: another suffix, or there is a file that is no export of this run.
+        UserError: wrong suffix, or there is a file that is not an export of this run.
     """
     if path.suffix != SUFFIX:
         raise UserError(f"{path} does not end in {SUFFIX}; choose a name that does")
-    for file in (path, description_of(path)):
-        if file.exists() and not _is_export_of(folder, path):
+    description = path.with_suffix(".json")
+    try:
+        run_folder = path.parent / json.loads(description.read_text())["run_folder"]
+        is_own = run_folder.resolve() == folder.path.resolve()
+    except (OSError, ValueError, TypeError, KeyError):
+        is_own = False
+    for file in (path, description):
+        if file.exists() and not is_own:
             raise UserError(
-                f"{file} exists and is no export of {folder.path}; remove it, or "
+                f"{file} exists and is not an export of {folder.path}; remove it, or "
                 "choose another name"
             )
 
 
-def _is_export_of(folder: RunFolder, path: pathlib.Path) -> bool:
-    try:
-        run_folder = json.loads(description_of(path).read_text())["run_folder"]
-        return (path.parent / run_folder).resolve() == folder.path.resolve()
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-
-
 def runs_here(exported: Exported) -> bool:
-    """Whether an artefact has a program for this process's devices."""
+    """Returns whether an artefact has a program for this process's devices."""
     return default_export_platform() in exported.platforms
 
 
@@ -208,11 +192,11 @@ def check(
     `TOLERANCE`.
 
     Args:
-        path: of the artefact.
-        model: what it was made of.
-        data: the data set that it was made with.
-        images: uint8 [N, H, W, C], at least one; as many are taken as it has room for,
-            and again from the first if they are too few.
+        path: the artefact's path.
+        model: the exported model.
+        data: the data set that it was exported with.
+        images: uint8 [N, H, W, C], at least one; the artefact's batch is filled with
+            the first ones, repeated if there are too few.
 
     Returns:
         The largest difference over all results.
@@ -225,16 +209,13 @@ def check(
     (aval,) = exported.in_avals
     images = images[np.arange(aval.shape[0]) % len(images)]
     found = jax.device_get(exported.call(images))
-    config = _portable(model.config)
-    predict = make_predict(
-        _structure(config, data), config, reconstruct="reconstructions" in found
-    )
+    predict = _portable_predict(model, data, reconstruct="reconstructions" in found)
     expected = jax.device_get(jax.jit(predict)(model.variables, images))
     differences = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), found, expected)
     largest = float(np.max(list(differences.values())))
-    if not largest <= TOLERANCE:  # Nor is NaN.
+    if not largest <= TOLERANCE:  # NaN fails too.
         path.unlink()
-        description_of(path).unlink()
+        path.with_suffix(".json").unlink()
         raise RuntimeError(
             f"the exported model's results differ from the model's own by "
             f"{largest:.2g}, more than {TOLERANCE:g}; {path} is removed"

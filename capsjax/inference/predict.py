@@ -21,19 +21,19 @@ Predict = Callable[[Variables, Images], dict[str, Array]]
 def make_predict(
     graphdef: nnx.GraphDef, config: Config, *, reconstruct: bool = False
 ) -> Predict:
-    """The function, not yet compiled, from variables and images to results.
+    """Returns the function, not yet compiled, from variables and images to results.
 
-    Images are uint8 [B, H, W, C], as the data set has them: what `augment` does in
-    evaluation is part of the function. The results, in float32:
+    Images are uint8 [B, H, W, C], as the data set has them: the function includes the
+    preprocessing. The results, in float32:
 
     - ``"scores"`` [B, J], of the kind that the model's config declares;
-    - ``"poses"`` [B, J, Q] of the class capsules, of a model that has them;
-    - ``"reconstructions"`` of the predicted class [B, h, w, c], if asked for and if the
-      model has a decoder. Nothing is computed for what is left out.
+    - ``"poses"`` [B, J, Q] of the class capsules, if the model has them;
+    - ``"reconstructions"`` of the predicted class [B, h, w, c], if ``reconstruct`` and
+      the model has a decoder. Nothing is computed for a result that is left out.
 
     Args:
         graphdef: the model's structure.
-        config: its run's.
+        config: the run's config.
         reconstruct: whether reconstructions are among the results.
     """
 
@@ -51,12 +51,12 @@ def make_predict(
 def predict(
     model: TrainedModel, images: np.ndarray, *, reconstruct: bool = False
 ) -> dict[str, np.ndarray]:
-    """Scores, poses and perhaps reconstructions of images, by a trained model.
+    """Returns a trained model's scores, poses and perhaps reconstructions of images.
 
     Runs on one device in batches of the run's batch size.
 
     Args:
-        model: from `capsjax.restore` or `capsjax.train`.
+        model: the model, from `capsjax.restore` or `capsjax.train`.
         images: uint8 [N, H, W, C], as the data set has them.
         reconstruct: whether reconstructions are among the results.
 

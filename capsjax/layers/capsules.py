@@ -25,7 +25,7 @@ class PrimaryCapsules(nnx.Module):
     Attributes:
         conv: the convolution, without its bias.
         bias: [num_types, P] float32.
-        coupling: what the convolution's output is multiplied with before the squash.
+        coupling: factor of the convolution's output.
 
     References:
         Sabour, Frosst and Hinton 2017, section 4. ``route`` is what the authors'
@@ -76,7 +76,7 @@ class RoutedCapsules(nnx.Module):
     Attributes:
         weights: transformation matrices [I, J, Q, P] float32.
         bias: [J, Q] float32, or None.
-        routing: the routing algorithm, a plug-in with parameters of its own.
+        routing: the routing algorithm, a plug-in that may have parameters.
 
     References:
         Sabour, Frosst and Hinton 2017, sections 2 and 4.
@@ -93,11 +93,8 @@ class RoutedCapsules(nnx.Module):
     ):
         I, P, J, Q = sizes
         self.weights = nnx.Param(init.routed(rngs.params(), (I, J, Q, P), jnp.float32))
-        self.bias = (
-            nnx.Param(init.bias(rngs.params(), (J, Q), jnp.float32))
-            if use_bias
-            else None
-        )
+        bias = init.bias(rngs.params(), (J, Q), jnp.float32) if use_bias else None
+        self.bias = None if bias is None else nnx.Param(bias)
         self.routing = routing.build(sizes, rngs)
 
     def __call__(self, inputs: Capsules, *, step: Int[Array, ""] | int = 0) -> Capsules:
@@ -105,12 +102,12 @@ class RoutedCapsules(nnx.Module):
 
         Args:
             inputs: capsules below, [B, I, P].
-            step: training steps taken so far, for routing that is annealed.
+            step: number of training steps taken so far, for annealed routing.
         """
         return self.routing(inputs, self._transform(), step=step)
 
     def diagnose(self, inputs: Capsules) -> Diagnosis:
-        """What each routing iteration does to a few dozen examples."""
+        """Diagnoses each routing iteration on a few dozen examples."""
         return self.routing.diagnose(inputs, self._transform())
 
     def _transform(self) -> Transform:
@@ -127,25 +124,20 @@ def primary_grid(
     primary_stride: int,
     padding: str,
 ) -> tuple[int, int]:
-    """Rows and columns of the primary capsules' grid.
+    """Returns the number of rows and columns of the primary capsules' grid.
 
     Raises:
-        ValueError: the image is too small for the kernels, or invalid padding or
-            stride.
+        ValueError: the image is too small for the kernels.
     """
-    if padding not in ("VALID", "SAME"):
-        raise ValueError(f"unknown padding {padding!r}; choose VALID or SAME")
-    if primary_stride < 1:
-        raise ValueError(f"primary_stride must be at least 1; got {primary_stride}")
-    sizes = []
-    for size in image_shape[:2]:
-        after = output_size(size, conv1_kernel, 1, padding)
-        sizes.append(output_size(after, primary_kernel, primary_stride, padding))
-    if min(sizes) < 1:
+    features = (output_size(size, conv1_kernel, 1, padding) for size in image_shape[:2])
+    rows, columns = (
+        output_size(size, primary_kernel, primary_stride, padding) for size in features
+    )
+    if min(rows, columns) < 1:
         raise ValueError(
             f"images of {image_shape[0]}x{image_shape[1]} pixels are too small for "
             f"conv1 {conv1_kernel}x{conv1_kernel} and primary capsules "
             f"{primary_kernel}x{primary_kernel} with stride {primary_stride} "
             f"({padding} padding); use smaller kernels, SAME padding or larger images"
         )
-    return sizes[0], sizes[1]
+    return rows, columns

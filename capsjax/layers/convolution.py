@@ -14,7 +14,7 @@ class Conv(nnx.Module):
     Attributes:
         kernel: [K, K, C_in, C_out] float32.
         bias: [C_out] float32, or None.
-        stride: in pixels, along both axes.
+        stride: number of pixels, along both axes.
         padding: ``"VALID"`` or ``"SAME"``.
     """
 
@@ -32,11 +32,8 @@ class Conv(nnx.Module):
     ):
         shape = (kernel_size, kernel_size, in_channels, out_channels)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
-        self.bias = (
-            None
-            if bias_init is None
-            else nnx.Param(bias_init(rngs.params(), (out_channels,), jnp.float32))
-        )
+        bias = bias_init and bias_init(rngs.params(), (out_channels,), jnp.float32)
+        self.bias = None if bias is None else nnx.Param(bias)
         self.stride = stride
         self.padding = padding
 

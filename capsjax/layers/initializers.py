@@ -1,4 +1,4 @@
-"""How the parameters of capsule networks start."""
+"""Initial values of the parameters of capsule networks."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ Initializer = jax.nn.initializers.Initializer
 
 @dataclasses.dataclass(frozen=True)
 class Initializers:
-    """How the parameters of a CapsNet start, layer by layer."""
+    """Initializers of a CapsNet, by layer."""
 
     conv1: Initializer
     primary: Initializer
@@ -19,9 +19,9 @@ class Initializers:
 
 
 INITIALIZERS = {
-    # What the paper leaves open, filled by the field's defaults. The transformation
-    # matrices have no fan-in of the usual kind (the coupling coefficients divide it),
-    # so they take the released code's scale.
+    # The paper does not say; these are common defaults. The transformation matrices do
+    # not have a usual fan-in (the coupling coefficients divide it), so they take the
+    # released code's scale.
     "standard": Initializers(
         conv1=jax.nn.initializers.lecun_normal(),
         primary=jax.nn.initializers.lecun_normal(),

@@ -1,4 +1,4 @@
-"""Batch normalisation over the whole batch, on however many devices it lies."""
+"""Batch normalisation over the whole batch, on any number of devices."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last.
 
     In training, mean and variance are those of the whole batch: they are averaged over
-    the devices, so that one device and several train alike, and the running averages
+    the devices, so that any number of devices trains alike, and the running averages
     move towards them. In evaluation the running averages are used.
 
     Attributes:

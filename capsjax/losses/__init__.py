@@ -45,12 +45,12 @@ def per_example(
 
     Args:
         config: the run's ``config.loss``.
-        scores: the model's, of a kind that the loss takes.
+        scores: the model's scores, of a kind that the loss takes.
         labels: class of each image, or its K classes.
         reconstructions: the decoder's images, or None.
-        targets: what the decoder should draw: the images that the model saw, or the K
-            parts of each; in [0, 1].
-        step: training steps taken so far, for what is annealed.
+        targets: the decoder's targets: the images that the model saw, or the K parts of
+            each; in [0, 1].
+        step: number of training steps taken so far, for annealing.
         train: whether this is for training or for evaluation.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What every loss declares of itself: the scores and labels that it suits."""
+"""The base class of losses, which declare the scores and labels that they suit."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -43,9 +43,9 @@ class Config(fields.Named):
         """The loss of the scores, one number for each example.
 
         Args:
-            scores: of one of the kinds in ``takes``.
+            scores: scores of one of the kinds in ``takes``.
             labels: class of each image, or its K classes.
-            step: training steps taken so far, for what is annealed.
+            step: number of training steps taken so far, for annealing.
             train: whether the loss is for training or for evaluation.
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss")

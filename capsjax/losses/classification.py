@@ -1,4 +1,4 @@
-"""From scores to classes, and whether they are the right ones.
+"""Predicted classes from scores, and their accuracy.
 
 An image shows one class, or K of them. The prediction is then the K classes of the
 largest scores, and right only if these are all the image's classes (exact match).
@@ -25,10 +25,10 @@ def predict(
 def metrics(
     predictions: Int[Array, "B *K"], labels: Int[Array, "B *K"]
 ) -> dict[str, Float[Array, " B"]]:
-    """``"accuracy"``, 1 or 0 for each image, and what else there is to count.
+    """Returns ``"accuracy"``, 1 or 0 for each image, and further metrics.
 
-    Of images that show several classes also ``"digit_accuracy"``, the share of each
-    image's classes that were found.
+    For images that show several classes, this is ``"digit_accuracy"``, the share of
+    each image's classes that were found.
 
     References:
         Sabour, Frosst and Hinton 2017, section 6.
@@ -45,7 +45,7 @@ def metrics(
 def is_right(
     predictions: npt.NDArray[np.integer], labels: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.bool_]:
-    """Which predictions, [N] or [N, K], are right, of NumPy arrays."""
+    """Returns which predictions, [N] or [N, K], are right, for NumPy arrays."""
     if labels.ndim == 1:
         return predictions == labels
     return np.all(np.sort(predictions, axis=1) == np.sort(labels, axis=1), axis=1)
@@ -57,9 +57,9 @@ def presence(
     """1 for the classes that an image shows and 0 for the others.
 
     Args:
-        labels: the class of each image, or its K classes.
-        num_classes: J.
-        dtype: of the result.
+        labels: class of each image, or its K classes.
+        num_classes: number of classes J.
+        dtype: dtype of the result.
     """
     one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
     return jnp.max(one_hot, axis=tuple(range(1, labels.ndim)))

@@ -1,4 +1,4 @@
-"""The loss of what the decoder draws."""
+"""The loss of the decoder's reconstructions."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,7 +9,7 @@ def reconstruction_loss(
 ) -> Float[Array, " B"]:
     """Sum of squared differences over all pixels and channels of an image.
 
-    Where K digits are drawn for each image, over those of all of them.
+    If K digits are drawn for each image, the sum is over all of them.
 
     References:
         Sabour, Frosst and Hinton 2017, sections 4.1 and 6.

@@ -1,4 +1,4 @@
-"""The models by name, with one calling convention.
+"""All models by name, with one calling convention.
 
 To add one: a file here with its config and its module, and a line in `MODELS`.
 """
@@ -15,6 +15,7 @@ from capsjax.errors import UserError
 from capsjax.models import baseline_cnn, capsnet, resnet
 from capsjax.models.base import (
     Config,
+    ImageShape,
     Model,
     ModelOutput,
     Stage,
@@ -48,18 +49,15 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
 
 
 def build(
-    config: Config,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    rngs: nnx.Rngs,
+    config: Config, image_shape: ImageShape, num_classes: int, rngs: nnx.Rngs
 ) -> Model:
     """Builds the model that ``config`` (a run's ``config.model``) describes.
 
     Args:
-        config: of the model.
-        image_shape: (H, W, C) as the model sees images.
+        config: the model's config.
+        image_shape: shape of the images that the model sees.
         num_classes: number of classes of the data set.
-        rngs: starts the parameters.
+        rngs: generator whose ``params`` stream initialises the parameters.
 
     Raises:
         UserError: values out of bounds, or settings that do not fit together.
@@ -68,7 +66,7 @@ def build(
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
         model = config.build(image_shape, num_classes, rngs)
-        # What only shows when the model is called should show before training starts.
+        # Errors that only a call raises should be raised before training starts.
         jax.eval_shape(lambda images: model(images).scores, images)
         return model
     except (ArithmeticError, NotImplementedError, TypeError, ValueError) as error:

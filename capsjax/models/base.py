@@ -1,7 +1,8 @@
-"""The seam between models and everything that trains, runs or measures them.
+"""The interface between models and everything that trains, runs or measures them.
 
-A model is a typed config and a module. The config says what the model offers; whoever
-needs capsules, a decoder, routing or stages asks it, and knows no field of any model.
+A model is a typed config and a module. The config declares what the model offers. Code
+that needs capsules, a decoder, routing or stages asks the config, and does not know the
+fields of any model.
 """
 
 import dataclasses
@@ -18,6 +19,9 @@ from capsjax import fields, routings
 from capsjax.losses.base import Scores
 from kernels.dtypes import at_least_float32
 from kernels.routing import Diagnosis
+
+ImageShape = tuple[int, int, int]
+"""Shape (H, W, C) of an image, in pixels and channels."""
 
 
 @flax.struct.dataclass
@@ -41,10 +45,10 @@ class Variables(flax.struct.PyTreeNode):
     """All that a model's results depend on besides images and structure.
 
     Attributes:
-        step: training steps that made them.
+        step: number of training steps taken.
         params: learned parameters, float32.
-        model_state: what training changes without gradients, such as the running
-            averages of batch normalisation; empty for most models.
+        model_state: variables that training changes without gradients, such as the
+            running averages of batch normalisation; empty for most models.
     """
 
     step: Int[Array, ""]
@@ -58,10 +62,10 @@ class Stage(NamedTuple):
     Attributes:
         name: name in tables.
         layer: attribute of the model that holds the stage's parameters.
-        takes: names of what it takes: ``"images"``, ``"labels"``, or made before.
-        makes: names of what it makes; ``"scores"`` and ``"reconstructions"`` go into
-            the loss.
-        call: from the layer and what the stage takes to a tuple of what it makes.
+        takes: names of its inputs: ``"images"``, ``"labels"``, or earlier outputs.
+        makes: names of its outputs; ``"scores"`` and ``"reconstructions"`` go into the
+            loss.
+        call: function from the layer and the inputs to a tuple of the outputs.
     """
 
     name: str
@@ -83,16 +87,16 @@ class Model(nnx.Module):
         step: Int[Array, ""] | int = 0,
         keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
-        """Classifies a batch, and what else the model does.
+        """Classifies a batch, and reconstructs it if there is a decoder.
 
         Args:
-            images: as `capsjax.training.augment` makes them.
+            images: images from `capsjax.training.augment`.
             labels: class of each image, or its K classes, whose capsules a decoder
                 reads; by default the class with the largest score.
-            train: whether the call is a step of training. Only inside a train step, for
-                models with batch normalisation.
-            step: training steps taken so far, for what is annealed.
-            keys: randomness of training, one key for each example; or None.
+            train: whether the call is part of a train step. Models with batch
+                normalisation allow it only inside one.
+            step: number of training steps taken so far, for annealing.
+            keys: random keys for training, one for each example; or None.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be called")
 
@@ -103,33 +107,37 @@ class Model(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__} has no decoder")
 
     def diagnose_routing(self, images: Float[Array, "B H W C"]) -> Diagnosis:
-        """What each routing iteration does to a few dozen images."""
+        """Diagnoses each routing iteration on a few dozen images."""
         raise NotImplementedError(f"{type(self).__name__} has no routing")
 
     def stages(self) -> list[Stage]:
-        """The parts of the model in order; empty for models that are not divided."""
+        """The model's parts in order; empty for models that are not divided."""
         return []
 
     def convolutions(
         self,
     ) -> tuple[tuple[nnx.Module, ...], Callable[..., Array]] | None:
-        """The convolutions, and their features as a function of them and of images.
+        """The convolutions, and the function from them and images to features.
 
-        Any implementation has this part, so that times can be compared. None for models
-        that are not divided.
+        Every implementation has this part, so that times can be compared. None for
+        models that are not divided.
         """
         return None
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Config(fields.Named):
-    """Base class of the models' configs, and what a model offers.
+    """Base class of the models' configs, which declare what a model offers.
 
     Attributes:
+        has_capsules: whether the model returns poses of class capsules.
+        has_stages: whether `Model.stages` and `Model.convolutions` divide the model.
         decoder_off: values of fields that leave the decoder out; empty for models
             without a decoder.
     """
 
+    has_capsules: ClassVar[bool] = False
+    has_stages: ClassVar[bool] = False
     decoder_off: ClassVar[Mapping[str, Any]] = {}
 
     @property
@@ -138,18 +146,8 @@ class Config(fields.Named):
         return "logits"
 
     @property
-    def has_capsules(self) -> bool:
-        """Whether the model returns poses of class capsules."""
-        return False
-
-    @property
     def has_decoder(self) -> bool:
-        """Whether the model reconstructs images from the poses of class capsules."""
-        return False
-
-    @property
-    def has_stages(self) -> bool:
-        """Whether `Model.stages` and `Model.convolutions` divide the model."""
+        """True if the model reconstructs images from the poses of class capsules."""
         return False
 
     @property
@@ -157,15 +155,13 @@ class Config(fields.Named):
         """Config of the routing between capsules, or None for a model without."""
         return None
 
-    def build(
-        self, image_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs
-    ) -> Model:
+    def build(self, image_shape: ImageShape, num_classes: int, rngs: nnx.Rngs) -> Model:
         """The model's module.
 
         Args:
-            image_shape: (H, W, C) as the model sees images.
+            image_shape: shape of the images that the model sees.
             num_classes: number of classes J.
-            rngs: its ``params`` stream starts the parameters.
+            rngs: generator whose ``params`` stream initialises the parameters.
 
         Raises:
             ValueError: settings that do not fit together or with the images.
@@ -173,7 +169,7 @@ class Config(fields.Named):
         raise NotImplementedError(f"{type(self).__name__} cannot be built")
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
-        """A smaller network: to try things out, or one that a CPU trains well."""
+        """A smaller network: for a quick trial, or for training on a CPU."""
         raise NotImplementedError(f"{self.name} has no {size} size")
 
     def without_decoder(self) -> Self:
@@ -192,26 +188,19 @@ class Config(fields.Named):
 
     def portable(self) -> Self:
         """The same network in plain XLA operations, which run on every platform."""
-        routing = self.routing
-        return self.replace(
-            **({} if routing is None else {"routing": routing.portable()})
-        )
+        if self.routing is None:
+            return self.replace()
+        return self.replace(routing=self.routing.portable())
 
     def columns(self) -> dict[str, str]:
         """Cells of this network in rows of results."""
-        routing = self.routing
-        return {
-            "model": self.name,
-            **(
-                {
-                    "routing": "none",
-                    "routing_iterations": "",
-                    "routing_implementation": "none",
-                }
-                if routing is None
-                else routing.columns()
-            ),
+        no_routing = {
+            "routing": "none",
+            "routing_iterations": "",
+            "routing_implementation": "none",
         }
+        routing = self.routing.columns() if self.routing else no_routing
+        return {"model": self.name, **routing}
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
@@ -231,23 +220,23 @@ def apply(
     train: bool = False,
     keys: Key[Array, " B"] | None = None,
 ) -> tuple[ModelOutput, nnx.State]:
-    """Results of a model for a batch, computed in a dtype.
+    """Computes the results of a model for a batch in a given dtype.
 
     Args:
         graphdef: the model's structure.
         variables: its parameters and state.
-        images: float32.
+        images: batch, float32.
         labels: class of each image, or its K classes, whose capsules the decoder reads;
             None for the class with the largest score.
         dtype: dtype of all layers; half precision is summed in float32.
-        train: see `Model.__call__`.
-        keys: one for each example in training; None in evaluation.
+        train: whether this is part of a train step, see `Model.__call__`.
+        keys: random keys, one for each example in training; None in evaluation.
 
     Returns:
         The results in float32, and the model's state after the call.
     """
     params, images = jax.tree.map(lambda x: x.astype(dtype), (variables.params, images))
-    # A copy, because a model may change its state here, inside of a gradient.
+    # A copy, because a model may change its state here, inside a gradient.
     model = nnx.merge(graphdef, params, variables.model_state, copy=True)
     output = model(images, labels, train=train, step=variables.step, keys=keys)
     return jax.tree.map(at_least_float32, output), split(model)[2]
@@ -260,11 +249,11 @@ def decode(
     labels: ArrayLike,
     dtype: DTypeLike,
 ) -> Float[Array, "B H W C"]:
-    """What a model's decoder draws from poses, computed in a dtype; see `apply`."""
+    """Computes a model's reconstructions from poses in a given dtype; see `apply`."""
     params, poses = jax.tree.map(lambda x: x.astype(dtype), (variables.params, poses))
     return nnx.merge(graphdef, params, variables.model_state).decode(poses, labels)
 
 
 def num_parameters(model: nnx.Module) -> int:
-    """Number of the numbers that the model learns."""
+    """Returns the number of learned parameters."""
     return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from capsjax.fields import field
 from capsjax.layers import Conv, relu
 from capsjax.models import base
-from capsjax.models.base import ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput
 
 _POOLING = {"conv_channels": (512, 256), "kernel_sizes": (9, 5), "pool": True}
 
@@ -58,10 +58,10 @@ class Config(base.Config):
     )
 
     def build(
-        self, image_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs
+        self, image_shape: ImageShape, num_classes: int, rngs: nnx.Rngs
     ) -> "BaselineCNN":
         """The network."""
-        return BaselineCNN(self, image_shape, num_classes, rngs=rngs)
+        return BaselineCNN(self, image_shape, num_classes, rngs)
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """An eighth or a sixteenth of the channels, and twice that of the units."""
@@ -76,20 +76,9 @@ class BaselineCNN(base.Model):
     """Convolutions, perhaps with pooling, and dense layers."""
 
     def __init__(
-        self,
-        config: Config,
-        image_shape: tuple[int, int, int],
-        num_classes: int,
-        *,
-        rngs: nnx.Rngs,
+        self, config: Config, image_shape: ImageShape, num_classes: int, rngs: nnx.Rngs
     ):
-        """Builds the network.
-
-        Args:
-            config: its sizes and options.
-            image_shape: (H, W, C) in pixels and channels.
-            num_classes: number of classes J.
-            rngs: its ``params`` stream starts the parameters.
+        """Builds the network; see `base.Config.build`.
 
         Raises:
             ValueError: the numbers of kernel sizes and convolutions differ, or the

@@ -26,7 +26,7 @@ from capsjax.layers import (
 )
 from capsjax.losses.base import Scores
 from capsjax.models import base
-from capsjax.models.base import ModelOutput, Stage
+from capsjax.models.base import ImageShape, ModelOutput, Stage
 from capsjax.routings import ROUTINGS, Capsules, Sizes
 from capsjax.routings.dynamic import Config as Dynamic
 from kernels.routing import Diagnosis
@@ -44,6 +44,8 @@ class Config(base.Config):
     """Config of `CapsNet`; the defaults are the paper's network for MNIST."""
 
     name: ClassVar[str] = "capsnet"
+    has_capsules: ClassVar[bool] = True
+    has_stages: ClassVar[bool] = True
     decoder_off: ClassVar[Mapping[str, Any]] = {"decoder_units": ()}
     RENAMED: ClassVar[Mapping[str, str]] = {
         "routing_iterations": "routing.iterations",
@@ -124,29 +126,19 @@ class Config(base.Config):
 
     @property
     def scores(self) -> Scores:
-        """Activations of the class capsules, of the kind that the routing makes."""
+        """Kind of the class capsules' activations, which the routing determines."""
         return self.routing.activations
 
     @property
-    def has_capsules(self) -> bool:
-        """Class capsules."""
-        return True
-
-    @property
     def has_decoder(self) -> bool:
-        """A decoder, unless it has no units."""
+        """True unless the decoder has no units."""
         return bool(self.decoder_units)
 
-    @property
-    def has_stages(self) -> bool:
-        """Stages from the first convolution to the decoder."""
-        return True
-
     def build(
-        self, image_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs
+        self, image_shape: ImageShape, num_classes: int, rngs: nnx.Rngs
     ) -> "CapsNet":
         """The network."""
-        return CapsNet(self, image_shape, num_classes, rngs=rngs)
+        return CapsNet(self, image_shape, num_classes, rngs)
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A quarter of the channels and types, a sixteenth of the cost; or less."""
@@ -167,37 +159,26 @@ class CapsNet(base.Model):
     """
 
     def __init__(
-        self,
-        config: Config,
-        image_shape: tuple[int, int, int],
-        num_classes: int,
-        *,
-        rngs: nnx.Rngs,
+        self, config: Config, image_shape: ImageShape, num_classes: int, rngs: nnx.Rngs
     ):
-        """Builds the network.
-
-        Args:
-            config: its sizes and options.
-            image_shape: (H, W, C) in pixels and channels.
-            num_classes: number of classes J.
-            rngs: its ``params`` stream starts the parameters.
+        """Builds the network; see `base.Config.build`.
 
         Raises:
             ValueError: the image is too small for the kernels.
         """
-        init = INITIALIZERS[config.initializers]
+        init, padding = INITIALIZERS[config.initializers], config.padding
         rows, columns = primary_grid(
             image_shape,
             conv1_kernel=config.conv1_kernel,
             primary_kernel=config.primary_kernel,
             primary_stride=config.primary_stride,
-            padding=config.padding,
+            padding=padding,
         )
         self.conv1 = Conv(
             image_shape[2],
             config.conv1_channels,
             config.conv1_kernel,
-            padding=config.padding,
+            padding=padding,
             kernel_init=init.conv1,
             bias_init=init.bias,
             rngs=rngs,
@@ -208,7 +189,7 @@ class CapsNet(base.Model):
             config.primary_dim,
             config.primary_kernel,
             stride=config.primary_stride,
-            padding=config.padding,
+            padding=padding,
             route=config.route_primary,
             leaky=config.routing.leaky,
             init=init,
@@ -226,18 +207,12 @@ class CapsNet(base.Model):
             init=init,
             rngs=rngs,
         )
-        self.decoder = (
-            MaskedDecoder(
-                num_classes,
-                config.class_dim,
-                config.decoder_units,
-                image_shape,
-                init=init,
-                rngs=rngs,
+        decoder = None
+        if units := config.decoder_units:
+            decoder = MaskedDecoder(
+                num_classes, config.class_dim, units, image_shape, init=init, rngs=rngs
             )
-            if config.decoder_units
-            else None
-        )
+        self.decoder = decoder
 
     def __call__(
         self,
@@ -269,11 +244,11 @@ class CapsNet(base.Model):
         return self.decoder(poses, labels)
 
     def diagnose_routing(self, images: Float[Array, "B H W C"]) -> Diagnosis:
-        """What each routing iteration does to a few dozen images."""
+        """Diagnoses each routing iteration on a few dozen images."""
         return self.class_capsules.diagnose(self._primary(images))
 
     def stages(self) -> list[Stage]:
-        """From the first convolution to the decoder."""
+        """The stages from the first convolution to the decoder."""
         stages = [
             Stage(
                 "conv1",

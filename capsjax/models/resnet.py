@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from capsjax.fields import field
 from capsjax.layers import BatchNorm, Conv, relu
 from capsjax.models import base
-from capsjax.models.base import ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -48,10 +48,10 @@ class Config(base.Config):
     )
 
     def build(
-        self, image_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs
+        self, image_shape: ImageShape, num_classes: int, rngs: nnx.Rngs
     ) -> "ResNet":
         """The network."""
-        return ResNet(self, image_shape, num_classes, rngs=rngs)
+        return ResNet(self, image_shape, num_classes, rngs)
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """One block in each group; half of the channels to try things out."""
@@ -65,23 +65,12 @@ class ResNet(base.Model):
     """3x3 convolution, groups of residual blocks, global mean, one dense layer."""
 
     def __init__(
-        self,
-        config: Config,
-        image_shape: tuple[int, int, int],
-        num_classes: int,
-        *,
-        rngs: nnx.Rngs,
+        self, config: Config, image_shape: ImageShape, num_classes: int, rngs: nnx.Rngs
     ):
-        """Builds the network.
-
-        Args:
-            config: its sizes.
-            image_shape: (H, W, C) in pixels and channels.
-            num_classes: number of classes J.
-            rngs: its ``params`` stream starts the parameters.
+        """Builds the network; see `base.Config.build`.
 
         Raises:
-            ValueError: no channels.
+            ValueError: there are no channels.
         """
         if not config.channels:
             raise ValueError("a residual network needs channels; got none")

@@ -1,9 +1,9 @@
-"""The seam between capsule layers and routing algorithms.
+"""The interface between capsule layers and routing algorithms.
 
 A routing algorithm is a plug-in: a typed config, a line in `capsjax.routings.ROUTINGS`,
-and a module that turns input capsules into output capsules. It is given the
-transformation, not the votes: one that has a fused op hands poses and matrices to it,
-others ask for `Transform.votes`. Parameters of the algorithm live in its module.
+and a module that turns input capsules into output capsules and holds the algorithm's
+parameters. It receives the transformation, not the votes: an algorithm with a fused op
+passes poses and matrices to it, others call `Transform.votes`.
 """
 
 import dataclasses
@@ -24,8 +24,7 @@ class Capsules(NamedTuple):
 
     Attributes:
         poses: [B, I, P].
-        activations: [B, I], float32 at least; None where the poses' lengths stand for
-            them.
+        activations: [B, I], float32 at least; None if the poses' lengths are used.
     """
 
     poses: Float[Array, "B I P"]
@@ -44,7 +43,7 @@ class Transform(NamedTuple):
     bias: Float[Array, "J Q"] | None = None
 
     def votes(self, poses: Float[Array, "B I P"]) -> Float[Array, "B I J Q"]:
-        """Votes of every input capsule for every output capsule, in memory."""
+        """Computes the votes of every input capsule for every output capsule."""
         wide = accumulation_dtype(poses.dtype)
         votes = jnp.einsum(
             "ijqp,bip->bijq", self.weights, poses, preferred_element_type=wide
@@ -78,8 +77,8 @@ class Routing(nnx.Module):
 
         Args:
             inputs: capsules of the layer below.
-            transform: from their poses to votes.
-            step: training steps taken so far, for what is annealed.
+            transform: transformation from their poses to votes.
+            step: number of training steps taken so far, for annealing.
 
         Returns:
             Output capsules with their activations.
@@ -87,19 +86,19 @@ class Routing(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__} does not route")
 
     def diagnose(self, inputs: Capsules, transform: Transform) -> routing.Diagnosis:
-        """What each iteration does to a few dozen examples."""
+        """Diagnoses each iteration on a few dozen examples."""
         raise NotImplementedError(f"{type(self).__name__} cannot be diagnosed")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Config(fields.Named):
-    """Base class of the configs of routing algorithms, and what each one offers.
+    """Base class of routing configs, which declare what an algorithm offers.
 
     Attributes:
         activations: kind of the activations of the output capsules.
         diagnosable: whether `Routing.diagnose` works.
         implementations: names of interchangeable implementations, which the field
-            ``implementation`` chooses from; empty where there is one only.
+            ``implementation`` chooses from; empty if there is only one.
     """
 
     activations: ClassVar[Scores] = "lengths"
@@ -113,12 +112,12 @@ class Config(fields.Named):
 
     @property
     def implementation(self) -> str | None:
-        """Chosen one of ``implementations``, or None for the best."""
+        """The chosen one of ``implementations``, or None for the best."""
         return None
 
     @property
     def leaky(self) -> bool:
-        """Whether capsules can be routed to "none of the above"."""
+        """True if capsules can be routed to "none of the above"."""
         return False
 
     def build(self, sizes: Sizes, rngs: nnx.Rngs) -> Routing:
@@ -145,9 +144,8 @@ class Config(fields.Named):
 
     def columns(self) -> dict[str, str]:
         """Cells of this routing in rows of results."""
-        iterations = self.iterations
         return {
             "routing": self.name,
-            "routing_iterations": "" if iterations is None else str(iterations),
+            "routing_iterations": str(self.iterations or ""),
             "routing_implementation": self.implementation or "default",
         }

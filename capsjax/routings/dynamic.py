@@ -1,4 +1,4 @@
-"""Dynamic routing, routing-by-agreement: iterations refine who listens to whom.
+"""Dynamic routing (routing-by-agreement), which refines coupling in iterations.
 
 References:
     Sabour, Frosst and Hinton 2017, "Dynamic Routing Between Capsules", section 2.
@@ -73,7 +73,7 @@ class Dynamic(base.Routing):
         return Capsules(poses, routing.norm(at_least_float32(poses)))
 
     def diagnose(self, inputs: Capsules, transform: Transform) -> routing.Diagnosis:
-        """What each routing iteration does to the poses of a few dozen examples."""
+        """Diagnoses each routing iteration on a few dozen examples."""
         return routing.diagnose(
             inputs.poses,
             transform.weights,

@@ -1,4 +1,4 @@
-"""Uniform routing: every input capsule is shared out equally, the control experiment.
+"""Uniform routing with equal coupling coefficients, the control experiment.
 
 References:
     Paik, Kwak and Kim 2019, "Capsule Networks Need an Improved Routing Algorithm".

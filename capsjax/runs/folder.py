@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, and how its files are written.
+"""A run's folder: its layout, and how its files are written.
 
 ::
 
@@ -30,7 +30,7 @@ _LOCK = ".lock"
 
 
 class RunFolder:
-    """Paths in a run's folder, and its JSON files."""
+    """The paths in a run's folder, and its JSON files."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path).expanduser().absolute()
@@ -45,18 +45,21 @@ class RunFolder:
 
     @contextlib.contextmanager
     def open(self, config: Config, *, resume: bool) -> Iterator[None]:
-        """Makes a folder for a new run, or checks the one of a run to continue.
+        """Creates a folder for a new run, or checks the folder of a run to continue.
 
         Within the context no other process can open it.
 
         Raises:
-            UserError: the folder holds something and ``resume`` is off; or what it
-                holds is no run, or a run with another config; or another process
+            UserError: the folder is not empty and ``resume`` is off; or it does not
+                hold a run, or holds a run with another config; or another process
                 trains in it; or it cannot be written.
         """
         with contextlib.ExitStack() as stack:
             try:
-                occupied = self._is_occupied()
+                # What a run leaves that is killed at its very beginning does not count.
+                ignored = {_LOCK, _temporary(self.config).name}
+                self.path.mkdir(parents=True, exist_ok=True)
+                occupied = {entry.name for entry in self.path.iterdir()} - ignored
                 if occupied and not resume:
                     raise UserError(
                         f"{self.path} is not empty; continue the run in it with "
@@ -64,7 +67,6 @@ class RunFolder:
                     )
                 if occupied:
                     self._check_same_config(config)
-                self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.path, "trains"))
                 if not occupied:
                     self.record_config(config)
@@ -74,22 +76,15 @@ class RunFolder:
                 ) from error
             yield
 
-    def _is_occupied(self) -> bool:
-        """Whether there is more than a run leaves that was killed as it began."""
-        if not self.path.exists():
-            return False
-        entries = {entry.name for entry in self.path.iterdir()}
-        return bool(entries - {_LOCK, _temporary(self.config).name})
-
     def record_config(self, config: Config) -> None:
         """Writes ``config.json``."""
         write_json(self.config, fields.to_json(config))
 
     def load_config(self) -> Config:
-        """The config of the run in this folder.
+        """Reads ``config.json``, also one that an earlier version wrote.
 
         Raises:
-            UserError: there is no run in it, or one of a version with other fields.
+            UserError: the folder does not hold a run, or its config has other fields.
         """
         return fields.from_json(Config, self._read(self.config))
 
@@ -102,19 +97,11 @@ class RunFolder:
         write_json(self.env, env)
 
     def load_result(self) -> dict[str, Any]:
-        """The result of the run in this folder.
-
-        Raises:
-            UserError: it has not ended.
-        """
+        """Reads ``result.json``; raises UserError if the run has not ended."""
         return self._read(self.result)
 
     def load_env(self) -> dict[str, Any]:
-        """Where the run in this folder was started.
-
-        Raises:
-            UserError: there is no run in it.
-        """
+        """Reads ``env.json``; raises UserError if the folder does not hold a run."""
         return self._read(self.env)
 
     def _read(self, path: pathlib.Path) -> dict[str, Any]:
@@ -122,7 +109,7 @@ class RunFolder:
             return json.loads(path.read_text())
         except FileNotFoundError as error:
             raise UserError(
-                f"{self.path} holds no {path.name}; is it the --workdir of a run"
+                f"{self.path} does not hold {path.name}; is it the --workdir of a run"
                 f"{' that has ended' if path == self.result else ''}?"
             ) from error
         except (OSError, ValueError) as error:
@@ -146,18 +133,18 @@ class RunFolder:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, doing: str) -> Iterator[None]:
-    """Keeps other processes out of a folder, until this one ends, however it ends.
+    """Keeps other processes out of a folder until this one ends, however it ends.
 
     Args:
         folder: folder to lock.
-        doing: verb of what this process does there, for the others' message.
+        doing: verb that says what this process does there, for the others' error.
 
     Raises:
-        UserError: another process does it already.
+        UserError: another process has locked the folder.
     """
     path = folder / _LOCK
     try:
-        # What filelock falls back to would outlast a process that is killed.
+        # filelock's soft lock would remain when the process is killed.
         held = FileLock(path, timeout=0, fallback_to_soft=False).acquire()
     except Timeout as error:
         raise UserError(
@@ -170,9 +157,14 @@ def locked(folder: pathlib.Path, doing: str) -> Iterator[None]:
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file completely or not at all."""
+    write_whole(path, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def write_whole(path: pathlib.Path, content: bytes | bytearray) -> None:
+    """Writes a file completely or not at all."""
     temporary = _temporary(path)
-    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 
@@ -182,16 +174,11 @@ def _temporary(path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def writing_to(folder: RunFolder) -> Iterator[None]:
-    """Turns errors of the operating system, such as a full disk, into advice.
-
-    Raises:
-        UserError: something could not be written.
-    """
+    """Turns errors of the operating system, such as a full disk, into a UserError."""
     try:
         yield
     except OSError as error:
         raise UserError(
             f"cannot write to {error.filename or folder.path}: {error.strerror}; "
-            "checkpoints written before are as they were: put it right and go on with "
-            "--resume"
+            "earlier checkpoints are unchanged: fix it and continue with --resume"
         ) from error

@@ -1,4 +1,4 @@
-"""Where metrics go: ``metrics.jsonl`` and TensorBoard, always the same numbers."""
+"""The files of metrics, ``metrics.jsonl`` and TensorBoard's, with the same numbers."""
 
 import json
 import pathlib
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import tensorboardX
 
-from capsjax.runs.folder import RunFolder
+from capsjax.runs.folder import RunFolder, write_whole
 
 
 class MetricsWriter:
@@ -17,12 +17,13 @@ class MetricsWriter:
     """
 
     def __init__(self, folder: RunFolder, *, resume_step: int, enabled: bool = True):
-        """Opens the files; rows after ``resume_step`` are dropped, to be made again.
+        """Opens the files.
 
         Args:
-            folder: the run's.
-            resume_step: of the state to go on from.
-            enabled: otherwise nothing is written; for the processes that write nothing.
+            folder: the run's folder.
+            resume_step: the step to continue from; later rows are dropped, because the
+                run writes them again.
+            enabled: whether this process writes anything.
         """
         self._enabled = enabled
         if not enabled:
@@ -42,7 +43,7 @@ class MetricsWriter:
             self._tensorboard.close()
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Writes one row and hands it to the operating system."""
+        """Writes and flushes one row."""
         if not self._enabled:
             return
         row = {"step": step, "split": split, **metrics}
@@ -53,7 +54,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict]:
-    """Rows of a ``metrics.jsonl``; a last line that was cut short is left out."""
+    """Reads the rows of a ``metrics.jsonl``, without a truncated last line."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -64,12 +65,10 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 
 def _drop_rows_after(path: pathlib.Path, step: int) -> None:
-    # The test comes after the last checkpoint: it too will be made again.
+    # The test follows the last checkpoint, so it will be repeated too.
     rows = [
-        row
+        json.dumps(row) + "\n"
         for row in read_metrics(path)
         if row["step"] <= step and row["split"] != "test"
     ]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    temporary.replace(path)
+    write_whole(path, "".join(rows).encode())

@@ -1,4 +1,4 @@
-"""Progress on long work: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, occasional lines elsewhere."""
 
 import sys
 import time
@@ -6,11 +6,11 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-_SECONDS_BETWEEN_LINES = 15.0
+_SECONDS = 15.0  # Between lines.
 
 
 class Progress:
-    """Shows how far some work is, how fast it goes, and when it will be done.
+    """Shows the progress of some work, its speed and the time left.
 
     On a terminal this is a tqdm bar. In a log file or a pipe, where a bar would be
     noise, it prints a line every 15 seconds and one at the end.
@@ -31,12 +31,12 @@ class Progress:
 
         Args:
             what: the name of the work.
-            total: how much there is to do.
-            unit: what is counted, for the speed.
-            done: how much was done before, in an earlier run.
+            total: the amount of work.
+            unit: the unit of the speed.
+            done: the amount that was done before, in an earlier run.
             scale: units for each count of ``total`` (images in a step).
-            stream: where to show it; standard error by default.
-            shown: otherwise nothing is; for all processes of a run but one.
+            stream: the stream to show it on; standard error by default.
+            shown: whether to show anything; only one process of a run does.
         """
         stream = stream or sys.stderr
         self._what, self._total, self._unit = what, total, unit
@@ -46,7 +46,6 @@ class Progress:
         self._text = ""
         self._started = self._last_line = time.monotonic()
         self._shown = shown
-        self._closed = False
         self._bar = None
         if shown and stream.isatty():
             self._bar = tqdm(
@@ -63,28 +62,21 @@ class Progress:
         return self
 
     def __exit__(self, *exception) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the display; what is shown stays."""
         if self._bar is not None:
             self._bar.close()
-        elif not self._closed and self._last_line > self._started:
+        elif self._last_line > self._started:
             self._print_line()
-        self._closed = True
 
     def advance(self, count: int = 1) -> None:
-        """Notes that so much more is done."""
+        """Adds to the amount that is done."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count * self._scale)
-        elif (
-            self._shown and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES
-        ):
+        elif self._shown and time.monotonic() >= self._last_line + _SECONDS:
             self._print_line()
 
     def show(self, **numbers: str) -> None:
-        """Sets numbers shown beside the progress, by name; others stay."""
+        """Sets numbers to show beside the progress, by name, and keeps the others."""
         self._numbers |= numbers
         self._text = ", ".join(f"{name} {n}" for name, n in self._numbers.items())
         if self._bar is not None:
@@ -98,7 +90,6 @@ class Progress:
         rounded = f"{speed:.2g}" if 0 < speed < 1 else f"{speed:.0f}"
         line = (
             f"{self._what}: {self._done}/{self._total} "
-            f"({rounded} {self._unit}/s, {left} left)"
+            f"({rounded} {self._unit}/s, {left} left) {self._text}"
         )
-        text = f" {self._text}" if self._text else ""
-        print(line + text, file=self._stream, flush=True)
+        print(line.rstrip(), file=self._stream, flush=True)

@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, device, commit; and what marks a parameter set."""
+"""The provenance of results (versions, device, commit), and hashes of parameters."""
 
 import datetime
 import hashlib
@@ -17,7 +17,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device, commit, command and time of this process."""
+    """Returns versions, device, commit, command and time of this process."""
     devices = jax.devices()
     return {
         "command": [os.path.basename(sys.executable), *sys.orig_argv[1:]],
@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with ``-dirty`` where tracked files differ; or unknown."""
+    """Returns the commit, with ``-dirty`` if tracked files differ; or "unknown"."""
     git = ["git", "-C", str(pathlib.Path(__file__).parent)]
     try:
         described = subprocess.run(
@@ -49,11 +49,10 @@ def commit() -> str:
 
 
 def fingerprint(params: Any) -> dict[str, Any]:
-    """Numbers by which two runs' parameters can be compared from outside.
+    """Returns numbers to compare the parameters of two runs.
 
-    Returns:
-        ``params_l2``, the Euclidean norm over all parameters, summed in float64; and
-        ``params_sha256``, see `sha256`.
+    These are ``params_l2``, the Euclidean norm over all parameters, summed in float64;
+    and ``params_sha256``, see `sha256`.
     """
     square = sum(
         float(np.sum(np.square(leaf, dtype=np.float64)))
@@ -63,7 +62,7 @@ def fingerprint(params: Any) -> dict[str, Any]:
 
 
 def sha256(tree: Any) -> str:
-    """Hash of the names, shapes, dtypes and bytes of arrays in order of their names."""
+    """Hashes the names, shapes, dtypes and bytes of arrays in order of their names."""
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):

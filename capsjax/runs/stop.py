@@ -1,4 +1,4 @@
-"""Requests to stop, which training answers between two steps."""
+"""Requests to stop, which training handles between two steps."""
 
 import os
 import signal
@@ -15,16 +15,11 @@ class Stopped(Exception):
     """Training has stopped because it was asked to; nothing is lost.
 
     Attributes:
-        signal: that asked for it.
+        signal: the signal that asked for it.
     """
 
     def __init__(self, signal: signal.Signals, done: int | str):
-        """Says what is saved.
-
-        Args:
-            signal: that asked for it.
-            done: steps taken; where it is not the steps of one run, in words.
-        """
+        """Takes the signal and the number of steps taken, or what is saved in words."""
         after = f"step {done}" if isinstance(done, int) else done
         super().__init__(f"stopped by {signal.name} after {after}")
         self.signal = signal
@@ -33,19 +28,19 @@ class Stopped(Exception):
 class StopRequests:
     """Takes SIGTERM and the first Ctrl-C as requests; use it as a context manager.
 
-    A second Ctrl-C interrupts at once. Where several processes train together, a
-    request to one of them is one to all, and they stop after the same step: JAX's
-    preemption service, which listens for SIGTERM, has them agree on it.
+    A second Ctrl-C interrupts at once. If several processes train together, a request
+    to one of them stops all of them after the same step, on which JAX's preemption
+    service, which listens for SIGTERM, makes them agree.
     """
 
     def __init__(self) -> None:
-        # To ask a lone process for its number would take up the GPU.
+        # Asking a lone process for its index would reserve the GPU.
         self._several = jax.distributed.is_initialized() and jax.process_count() > 1
         self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequests":
-        # Python takes signals in the main thread only; elsewhere there are no requests.
+        # Python handles signals only in the main thread; elsewhere there are none.
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if number == signal.SIGTERM and self._several:
@@ -61,7 +56,7 @@ class StopRequests:
         """The signal that asked to stop, or None.
 
         Args:
-            step: to be called in all processes with the same, growing numbers.
+            step: increasing number, the same in all processes.
         """
         if not self._several:
             return self._received

@@ -1,14 +1,13 @@
-"""The C library's memory, which it keeps for itself unless it is told."""
+"""Memory that the C library would keep."""
 
 import ctypes
 
 
 def release_unused() -> None:
-    """Gives memory that this process has freed back to the system.
+    """Returns freed memory of this process to the system, where the C library can.
 
-    Compiling a train step leaves a quarter of a gigabyte that glibc keeps in case it is
-    asked for again; but what the step needs is too large to come from there. Does
-    nothing where the C library has no such function.
+    Compiling a train step frees a quarter of a gigabyte that glibc keeps for later
+    small allocations; the step's own allocations are too large to reuse it.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -5,7 +5,6 @@ Functions of one image take float32 [H, W, C] with values in [0, 1] and a key;
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,29 +16,23 @@ from capsjax.errors import UserError
 Image = Float[Array, "H W C"]
 Patch = Float[Array, "h w C"]
 
-# The settings of `random_affine` that leave an image as it is.
-_NO_MOVES = {"rotation": 0.0, "scale": (1.0, 1.0), "shear": 0.0}
-
 
 def for_training(
     images: UInt8[Array, "B H W C"], keys: Key[Array, " B"], config: Config
 ) -> Float[Array, "B h w C"]:
-    """Training images as the model sees them: preprocessed and augmented.
+    """Preprocesses and augments training images for the model.
 
     Args:
-        images: 0 .. 255.
-        keys: one for each example.
-        config: the run's; ``preprocess`` and ``augment`` are read.
+        images: pixels 0 .. 255.
+        keys: random keys, one for each example.
+        config: the run's config, of which ``preprocess`` and ``augment`` are used.
 
     Returns:
-        float32 in [0, 1], unless brightness, contrast or standardisation say otherwise.
+        float32 in [0, 1], unless brightness, contrast or standardisation leave it.
     """
     augment, crop = config.augment, config.preprocess.crop
-    moves: dict[str, Any] = {
-        "rotation": augment.rotation,
-        "scale": augment.scale,
-        "shear": augment.shear,
-    }
+    moves = {name: getattr(augment, name) for name in ("rotation", "scale", "shear")}
+    moves_images = moves != {"rotation": 0.0, "scale": (1.0, 1.0), "shear": 0.0}
 
     def colors(image: Image, keys: Array) -> Image:
         if augment.brightness:
@@ -49,12 +42,12 @@ def for_training(
         return image
 
     def one(image: Image, key: Array) -> Patch:
-        # No other number of keys, or runs would not be repeated by later versions:
-        # what is drawn besides takes fold_in(key, 5), 6, ..., which differ from these.
+        # The number of keys must not change, so that later versions repeat a run: any
+        # further draw takes fold_in(key, 5), 6, ..., which differ from these.
         keys = jax.random.split(key, 5)
         if augment.colors_before_crop:
             image = colors(image, keys)
-        if moves != _NO_MOVES:
+        if moves_images:
             image = random_affine(image, jax.random.fold_in(key, 5), **moves)
         if crop:
             image = random_crop(image, keys[0], crop)
@@ -72,7 +65,7 @@ def for_training(
 def for_evaluation(
     images: UInt8[Array, "B H W C"], config: Config
 ) -> Float[Array, "B h w C"]:
-    """Evaluation images as the model sees them: preprocessed, never augmented."""
+    """Preprocesses evaluation images for the model; they are never augmented."""
 
     def one(image: Image) -> Patch:
         if config.preprocess.crop:
@@ -83,11 +76,11 @@ def for_evaluation(
 
 
 def targets(batch: Mapping[str, Array], seen: Array) -> Array:
-    """What a decoder should draw: the images as the model sees them, or their parts.
+    """Returns the decoder's targets: the images that the model sees, or their parts.
 
     Args:
-        batch: "parts" uint8 [B, K, H, W, C], where images are made of such.
-        seen: float32 [B, h, w, C], what the model sees.
+        batch: batch with "parts" uint8 [B, K, H, W, C], if images consist of parts.
+        seen: images that the model sees, float32 [B, h, w, C].
 
     Returns:
         float32 [B, h, w, C], or [B, K, H, W, C] in [0, 1].
@@ -98,7 +91,7 @@ def targets(batch: Mapping[str, Array], seen: Array) -> Array:
 def output_shape(
     image_shape: tuple[int, int, int], config: Config
 ) -> tuple[int, int, int]:
-    """Shape (H, W, C) of the images that the model sees.
+    """Returns the shape (H, W, C) of the images that the model sees.
 
     Raises:
         UserError: the crop is larger than the images.
@@ -113,7 +106,7 @@ def output_shape(
 
 
 def to_unit_range(images: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
-    """0 .. 255 to float32 in [0, 1]."""
+    """Converts 0 .. 255 to float32 in [0, 1]."""
     return images.astype(jnp.float32) / 255
 
 
@@ -135,15 +128,15 @@ def random_affine(
     scale: tuple[float, float],
     shear: float,
 ) -> Image:
-    """Scales, shears and rotates the image about its centre, filling with zeros.
+    """Scales, then shears, then rotates the image about its centre, zero fill.
 
-    Each is drawn evenly from its range, and they are done in this order.
+    Each amount is drawn uniformly from its range.
 
     Args:
-        image: any size; it keeps it.
-        key: of this image.
+        image: image of any size; the size does not change.
+        key: the image's random key.
         rotation: largest angle either way, in degrees.
-        scale: smallest and largest factor of size; rows and columns have one each.
+        scale: smallest and largest factor, drawn for rows and columns separately.
         shear: largest shear either way, see `affine_matrix`.
     """
     keys = jax.random.split(key, 3)
@@ -154,18 +147,18 @@ def random_affine(
 
 
 def affine(image: Image, matrix: Float[Array, "2 2"]) -> Image:
-    """Moves every pixel's place about the image's centre; bilinear, zero fill.
+    """Applies a linear map about the image's centre; bilinear, zero fill.
 
     Args:
-        image: any size; it keeps it.
-        matrix: takes the (row, column) distance of a place in the image from the centre
-            to that of the place it moves to; must have an inverse.
+        image: image of any size; the size does not change.
+        matrix: invertible map from a pixel's (row, column) offset from the centre to
+            its new offset.
     """
     (a, b), (c, d) = matrix
     determinant = a * d - b * c
     H, W, _ = image.shape
     centre = (H - 1) / 2, (W - 1) / 2
-    # Products and sums of their own: a matrix product would be rounded on a GPU.
+    # Explicit products and sums: a GPU would round a matrix product more coarsely.
     row, column = jnp.meshgrid(
         jnp.arange(H, dtype=jnp.float32) - centre[0],
         jnp.arange(W, dtype=jnp.float32) - centre[1],
@@ -185,13 +178,12 @@ def affine(image: Image, matrix: Float[Array, "2 2"]) -> Image:
 def affine_matrix(
     angle: Float[Array, ""], scale: Float[Array, " 2"], shear: Float[Array, ""]
 ) -> Float[Array, "2 2"]:
-    """The matrix of `affine` that scales first, then shears, then rotates.
+    """Returns the matrix for `affine` that scales, then shears, then rotates.
 
     Args:
-        angle: in degrees, counterclockwise.
+        angle: counterclockwise angle in degrees.
         scale: factors of the image's height and width.
-        shear: pixels that a row moves to the right for each pixel that it lies below
-            the centre.
+        shear: pixels that a row moves to the right per pixel below the centre.
     """
     radians = jnp.deg2rad(angle)
     cos, sin = jnp.cos(radians), jnp.sin(radians)
@@ -201,7 +193,7 @@ def affine_matrix(
 
 
 def random_crop(image: Image, key: Array, side: int) -> Patch:
-    """A square patch of ``side`` pixels, from anywhere in the image."""
+    """Cuts a square patch of ``side`` pixels from a random place."""
     H, W, C = image.shape
     limits = jnp.array([H - side + 1, W - side + 1])
     row, column = jax.random.randint(key, (2,), 0, limits)
@@ -209,7 +201,7 @@ def random_crop(image: Image, key: Array, side: int) -> Patch:
 
 
 def central_crop(image: Image, side: int) -> Patch:
-    """The square patch of ``side`` pixels in the middle of the image."""
+    """Cuts the square patch of ``side`` pixels from the middle of the image."""
     row, column = ((size - side) // 2 for size in image.shape[:2])
     return image[row : row + side, column : column + side]
 
@@ -235,9 +227,9 @@ def standardize(image: Image) -> Image:
     """Zero mean and unit standard deviation over the whole image.
 
     The divisor is at least that of an image in which one byte of one pixel differs by
-    one, so that a plain image becomes zeros.
+    one, so that a constant image becomes zeros.
     """
     least = 1 / (255 * image.size**0.5)
-    # A plain image is now exactly zero, whatever the rounding of its mean.
+    # A constant image becomes exactly zero, however its mean would be rounded.
     image = image - image[:1, :1, :1]
     return (image - jnp.mean(image)) / jnp.maximum(jnp.std(image), least)

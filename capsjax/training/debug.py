@@ -22,19 +22,19 @@ def stop_at_nan(
     metrics: Metrics,
     last_good: str,
 ) -> None:
-    """Where a step's loss or gradient is NaN, says which line of code made it.
+    """Raises an error with the line of code that made a step's loss or gradient NaN.
 
-    Repeats the step operation by operation on one device, without any compilation.
+    Repeats the step operation by operation on one device, without compilation.
 
     Args:
-        step_fn: from `capsjax.training.step.step_of_one_device`.
-        state: before the step.
-        batch: the whole one of the step, in host memory.
-        metrics: what the step returned.
-        last_good: where the state before is safe, for the error.
+        step_fn: the step, from `capsjax.training.step.step_of_one_device`.
+        state: the state before the step.
+        batch: the whole batch, in host memory.
+        metrics: the step's metrics.
+        last_good: words that name the last good checkpoint, for the error.
 
     Raises:
-        UserError: with file, line and function.
+        UserError: the step made a NaN; names file, line and function.
     """
     if not jnp.isnan(metrics["loss"] + metrics["gradient_norm"]):
         return

@@ -22,11 +22,11 @@ EvalStep = Callable[[Variables, Batch], dict[str, jax.Array]]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a set of images.
+    """The results of a model on a set of images.
 
     Attributes:
         metrics: means over the examples: the losses, ``"accuracy"``,
-            ``"error_percent"`` and what else `classification.metrics` has.
+            ``"error_percent"`` and the others of `classification.metrics`.
         predictions: int32 [N], classes; or [N, K] where images show K.
         scores: float32 [N, J], see `capsjax.models.ModelOutput`.
     """
@@ -39,11 +39,11 @@ class Evaluation:
 def make_eval_step(
     graphdef: nnx.GraphDef, config: Config, devices: Devices
 ) -> EvalStep:
-    """The compiled function from parameters and a batch to numbers for each example.
+    """Returns the compiled function from variables and a batch to results by example.
 
-    Returns a function whose result holds the losses and other metrics, [B] each,
-    ``"prediction"`` int32 [B] or [B, K], and ``"score"`` [B, J], of the whole batch on
-    every device. The loss is training's: the decoder reads the capsule of the label.
+    These are the losses and other metrics, [B] each, ``"prediction"`` int32 [B] or
+    [B, K], and ``"score"`` [B, J], of the whole batch on every device. The loss is that
+    of training: the decoder reads the capsule of the label.
     """
 
     def eval_step(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
@@ -77,14 +77,14 @@ def evaluate(
     """Evaluates all images of a set.
 
     Args:
-        eval_step: from `make_eval_step`.
-        variables: the model's, on all devices.
-        image_set: at least one image.
-        batch_size: of every batch, rounded up to a multiple of the number of devices;
-            the last is padded, and its padding masked out.
-        devices: those of ``eval_step``. Every process evaluates its part and gets all
-            results.
-        on_batch: called after each batch with the number of examples in it.
+        eval_step: the step, from `make_eval_step`.
+        variables: the model's variables, on all devices.
+        image_set: images and labels, at least one.
+        batch_size: size of every batch, rounded up to a multiple of the number of
+            devices; the last batch is padded, and its padding masked out.
+        devices: the devices of ``eval_step``. Every process evaluates its part and gets
+            all results.
+        on_batch: function that is called after each batch with its number of examples.
     """
     columns: dict[str, list[np.ndarray]] = {}
     batch_size = -(-batch_size // devices.count) * devices.count
@@ -112,12 +112,12 @@ def evaluate(
 def make_reconstruct(
     graphdef: nnx.GraphDef, config: Config
 ) -> Callable[[Variables, ArrayLike, ArrayLike], tuple[jax.Array, jax.Array | None]]:
-    """The jitted function from parameters, images and classes to what was drawn.
+    """Returns the jitted function from variables, images, classes to reconstructions.
 
-    It runs on one device, and takes variables that are there or in host memory.
-    Its images are uint8 [B, H, W, C]; it returns them as the model sees them, and the
+    It runs on one device, and takes variables from that device or host memory. Images
+    are uint8 [B, H, W, C]; it returns them as the model sees them, and the
     reconstructions from the capsules of the given classes (None for a model without a
-    decoder), both [B, h, w, C]. Of classes [B, K] it draws K, [B, K, h, w, C].
+    decoder), both [B, h, w, C]. For classes [B, K] there are K, [B, K, h, w, C].
     """
 
     @jax.jit

@@ -1,8 +1,7 @@
-"""Training metrics on their way from the device to files and the progress display."""
+"""Training metrics, from the device to files and the progress display."""
 
 import math
 import time
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -16,10 +15,10 @@ from capsjax.training.step import Metrics
 
 
 class TrainLog:
-    """Collects the metrics of steps and writes their means now and then.
+    """Collects the metrics of steps and writes their means.
 
-    Metrics stay on the device until `flush`, so that the host never waits for a step
-    in between. The first step of a process is not timed: it compiles.
+    Metrics stay on the device until `flush`, so that the host does not wait for each
+    step. The first step of a process is not timed, since it includes compilation.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class TrainLog:
         self._timer: float | None = None
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of one step, counted from 0."""
+        """Adds the metrics of one step, counted from 0."""
         self._pending.append((step, metrics))
         if self._timer is None:
             jax.block_until_ready(metrics)
@@ -48,7 +47,7 @@ class TrainLog:
             self._timed_steps += 1
 
     def restart_timer(self) -> None:
-        """Leaves out of the speed what happened since the last `flush`."""
+        """Excludes the time since the last `flush` from the speed."""
         self._timer = time.monotonic()
         self._timed_steps = 0
 
@@ -56,7 +55,7 @@ class TrainLog:
         """Writes and shows the means of the collected metrics.
 
         Args:
-            last_good: where the state before these steps is safe, for the error.
+            last_good: words that name the last good checkpoint, for the error.
 
         Raises:
             UserError: a loss or a gradient is not finite; names the first such step.
@@ -65,7 +64,14 @@ class TrainLog:
             return
         steps, rows = zip(*self._pending, strict=True)
         rows = jax.device_get(rows)
-        self._check_finite(steps, rows, last_good)
+        for step, row in zip(steps, rows, strict=True):
+            for name in ("loss", "gradient_norm"):
+                if not math.isfinite(row[name]):
+                    raise UserError(
+                        f"the {name.replace('_', ' ')} of step {step + 1} is "
+                        f"{row[name]}; training has stopped; {last_good}; a lower "
+                        "--config.optimizer.learning_rate often helps"
+                    )
         means = {
             name: float(np.mean([row[name] for row in rows], dtype=np.float64))
             for name in rows[0]
@@ -75,24 +81,11 @@ class TrainLog:
         means["learning_rate"] = float(self._learning_rate(steps[-1]))
         if self._timer is not None and self._timed_steps:
             seconds = time.monotonic() - self._timer
-            means["images_per_s"] = (
-                self._timed_steps * self._config.batch_size / seconds
-            )
+            images = self._timed_steps * self._config.batch_size
+            means["images_per_s"] = images / seconds
         self._writer.write(taken, "train", means)
         self._progress.show(
             loss=f"{means['loss']:.4f}", accuracy=f"{means['accuracy']:.4f}"
         )
         self._pending.clear()
         self.restart_timer()
-
-    def _check_finite(
-        self, steps: Sequence[int], rows: Sequence[dict], last_good: str
-    ) -> None:
-        for step, row in zip(steps, rows, strict=True):
-            for name in ("loss", "gradient_norm"):
-                if not math.isfinite(row[name]):
-                    raise UserError(
-                        f"the {name.replace('_', ' ')} of step {step + 1} is "
-                        f"{row[name]}; training has stopped; {last_good}; a lower "
-                        "--config.optimizer.learning_rate often helps"
-                    )

@@ -15,7 +15,7 @@ OPTIMIZERS: dict[str, Callable[[optax.Schedule], optax.GradientTransformation]] 
 
 
 def schedule(config: Optimizer) -> optax.Schedule:
-    """Learning rate as a function of the step; ``config`` is ``config.optimizer``.
+    """Returns the learning rate as a function of the step.
 
     ``max(learning_rate * decay_rate ** (step / decay_steps), min_learning_rate)``,
     continuous in the step.
@@ -25,13 +25,13 @@ def schedule(config: Optimizer) -> optax.Schedule:
         config.learning_rate,
         config.decay_steps,
         config.decay_rate,
-        # Of a rate that does not fall, optax would take it for the maximum.
+        # For a rate that does not fall, optax would treat it as the maximum.
         end_value=least if config.decay_rate < 1 else None,
     )
 
 
 def build(config: Optimizer) -> optax.GradientTransformation:
-    """The optimizer that ``config`` (a run's ``config.optimizer``) describes.
+    """Returns the optimizer that ``config`` (a run's ``config.optimizer``) describes.
 
     Raises:
         UserError: unknown name.

@@ -1,13 +1,13 @@
-"""The devices of a run, and how a step is spread over them.
+"""The devices of a run, and the distribution of a step over them.
 
 Data parallelism: every device holds all parameters and computes its share of the batch,
-in the order of the devices. A step is written for one device's share; what it averages
-over the examples, it averages over the devices with `mean`. All of it is one
-`jax.shard_map`, so that no compiler decides what a device computes (it would have every
-device run a kernel on the whole batch), or one `jax.pmap`.
+in the order of the devices. A step is written for one device's share; means over the
+examples are also taken over the devices, with `mean`. The whole step is one
+`jax.shard_map`, so that the compiler does not decide what a device computes (it would
+make every device run a kernel on the whole batch), or one `jax.pmap`.
 
-The batch is the same for any number of devices, and so is what is random for an example
-(see `example_indices`): one device, several, and several processes train alike.
+The batch and each example's random numbers (see `example_indices`) do not depend on the
+number of devices, so that any number of devices and processes gives the same training.
 """
 
 import os
@@ -31,38 +31,33 @@ class Devices:
 
     Attributes:
         mode: ``"jit"`` or ``"pmap"``.
-        count: how many, in all processes.
+        count: number of devices, in all processes.
     """
 
     def __init__(self, devices: Sequence[jax.Device], mode: str = "jit"):
-        """Takes the devices, those of one process beside each other."""
+        """Takes the devices; those of one process must be adjacent."""
         self.mode = mode
         self.count = len(devices)
-        self._mesh = Mesh(
-            np.asarray(devices, dtype=object),
-            (BATCH_AXIS,),
-            axis_types=(AxisType.Auto,),
-        )
+        grid = np.asarray(devices, dtype=object)
+        self._mesh = Mesh(grid, (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
     def rows(self, batch_size: int) -> slice:
-        """Which rows of a batch this process feeds to its devices.
+        """The rows of a batch that this process feeds to its devices.
 
         Args:
-            batch_size: B, of the whole batch; a multiple of the number of devices.
+            batch_size: size B of the whole batch; a multiple of the number of devices.
         """
         owners = [device.process_index for device in self._mesh.devices.flat]
-        first, own = (
-            count(jax.process_index()) for count in (owners.index, owners.count)
-        )
-        share = batch_size // self.count
+        first, share = owners.index(jax.process_index()), batch_size // self.count
+        own = owners.count(jax.process_index())
         return slice(first * share, (first + own) * share)
 
     def replicate(self, tree: Any) -> Any:
-        """Puts arrays, the same in all processes, on every device as a whole."""
+        """Copies whole arrays, equal in all processes, to every device."""
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
     def shard(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Puts this process's `rows` of a batch on its devices, each its share."""
+        """Distributes this process's `rows` of a batch over its devices."""
         if self.mode == "pmap":
             own = len(self._mesh.local_devices)
             return {name: x.reshape(own, -1, *x.shape[1:]) for name, x in batch.items()}
@@ -78,13 +73,13 @@ class Devices:
         """Compiles a step for all devices.
 
         Args:
-            step: a function of what every device holds as a whole and of one device's
-                share of a batch. What it returns must be the same on all devices: a
-                `mean`, a `gather`, or made from such.
-            donate: whether the first argument's memory is used for the result.
+            step: function of replicated arrays and of one device's share of a batch.
+                Its results must be equal on all devices: a `mean`, a `gather`, or made
+                from such.
+            donate: whether the first argument's memory is reused for the result.
 
         Returns:
-            A function of what `replicate` and `shard` return.
+            A function of the results of `replicate` and `shard`.
         """
         donated = (0,) if donate else ()
         if self.mode == "pmap":
@@ -96,7 +91,7 @@ class Devices:
                 devices=list(self._mesh.devices.flat),
                 donate_argnums=donated,
             )
-        # Without check_vma JAX adds no sums over the devices of its own to gradients.
+        # Without check_vma, JAX does not add sums over the devices to gradients.
         spread = jax.shard_map(
             step,
             mesh=self._mesh,
@@ -111,14 +106,14 @@ class Devices:
     ) -> Callable[[Any, Any], Any]:
         """Compiles a step from `spread` ahead of its first call, for these arguments.
 
-        With pmap it is left to the first call: what pmap compiles ahead refuses the
-        shares of a batch of several processes.
+        With pmap the first call compiles: a function that pmap compiles ahead refuses a
+        batch that several processes share.
         """
         return step if self.mode == "pmap" else step.lower(state, batch).compile()
 
 
 def alone(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The step as one device does it for the whole batch, operation by operation."""
+    """The step on one device for the whole batch, operation by operation."""
     by_share = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=BATCH_AXIS)
 
     def run(state: Any, batch: Mapping[str, Any]) -> Any:
@@ -129,15 +124,16 @@ def alone(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def choose(config: Config) -> Devices:
-    """The devices that a run's config asks for.
+    """Returns the devices that a run's config asks for.
 
     Raises:
-        UserError: there are not so many, or they cannot share the batch.
+        UserError: there are fewer devices, or they cannot share the batch equally.
     """
     devices = jax.devices()
     count = config.num_devices or len(devices)
     if count > len(devices):
-        hint = "; --cpu_devices makes more of a CPU" if _on_cpu() else ""
+        on_cpu = jax.default_backend() == "cpu"
+        hint = "; --cpu_devices divides a CPU into more" if on_cpu else ""
         raise UserError(
             f"config.num_devices is {count}, but there are {len(devices)} "
             f"({devices[0].device_kind}){hint}"
@@ -173,13 +169,13 @@ def example_indices(count: int) -> Int[Array, " count"]:
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes the run's files and reports."""
-    # To ask a lone process for its number would take up the GPU.
+    """True in the process that writes the run's files and reports."""
+    # Asking a lone process for its index would reserve the GPU.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def from_primary(tree: Any) -> Any:
-    """The primary process's NumPy arrays, in all processes; all must call this."""
+    """Broadcasts the primary process's NumPy arrays; all processes must call this."""
     return multihost_utils.broadcast_one_to_all(tree)
 
 
@@ -192,19 +188,19 @@ def join(
 ) -> None:
     """Makes this process one of several that train together.
 
-    To be called before JAX sees a device. A process that dies ends the others, when
-    they have not heard of it for a while.
+    Must be called before JAX sees a device. A process that dies ends the others after
+    the heartbeat timeout.
 
     Args:
-        coordinator: ``host:port`` of the first process; None, as the two others, where
-            the cluster's environment says (Slurm, Kubernetes, MPI).
-        num_processes: how many take part.
-        process_id: which one this is, from 0.
-        heartbeat_timeout_s: seconds after which a silent process counts as dead.
+        coordinator: ``host:port`` of the first process; None, like the next two, if the
+            cluster's environment tells it (Slurm, Kubernetes, MPI).
+        num_processes: number of processes.
+        process_id: index of this process, from 0.
+        heartbeat_timeout_s: seconds after which a silent process is considered dead.
 
     Raises:
-        UserError: the arguments do not fit together, the environment says nothing, or
-            the other processes did not come.
+        UserError: the arguments do not fit together, the environment does not tell
+            them, or the other processes did not connect.
     """
     given = [x is not None for x in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
@@ -224,14 +220,10 @@ def join(
 
 
 def leave_at_once(status: int) -> None:
-    """Ends a process that others are waiting for, without waiting for them.
+    """Ends this process without waiting for the others; returns if it is the only one.
 
-    An orderly end is agreed on by all processes: where one fails, it would be minutes
-    before any of them ended. Returns if this process is the only one.
+    All processes agree on an orderly end: if one fails, the others would take minutes
+    to end.
     """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         os._exit(status)
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"

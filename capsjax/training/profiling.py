@@ -12,12 +12,12 @@ class StepTrace:
     """Traces the steps of a range; use it as a context manager."""
 
     def __init__(self, folder: pathlib.Path, steps: range, *, enabled: bool = True):
-        """Waits for the first of the steps.
+        """Prepares the trace.
 
         Args:
-            folder: the trace goes there.
-            steps: counted from 0; empty for no trace.
-            enabled: otherwise no trace, whatever the steps.
+            folder: folder for the trace.
+            steps: steps to trace, counted from 0; empty for no trace.
+            enabled: whether this process writes traces.
         """
         self._folder = folder
         self._steps = steps if enabled else range(0)
@@ -32,7 +32,7 @@ class StepTrace:
 
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Around each step."""
+        """Surrounds each step."""
         if not self._running and step in self._steps:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._running = True
@@ -40,7 +40,7 @@ class StepTrace:
             yield
 
     def after(self, step: int, results: Any) -> None:
-        """Ends the trace after its last step, when the results are there."""
+        """Ends the trace after its last step, once the results are computed."""
         if self._running and step + 1 not in self._steps:
             jax.block_until_ready(results)
             self._end()

@@ -1,4 +1,4 @@
-"""What routing does while a CapsNet learns, as a row of metrics."""
+"""Diagnostics of routing while a CapsNet learns, as a row of metrics."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,16 @@ Diagnose = Callable[[Variables, ArrayLike], dict[str, float]]
 
 
 def make_diagnose(graphdef: nnx.GraphDef, config: Config) -> Diagnose:
-    """The compiled function from variables and images to numbers of the routing.
+    """Returns the compiled function from variables and images to routing diagnostics.
 
-    It runs on one device, and takes variables that are there or in host memory. Its
-    images, a few dozen, are uint8 [B, H, W, C] and not augmented. It returns, for each
-    routing iteration from 1, ``"logit_change_1"`` and ``"coupling_entropy_1"``; see
+    It runs on one device, and takes variables from that device or host memory. The
+    images, a few dozen, are uint8 [B, H, W, C] and not augmented. For each routing
+    iteration from 1 it returns ``"logit_change_1"`` and ``"coupling_entropy_1"``; see
     `kernels.routing.Diagnosis`.
 
     Args:
-        graphdef: of a model whose routing can be diagnosed.
-        config: the run's.
+        graphdef: structure of a model whose routing can be diagnosed.
+        config: the run's config.
 
     References:
         Sabour, Frosst and Hinton 2017, appendix A, figure A.1.

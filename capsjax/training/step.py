@@ -16,21 +16,21 @@ from capsjax.losses import classification
 from capsjax.training import augment, optim, parallel
 from capsjax.training.parallel import Devices
 
-Batch = Mapping[str, Any]  # of NumPy or JAX arrays
+Batch = Mapping[str, Any]  # NumPy or JAX arrays by name.
 Metrics = dict[str, Array]
 Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes.
+    """Everything that training changes.
 
     Attributes:
-        step: steps taken so far.
+        step: number of steps taken so far.
         params: the model's parameters.
         opt_state: state of the optimizer.
-        model_state: what the model changes without gradients, such as the running
-            averages of batch normalisation; the same on all devices.
+        model_state: variables that the model changes without gradients, such as the
+            running averages of batch normalisation; equal on all devices.
     """
 
     step: Int[Array, ""]
@@ -40,22 +40,22 @@ class TrainState:
 
     @property
     def variables(self) -> models.Variables:
-        """All that the model's results depend on."""
+        """Everything that the model's results depend on."""
         return models.Variables(self.step, self.params, self.model_state)
 
 
 def create(
     config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """A model's structure and the state in which its training starts.
+    """Returns a model's structure and the initial state of its training.
 
     Args:
-        config: the run's.
-        image_shape: (H, W, C) of the data set's images, before preprocessing.
-        num_classes: of the data set.
+        config: the run's config.
+        image_shape: shape (H, W, C) of the data set's images, before preprocessing.
+        num_classes: number of classes of the data set.
 
     Raises:
-        UserError: settings that are unknown or do not fit together.
+        UserError: settings are unknown or do not fit together.
     """
     tx = optim.build(config.optimizer)
     model = models.build(
@@ -72,24 +72,24 @@ def create(
 def make_train_step(
     graphdef: nnx.GraphDef, config: Config, devices: Devices
 ) -> jax.stages.Wrapped:
-    """The compiled function from a state and a batch to the next state and metrics.
+    """Returns the compiled function from a state and a batch to next state and metrics.
 
-    See `step_of_one_device`. The state is on all devices (`Devices.replicate`) and the
-    batch shared out (`Devices.shard`). The state is donated: the one passed in must not
-    be used again; but ``config.debug_nans`` keeps it.
+    See `step_of_one_device`. The state comes from `Devices.replicate` and the batch
+    from `Devices.shard`. The state is donated, so it must not be used again, unless
+    ``config.debug_nans`` is set.
     """
     step = step_of_one_device(graphdef, config)
     return devices.spread(step, donate=not config.debug_nans)
 
 
 def step_of_one_device(graphdef: nnx.GraphDef, config: Config) -> Step:
-    """The step of each device, from the state and its share of the batch.
+    """Returns the step of each device, from the state and its share of the batch.
 
-    The share holds what `capsjax.data.datasets.Examples.batch` says. The state and the
-    metrics that it returns are the same on all devices: the metrics are means over the
-    whole batch of the losses and of those in `classification.metrics`, and the
-    gradient's norm, ``"gradient_norm"``. All randomness is a function of
-    ``config.seed``, the step and an example's place in the whole batch.
+    The share has the arrays of `capsjax.data.datasets.Examples.batch`. The resulting
+    state and metrics are equal on all devices: the metrics are means over the whole
+    batch of the losses and of `classification.metrics`, and the gradient's norm,
+    ``"gradient_norm"``. All randomness is a function of ``config.seed``, the step and
+    an example's place in the whole batch.
     """
     tx = optim.build(config.optimizer)
 

@@ -12,7 +12,7 @@ import jax
 
 from capsjax import config as config_lib
 from capsjax.config import Config
-from capsjax.data import Dataset, TrainBatches
+from capsjax.data import Dataset, ImageSet, TrainBatches
 from capsjax.errors import UserError
 from capsjax.runs import provenance
 from capsjax.runs.folder import RunFolder, write_json, writing_to
@@ -38,7 +38,7 @@ class TrainingResult:
 
     Attributes:
         model: model after the last step.
-        test: metrics, predictions and scores of the test images.
+        test: metrics, predictions and scores on the test images.
         record: contents of ``result.json``.
     """
 
@@ -59,29 +59,29 @@ def train(
 
     The test images are used once, at the end, on the parameters of the last step:
     nothing is selected by them. Training is a function of the config and the data
-    alone, so a resumed run ends as an uninterrupted one: bit by bit on as many devices
-    as before, up to rounding on others.
+    alone, so a resumed run ends like an uninterrupted one: bit by bit on the same
+    number of devices, up to rounding on another.
 
-    Where several processes train together (`parallel.join`), each calls this; the
-    primary one writes and reports.
+    If several processes train together (`parallel.join`), each calls this; the primary
+    one writes and reports.
 
     Args:
-        config: the run's; see `capsjax.config.Config`.
-        data: what to train, validate and test on.
-        folder: new or empty, unless ``resume``.
-        resume: continues from the last checkpoint in the folder, if there is one.
-        profile_steps: steps to write a trace of, counted from 0.
+        config: the run's config; see `capsjax.config.Config`.
+        data: data to train, validate and test on.
+        folder: the run's folder, new or empty unless ``resume``.
+        resume: whether to continue from the last checkpoint in the folder, if any.
+        profile_steps: steps to trace, counted from 0.
 
     Returns:
-        The trained model and its result; in other processes than the primary one, None.
+        The trained model and its result; None in other processes than the primary one.
 
     Raises:
-        UserError: settings or a folder that do not fit, a loss that is not finite, or
-            files that cannot be written.
-        Stopped: SIGTERM or Ctrl-C came; the state is saved.
+        UserError: settings or the folder do not fit, a loss is not finite, or files
+            cannot be written.
+        Stopped: SIGTERM or Ctrl-C was received; the state is saved.
     """
     config_lib.check(config)
-    config = config.replace()  # The model keeps it, whatever its owner does next.
+    config = config.replace()  # The model keeps it, so the caller may change theirs.
     if not isinstance(folder, RunFolder):
         folder = RunFolder(folder)
     target = config.stop_at_validation_accuracy
@@ -130,29 +130,38 @@ def train(
             folder.record_env(env, resumed_at=first_step if resumed else None)
             print(_introduction(data, config, num_parameters, env, folder), flush=True)
             if resumed:
-                print(_resumption(first_step, record, devices.count), flush=True)
+                note = f"resumed at step {first_step}"
+                if record.num_devices != devices.count:
+                    note += (
+                        f", on {devices.count} devices instead of {record.num_devices}"
+                        ": the result will be the same up to rounding only"
+                    )
+                print(note, flush=True)
         record.num_devices = devices.count
 
+        def evaluated(images: ImageSet, **options: Any) -> Evaluation:
+            variables, size = state.variables, config.batch_size
+            return evaluate(eval_fn, variables, images, size, devices, **options)
+
         started = time.monotonic() - record.seconds
-        writer = stack.enter_context(
-            MetricsWriter(folder, resume_step=first_step, enabled=primary)
-        )
-        trace = stack.enter_context(
-            StepTrace(folder.profile, profile_steps, enabled=primary)
-        )
-        with Progress(
+        writer = MetricsWriter(folder, resume_step=first_step, enabled=primary)
+        trace = StepTrace(folder.profile, profile_steps, enabled=primary)
+        training = Progress(
             "training",
             num_steps,
             unit="images",
             done=first_step,
             scale=config.batch_size,
             shown=primary,
-        ) as progress:
+        )
+        stack.enter_context(writer)
+        stack.enter_context(trace)
+        with training as progress:
             log = TrainLog(config, batches.steps_per_epoch, writer, progress)
             steps = range(0 if record.reached else num_steps)[first_step:]
             if steps:
                 batch = devices.shard(batches.batch(first_step, rows))
-                # Before the first step, so that the memory of both is not added up.
+                # Before the first step, so that the two do not need memory together.
                 train_fn = devices.compile(jitted, state, batch)
                 allocator.release_unused()
             for step in steps:
@@ -161,8 +170,7 @@ def train(
                 with trace.step(step):
                     state, metrics = train_fn(state, devices.shard(batch))
                 if before is not None:
-                    last_good = _where_safe(checkpoints, folder)
-                    whole = batches.batch(step)
+                    whole, last_good = batches.batch(step), _last_good(checkpoints)
                     stop_at_nan(step_fn, before, whole, metrics, last_good)
                 trace.after(step, metrics)
                 log.add(step, metrics)
@@ -181,15 +189,9 @@ def train(
                     or _is_due(taken, config.checkpoint_every_steps)
                 )
                 if save_now or _is_due(taken, config.log_every_steps):
-                    log.flush(_where_safe(checkpoints, folder))
+                    log.flush(_last_good(checkpoints))
                 if evaluate_now and len(data.validation):
-                    found = evaluate(
-                        eval_fn,
-                        state.variables,
-                        data.validation,
-                        config.batch_size,
-                        devices,
-                    ).metrics
+                    found = evaluated(data.validation).metrics
                     writer.write(taken, "validation", found)
                     progress.show(validation=f"{found['accuracy']:.4f}")
                     best = record.best_accuracy
@@ -199,7 +201,7 @@ def train(
                         checkpoints.save("best", state, record)
                     record.reached = 0 < target <= found["accuracy"]
                 if evaluate_now and diagnose is not None and primary:
-                    # From host memory: one device of one process does it.
+                    # From host memory, since one device of one process computes it.
                     variables = jax.device_get(state.variables)
                     images = data.train.images[:_DIAGNOSED_IMAGES]
                     writer.write(taken, "routing", diagnose(variables, images))
@@ -224,14 +226,7 @@ def train(
                 if asked_to_stop is not None:
                     raise Stopped(asked_to_stop, num_steps)
 
-            test = evaluate(
-                eval_fn,
-                state.variables,
-                data.test,
-                config.batch_size,
-                devices,
-                on_batch=on_batch,
-            )
+            test = evaluated(data.test, on_batch=on_batch)
         writer.write(num_steps, "test", test.metrics)
         if not primary:
             return None
@@ -258,11 +253,11 @@ def _is_due(steps_taken: int, every: int) -> bool:
     return every > 0 and steps_taken % every == 0
 
 
-def _where_safe(checkpoints: Checkpoints, folder: RunFolder) -> str:
+def _last_good(checkpoints: Checkpoints) -> str:
     step = checkpoints.latest_step()
     if step is None:
         return "there is no checkpoint yet"
-    return f"the checkpoint of step {step} in {folder.checkpoints} is good"
+    return f"the checkpoint of step {step} in {checkpoints.path} is good"
 
 
 def _introduction(
@@ -283,18 +278,8 @@ def _introduction(
     )
 
 
-def _resumption(step: int, record: Record, num_devices: int) -> str:
-    text = f"resumed at step {step}"
-    if record.num_devices != num_devices:
-        text += (
-            f", on {num_devices} devices instead of {record.num_devices}: the result "
-            "will be the same up to rounding only"
-        )
-    return text
-
-
 def _from_metrics(folder: RunFolder, batch_size: int) -> dict[str, Any]:
-    """What the run's rows of metrics say of its end and its speed."""
+    """Final loss and speed, from the run's rows of metrics."""
     rows = [row for row in read_metrics(folder.metrics) if row["split"] == "train"]
     speeds = [row["images_per_s"] for row in rows if "images_per_s" in row]
     return {

@@ -27,8 +27,8 @@ class TrainedModel:
     """A trained model.
 
     Attributes:
-        config: config of its run.
-        graphdef: structure of the model.
+        config: its run's config.
+        graphdef: its structure.
         variables: its parameters and state, in host memory.
         best_accuracy: accuracy of the best checkpoint on the validation images, or
             None.
@@ -41,7 +41,7 @@ class TrainedModel:
 
     @functools.cached_property
     def reconstruct(self) -> Reconstruct:
-        """The jitted function from images and classes to images as seen, and drawn.
+        """The jitted function from images and classes to seen images, reconstructions.
 
         Images are uint8 [B, H, W, C], classes int [B] or [B, K]; see
         `capsjax.training.evaluate.make_reconstruct`.
@@ -51,7 +51,7 @@ class TrainedModel:
 
     @property
     def step(self) -> int:
-        """Training steps that made it."""
+        """The number of training steps."""
         return int(self.variables.step)
 
 
@@ -60,15 +60,15 @@ def evaluate(
     images: ImageSet,
     on_batch: Callable[[int], None] = lambda examples: None,
 ) -> Evaluation:
-    """Metrics, predictions and scores of a trained model, computed on all devices.
+    """Computes a trained model's metrics, predictions and scores on all devices.
 
     Every image counts once. The loss is that of training: the decoder reads the capsule
     of the label.
 
     Args:
-        model: from `restore` or from `capsjax.training.train.train`.
-        images: with their labels, at least one.
-        on_batch: called after each batch with the number of examples in it.
+        model: the model, from `restore` or `capsjax.training.train.train`.
+        images: images and labels, at least one.
+        on_batch: function that is called after each batch with its number of examples.
     """
     devices = parallel.Devices(jax.devices(), model.config.parallelism)
     return evaluation.evaluate(
@@ -84,7 +84,7 @@ def evaluate(
 def restore(
     folder: RunFolder | str | os.PathLike, data: Dataset, which: Which = "last"
 ) -> TrainedModel:
-    """Restores the model of a run, and leaves the run's folder as it is.
+    """Restores the model of a run, without changing the run's folder.
 
     Args:
         folder: folder of the run.

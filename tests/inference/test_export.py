@@ -47,17 +47,6 @@ def digits_data() -> Dataset:
     return data.load("digits", validation_examples=180)
 
 
-def untrained(path: pathlib.Path) -> RunFolder:
-    """A run's folder with a config and a checkpoint, and nothing else."""
-    folder = RunFolder(path)
-    config = digits.get_config("quick")
-    config.model = config.model.routed_by("reference")
-    _, state = train_step.create(config, (8, 8, 1), 10)
-    with folder.open(config, resume=False), Checkpoints(folder) as checkpoints:
-        checkpoints.save("last", jax.device_get(state), Record())
-    return folder
-
-
 def made(**changes) -> TrainedModel:
     """A model with its first parameters."""
     config = digits.get_config("quick")
@@ -73,8 +62,13 @@ def model() -> TrainedModel:
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
-    """A run's folder and the launcher that exported it."""
-    folder = untrained(tmp_path_factory.mktemp("runs") / "untrained")
+    """A folder with no more than a config and a checkpoint, and its exported model."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "untrained")
+    config = digits.get_config("quick")
+    config.model = config.model.routed_by("reference")
+    _, state = train_step.create(config, (8, 8, 1), 10)
+    with folder.open(config, resume=False), Checkpoints(folder) as checkpoints:
+        checkpoints.save("last", jax.device_get(state), Record())
     flags = (f"--workdir={folder.path}", f"--batch_size={B}", "--reconstruct")
     return folder, run("export", *flags)
 
@@ -215,18 +209,18 @@ def test_other_files_are_not_overwritten(model, digits_data, tmp_path):
     path = folder.path / "exported" / "model.jaxexport"
     export.save(exported, {}, path, folder)
     (tmp_path / "a").rename(tmp_path / "b")
-    moved, path = RunFolder(tmp_path / "b" / "run"), tmp_path / "b/run/exported"
-    path /= "model.jaxexport"
+    moved = RunFolder(tmp_path / "b" / "run")
+    path = moved.path / "exported" / "model.jaxexport"
     export.save(exported, {"step": 7}, path, moved)
     assert json.loads(path.with_suffix(".json").read_text())["step"] == 7
-    with pytest.raises(UserError, match=r"no export of .*other; remove it"):
+    with pytest.raises(UserError, match=r"not an export of .*other; remove it"):
         export.save(exported, {}, path, RunFolder(tmp_path / "other"))
 
-    (tmp_path / "b" / "run" / "result.json").write_text("{}")
-    for name in ("run/result.jaxexport", "run/result.json"):
+    moved.result.write_text("{}")
+    for name in ("result.jaxexport", "result.json"):
         with pytest.raises(UserError, match=r"result\.json"):
-            export.save(exported, {}, tmp_path / "b" / name, moved)
-    assert (tmp_path / "b" / "run" / "result.json").read_text() == "{}"
+            export.save(exported, {}, moved.path / name, moved)
+    assert moved.result.read_text() == "{}"
     with pytest.raises(UserError, match="cannot write"):
         export.save(exported, {}, path / "below" / "model.jaxexport", moved)
 

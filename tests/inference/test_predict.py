@@ -9,9 +9,8 @@ from capsjax.data import ImageSet
 from capsjax.inference.predict import make_predict
 from capsjax.training import step as train_step
 from capsjax.training.evaluate import evaluate, make_eval_step, make_reconstruct
-from capsjax.training.parallel import Devices
+from tests.stepping import ONE
 
-ONE = Devices(jax.devices()[:1])
 B = 16
 
 

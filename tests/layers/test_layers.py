@@ -1,6 +1,8 @@
-"""Capsule layers with parameters for which the answer is known."""
+"""Capsule layers with parameters for which the result is known."""
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,27 +80,21 @@ def test_relu_keeps_its_result_and_not_its_argument():
 # Primary capsules.
 
 
-def make_primary(
-    num_types=3,
-    dim=2,
-    kernel_size=1,
-    *,
-    stride=1,
-    padding="VALID",
-    route=False,
-    leaky=False,
-):
+def make_primary(num_types=3, dim=2, kernel_size=1, **options):
+    defaults: dict[str, Any] = {
+        "stride": 1,
+        "padding": "VALID",
+        "route": False,
+        "leaky": False,
+    }
     return PrimaryCapsules(
         1,
         num_types,
         dim,
         kernel_size,
-        stride=stride,
-        padding=padding,
-        route=route,
-        leaky=leaky,
         init=START,
         rngs=nnx.Rngs(0),
+        **(defaults | options),
     )
 
 
@@ -120,30 +116,6 @@ def test_a_capsule_is_the_channels_of_one_type_at_one_position():
                 weights, bias = (channels + 1) / 10, (channels + 1) / 10
                 s = images[:, row, column] * weights + bias
                 np.testing.assert_allclose(poses[:, index], squash(s), atol=1e-6)
-
-
-def test_one_pixel_changes_the_capsules_of_its_position_only():
-    layer = make_primary()
-    images = np.random.default_rng(1).normal(size=(1, 4, 5, 1))
-    changed = images.copy()
-    changed[0, 2, 3, 0] += 1
-    difference = np.asarray(run(layer, float32(changed)) - run(layer, float32(images)))[
-        0
-    ]
-    touched = np.flatnonzero(np.abs(difference).max(axis=1))
-    first = (2 * 5 + 3) * 3
-    assert touched.tolist() == [first, first + 1, first + 2]
-
-
-def test_one_kernel_channel_changes_the_capsules_of_its_type_only():
-    layer = make_primary()
-    image = float32(np.random.default_rng(2).normal(size=(1, 4, 5, 1)))
-    before = run(layer, image)
-    # The last of type 1's channels.
-    layer.conv.kernel[...] = layer.conv.kernel[...].at[..., 3].add(1)
-    difference = np.asarray(run(layer, image) - before)[0]
-    touched = np.flatnonzero(np.abs(difference).max(axis=1))
-    assert touched.tolist() == list(range(1, 4 * 5 * 3, 3))
 
 
 @pytest.mark.parametrize(
@@ -191,45 +163,23 @@ def test_primary_capsules_of_nothing_are_zero_with_finite_gradients():
 # Routed capsules.
 
 
-def make_routed(
-    *,
-    num_iterations=3,
-    leaky=False,
-    stop_gradient=False,
-    use_bias=True,
-    implementation=None,
-):
+def routed(use_bias=True, **options):
+    """A function from poses to poses, and the layer that it calls."""
     layer = RoutedCapsules(
         Sizes(7, 5, 3, 6),
-        routing=dynamic.Config(
-            iterations=num_iterations,
-            leaky=leaky,
-            stop_gradient=stop_gradient,
-            implementation=implementation,
-        ),
+        routing=dynamic.Config(**options),
         use_bias=use_bias,
         init=START,
         rngs=nnx.Rngs(0),
     )
-    return Poses(layer)
-
-
-class Poses(nnx.Module):
-    """A layer of capsules as a function from poses to poses."""
-
-    def __init__(self, layer):
-        self.layer = layer
-        self.weights, self.bias = layer.weights, layer.bias
-
-    def __call__(self, poses):
-        return self.layer(Capsules(poses)).poses
+    return lambda poses: layer(Capsules(poses)).poses, layer
 
 
 @pytest.mark.parametrize("num_iterations", [1, 3])
 @pytest.mark.parametrize("leaky", [False, True])
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_routed_capsules_route_as_told(num_iterations, leaky, use_bias):
-    layer = make_routed(num_iterations=num_iterations, leaky=leaky, use_bias=use_bias)
+    call, layer = routed(use_bias, iterations=num_iterations, leaky=leaky)
     u = np.random.default_rng(5).normal(size=(2, 7, 5))
     expected, _ = routing_reference.route(
         u,
@@ -238,28 +188,17 @@ def test_routed_capsules_route_as_told(num_iterations, leaky, use_bias):
         num_iterations=num_iterations,
         leaky=leaky,
     )
-    np.testing.assert_allclose(run(layer, float32(u)), expected, atol=5e-6)
-
-
-def test_routed_capsules_stop_the_gradient_where_told():
-    u = float32(np.random.default_rng(6).normal(size=(2, 7, 5)))
-
-    def gradient(layer):
-        return jax.grad(lambda u: jnp.sum(run(layer, u)))(u)
-
-    through = gradient(make_routed())
-    stopped = gradient(make_routed(stop_gradient=True))
-    assert np.abs(through - stopped).max() > 1e-2
+    np.testing.assert_allclose(run(call, float32(u)), expected, atol=5e-6)
 
 
 def test_routed_capsules_use_the_named_implementation():
     u = jnp.ones((2, 7, 5))
     votes = "2x7x3x6"  # Only the reference has all votes [B, I, J, Q] at once.
     for name, has_votes in (("reference", True), ("xla", False)):
-        program = jax.jit(make_routed(implementation=name)).lower(u).as_text()
+        program = jax.jit(routed(implementation=name)[0]).lower(u).as_text()
         assert (votes in program) == has_votes
     with pytest.raises(ValueError, match="unknown routing implementation 'fastest'"):
-        make_routed(implementation="fastest")(u)
+        routed(implementation="fastest")[0](u)
 
 
 # The decoder.
@@ -267,19 +206,12 @@ def test_routed_capsules_use_the_named_implementation():
 
 @pytest.fixture(scope="module")
 def decoder():
-    return MaskedDecoder(
-        4,
-        3,
-        (8, 9),
-        (5, 6, 2),
-        init=START,
-        rngs=nnx.Rngs(0),
-    )
+    return MaskedDecoder(4, 3, (8, 9), (5, 6, 2), init=START, rngs=nnx.Rngs(0))
 
 
 POSES = np.random.default_rng(7).normal(size=(3, 4, 3)) / 3
-LABELS = np.array([2, 0, 3])
-IS_OTHER = np.arange(4) != LABELS[:, None]
+LABELS = jnp.array([2, 0, 3], jnp.int32)
+IS_OTHER = np.arange(4) != np.asarray(LABELS)[:, None]
 
 
 def test_the_decoder_in_float64(decoder):
@@ -291,39 +223,21 @@ def test_the_decoder_in_float64(decoder):
             x = x @ np.float64(layer.kernel[...]) + np.float64(layer.bias[...])
             x = np.maximum(x, 0) if index < 2 else 1 / (1 + np.exp(-x))
         expected.append(x.reshape(5, 6, 2))
-    found = run(decoder, float32(POSES), jnp.asarray(LABELS, jnp.int32))
+    found = run(decoder, float32(POSES), LABELS)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_other_capsules_than_the_labelled_one_do_not_matter(decoder):
-    labels = jnp.asarray(LABELS, jnp.int32)
-    poses = POSES.copy()
-    poses[IS_OTHER] = 100.0
-    np.testing.assert_array_equal(
-        run(decoder, float32(poses), labels), run(decoder, float32(POSES), labels)
-    )
-    poses = POSES.copy()
-    poses[~IS_OTHER] += 1.0
-    changed = run(decoder, float32(poses), labels) - run(
-        decoder, float32(POSES), labels
-    )
-    assert np.all(np.abs(changed).max(axis=(1, 2, 3)) > 1e-3)
-
-
 def test_the_decoders_gradient_reaches_only_the_labelled_capsule(decoder):
-    labels = jnp.asarray(LABELS, jnp.int32)
     gradient = np.asarray(
-        jax.grad(lambda poses: jnp.sum(run(decoder, poses, labels)))(float32(POSES))
+        jax.grad(lambda poses: jnp.sum(run(decoder, poses, LABELS)))(float32(POSES))
     )
     assert not np.any(gradient[IS_OTHER])
     assert np.all(gradient[~IS_OTHER] != 0)
 
 
 def test_the_decoders_output_lies_in_the_unit_range(decoder):
-    found = np.asarray(
-        run(decoder, float32(POSES * 1e3), jnp.asarray(LABELS, jnp.int32))
-    )
+    found = np.asarray(run(decoder, float32(POSES * 1e3), LABELS))
     assert found.min() >= 0
     assert found.max() <= 1
     assert found.max() - found.min() > 0.9
@@ -370,6 +284,10 @@ def test_biases():
 
 # The grid.
 
+grid = functools.partial(
+    primary_grid, conv1_kernel=9, primary_kernel=9, primary_stride=2
+)
+
 
 @pytest.mark.parametrize(
     ("shape", "padding", "expected"),
@@ -382,16 +300,11 @@ def test_biases():
     ],
 )
 def test_primary_grid(shape, padding, expected):
-    grid = primary_grid(
-        shape, conv1_kernel=9, primary_kernel=9, primary_stride=2, padding=padding
-    )
-    assert grid == expected
+    assert grid(shape, padding=padding) == expected
 
 
 @pytest.mark.parametrize("shape", [(16, 28, 1), (28, 16, 1), (8, 28, 1)])
 def test_images_that_are_too_small_for_the_kernels(shape):
     """16 pixels: 8 after conv1, one too few for the primary capsules' kernel."""
     with pytest.raises(ValueError, match=f"{shape[0]}x{shape[1]} pixels .* 9x9"):
-        primary_grid(
-            shape, conv1_kernel=9, primary_kernel=9, primary_stride=2, padding="VALID"
-        )
+        grid(shape, padding="VALID")

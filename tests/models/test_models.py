@@ -1,4 +1,4 @@
-"""The models: their sizes, their outputs, and what they do with labels and keys."""
+"""The models: their sizes, their outputs, and their use of labels and keys."""
 
 import functools
 
@@ -98,59 +98,53 @@ def with_bias(**options):
     return changed(CapsNetConfig(routing_bias=True), options)
 
 
-@pytest.mark.parametrize(
-    ("config", "image_shape", "num_classes", "expected"),
-    [
-        (mnist.get_config("paper").model, (28, 28, 1), 10, 8_215_568),
-        (mnist.get_config("authors_code").model, (28, 28, 1), 10, 8_215_728),
-        (mnist.get_config("baseline").model, (28, 28, 1), 10, 35_445_522),
-        (cifar10.get_config().model, (24, 24, 3), 10, 22_476_448),
-        (with_bias(decoder_units=()), (28, 28, 1), 10, 6_804_384),
-        (multimnist.get_config("authors_code").model, (36, 36, 1), 10, 11_361_968),
-        (multimnist.get_config("baseline").model, (36, 36, 1), 10, 24_563_978),
-        (expanded.get_config("authors_code").model, (40, 40, 1), 10, 13_475_808),
-        (
-            # As many as the CapsNet has, to 0.2 %; conv1, conv2, pooled to 10x10.
-            expanded.get_config("baseline").model,
-            (40, 40, 1),
-            10,
-            (9 * 9 + 1) * 512
-            + (5 * 5 * 512 + 1) * 256
-            + (10 * 10 * 256 + 1) * 396
-            + (396 + 1) * 10,
-        ),
-        (smallnorb.get_config().model, (32, 32, 2), 5, 6_661_200),
-        (with_bias(), (32, 32, 2), 5, 6_661_200 + 2_665_984),
-        (
-            svhn.get_config().model,
-            (32, 32, 3),
-            10,
-            # conv1, to 24x24 positions; primary capsules, 8x8 of each type.
-            (9 * 9 * 3 + 1) * 64
-            + (9 * 9 * 64 + 1) * 16 * 6
-            # Class capsules; the decoder.
-            + (8 * 8 * 16) * 10 * 8 * 6
-            + (10 * 8 + 1) * 512
-            + (512 + 1) * 1024
-            + (1024 + 1) * 32 * 32 * 3,
-        ),
-    ],
-    ids=[
-        "mnist_paper",
-        "mnist_authors_code",
-        "mnist_baseline",
-        "cifar10",
-        "mnist_without_decoder",
-        "multi_mnist",
-        "multi_mnist_baseline",
-        "expanded_mnist",
-        "expanded_mnist_baseline",
-        "small_norb",
-        "small_norb_with_decoder",
-        "svhn",
-    ],
-)
-def test_numbers_of_parameters(config, image_shape, num_classes, expected):
+SIZES = {
+    "mnist_paper": (mnist.get_config("paper").model, (28, 28, 1), 8_215_568),
+    "mnist_code": (mnist.get_config("authors_code").model, (28, 28, 1), 8_215_728),
+    "mnist_baseline": (mnist.get_config("baseline").model, (28, 28, 1), 35_445_522),
+    "cifar10": (cifar10.get_config().model, (24, 24, 3), 22_476_448),
+    "no_decoder": (with_bias(decoder_units=()), (28, 28, 1), 6_804_384),
+    "multimnist": (
+        multimnist.get_config("authors_code").model,
+        (36, 36, 1),
+        11_361_968,
+    ),
+    "multimnist_baseline": (
+        multimnist.get_config("baseline").model,
+        (36, 36, 1),
+        24_563_978,
+    ),
+    "expanded": (expanded.get_config("authors_code").model, (40, 40, 1), 13_475_808),
+    # As many as the CapsNet has, to 0.2 %; conv1, conv2, pooled to 10x10.
+    "expanded_baseline": (
+        expanded.get_config("baseline").model,
+        (40, 40, 1),
+        (9 * 9 + 1) * 512
+        + (5 * 5 * 512 + 1) * 256
+        + (10 * 10 * 256 + 1) * 396
+        + (396 + 1) * 10,
+    ),
+    "smallnorb": (smallnorb.get_config().model, (32, 32, 2), 6_661_200),
+    "smallnorb_with_decoder": (with_bias(), (32, 32, 2), 6_661_200 + 2_665_984),
+    # Conv1, to 24x24 positions; primary capsules, 8x8 of each type; class capsules; the
+    # decoder.
+    "svhn": (
+        svhn.get_config().model,
+        (32, 32, 3),
+        (9 * 9 * 3 + 1) * 64
+        + (9 * 9 * 64 + 1) * 16 * 6
+        + (8 * 8 * 16) * 10 * 8 * 6
+        + (10 * 8 + 1) * 512
+        + (512 + 1) * 1024
+        + (1024 + 1) * 32 * 32 * 3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_numbers_of_parameters(name):
+    config, image_shape, expected = SIZES[name]
+    num_classes = 5 if name.startswith("smallnorb") else 10
     assert count(config, image_shape, num_classes) == expected
 
 
@@ -172,6 +166,10 @@ def test_a_capsnet_on_images_of_any_size(capsnet):
     assert {x.dtype for x in jax.tree.leaves(output)} == {jnp.dtype("float32")}
     assert output.reconstructions.min() >= 0
     assert output.reconstructions.max() <= 1
+    # Scores are the lengths of the class capsules.
+    lengths = np.linalg.norm(np.asarray(output.poses, np.float64), axis=2)
+    np.testing.assert_allclose(output.scores, lengths, rtol=1e-6)
+    assert lengths.max() < 1
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
@@ -190,34 +188,25 @@ def test_capsnet_shapes(padding, stride, shape):
     assert reconstructions.shape == images.shape
 
 
-def test_a_capsnets_scores_are_the_lengths_of_its_class_capsules(capsnet):
-    output = run(capsnet, random_images())
-    lengths = np.linalg.norm(np.asarray(output.poses, np.float64), axis=2)
-    np.testing.assert_allclose(output.scores, lengths, rtol=1e-6)
-    assert lengths.max() < 1
-
-
 def float64(param):
     return np.asarray(param[...], np.float64)
 
 
 @pytest.mark.parametrize(
-    ("padding", "route_primary", "leaky", "divisor", "routing_iterations"),
+    ("padding", "route", "leaky", "divisor", "iterations"),
     [
         ("VALID", False, False, 1, 3),
         ("SAME", True, False, 2, 1),
         ("VALID", True, True, 3, 3),
     ],
 )
-def test_a_capsnet_in_float64(
-    padding, route_primary, leaky, divisor, routing_iterations
-):
+def test_a_capsnet_in_float64(padding, route, leaky, divisor, iterations):
     model = build(
         "capsnet",
         padding=padding,
-        route_primary=route_primary,
+        route_primary=route,
         leaky=leaky,
-        routing_iterations=routing_iterations,
+        routing_iterations=iterations,
         initializers="authors_code",
         decoder_units=(),
     )
@@ -241,10 +230,13 @@ def test_a_capsnet_in_float64(
         u,
         float64(capsules.weights),
         float64(capsules.bias),
-        num_iterations=routing_iterations,
+        num_iterations=iterations,
         leaky=leaky,
     )
-    np.testing.assert_allclose(run(model, images).poses, expected, atol=1e-5)
+    output = run(model, images, jnp.zeros(2, jnp.int32))
+    np.testing.assert_allclose(output.poses, expected, atol=1e-5)
+    assert model.decoder is None
+    assert output.reconstructions is None
 
 
 @pytest.mark.parametrize("pool", [False, True])
@@ -265,24 +257,12 @@ def test_the_baseline_in_float64(pool):
     for dense in baseline.dense:
         x = np.maximum(x @ float64(dense.kernel) + float64(dense.bias), 0)
     logits = x @ float64(baseline.logits.kernel) + float64(baseline.logits.bias)
-    np.testing.assert_allclose(run(baseline, images).scores, logits, atol=1e-5)
-
-
-def test_the_baseline_gives_logits_only(baseline):
-    output = run(baseline, random_images())
-    assert output.scores.shape == (4, NUM_CLASSES)
+    output = run(baseline, images)
+    np.testing.assert_allclose(output.scores, logits, atol=1e-5)
     assert output.scores.dtype == jnp.float32
+    assert output.scores.min() < 0  # Neither probabilities nor lengths.
     assert output.poses is None
     assert output.reconstructions is None
-    # Logits: neither probabilities nor lengths.
-    assert output.scores.min() < 0
-
-
-def test_a_capsnet_without_decoder_reconstructs_nothing():
-    model = make("capsnet", decoder_units=())
-    assert model.decoder is None
-    labels = jnp.zeros(4, jnp.int32)
-    assert run(model, random_images(), labels).reconstructions is None
 
 
 def test_the_decoder_reads_the_labels_capsule_and_else_the_predictions(capsnet):
@@ -373,6 +353,9 @@ def test_the_baselines_dropout_is_on_with_a_key_only(baseline):
     np.testing.assert_array_equal(dropped, again)
     assert np.abs(dropped - plain).max() > 1e-3
     assert np.abs(dropped - other).max() > 1e-3
+    # An example's dropout is its key's, whichever device computes it with which others.
+    half = run(baseline, images[2:], keys=keys[2:]).scores
+    np.testing.assert_allclose(half, dropped[2:], atol=1e-5)
 
 
 def test_the_baselines_dropout_keeps_the_mean(baseline):
@@ -386,29 +369,13 @@ def test_the_baselines_dropout_keeps_the_mean(baseline):
     assert np.all(np.abs(dropped.mean(axis=0) - plain) < 4 * error)
 
 
-def test_an_examples_dropout_is_its_keys_and_no_one_elses(baseline):
-    """So that it does not matter which device computes it, and with which others."""
-    images = random_images()
-    keys = keys_for(images)
-    whole = run(baseline, images, keys=keys).scores
-    half = run(baseline, images[2:], keys=keys[2:]).scores
-    np.testing.assert_allclose(half, whole[2:], atol=1e-5)
-
-
-def test_the_rate_of_dropout_is_the_configs():
-    model = make("baseline_cnn", dropout_rate=0.0)
-    images = random_images()
+@pytest.mark.parametrize(
+    ("name", "options"), [("baseline_cnn", {"dropout_rate": 0.0}), ("capsnet", {})]
+)
+def test_without_dropout_keys_change_nothing(name, options):
+    model, images = make(name, **options), random_images()
     np.testing.assert_array_equal(
-        run(model, images, keys=keys_for(images)).scores,
-        run(model, images).scores,
-    )
-
-
-def test_a_capsnet_takes_the_key_and_does_not_use_it(capsnet):
-    images = random_images()
-    np.testing.assert_array_equal(
-        run(capsnet, images, keys=keys_for(images)).scores,
-        run(capsnet, images).scores,
+        run(model, images, keys=keys_for(images)).scores, run(model, images).scores
     )
 
 
@@ -447,57 +414,51 @@ def test_the_seed_alone_decides_how_parameters_start(name):
     assert len(set(starts)) == len(starts)
 
 
-# Settings that fit nothing.
+# Settings that do not fit.
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("name", "options", "message"),
     [
-        ({"name": "capsnet", "iterations": 3}, "no field 'iterations'"),
-        ({"name": "baseline_cnn", "leaky": True}, "no field 'leaky'"),
+        ("capsnet", {"iterations": 3}, "no field 'iterations'"),
+        ("baseline_cnn", {"leaky": True}, "no field 'leaky'"),
         (
-            {"name": "baseline_cnn", "kernel_sizes": (5,)},
-            "3 conv_channels but 1 kernel_sizes",
+            "baseline_cnn",
+            {"kernel_sizes": (5,)},
+            "config.model.*3 conv_channels but 1 kernel_sizes",
         ),
         (
-            {
-                "name": "baseline_cnn",
-                "pool": True,
-                "conv_channels": (2,) * 4,
-                "kernel_sizes": (3,) * 4,
-            },
-            "13x17 pixels cannot be halved 4 times",
+            "baseline_cnn",
+            {"pool": True, "conv_channels": (2,) * 4, "kernel_sizes": (3,) * 4},
+            "config.model.*13x17 pixels cannot be halved 4 times",
         ),
         (
-            {"name": "capsnet", "initializers": "he"},
+            "capsnet",
+            {"initializers": "he"},
             "config.model.initializers 'he'.*standard, authors_code",
         ),
         (
-            {"name": "capsnet", "conv1_kernel": 7},
-            r"13x17 pixels .* conv1 7x7 .* 9x9 with stride 2 \(VALID padding\)",
+            "capsnet",
+            {"conv1_kernel": 7},
+            r"config.model.*13x17 pixels .* conv1 7x7 .* 9x9 with stride 2 \(VALID",
         ),
+        ("capsnet", {"routing_iterations": 0}, "iterations is 0; .* at least 1"),
+        (
+            "capsnet",
+            {"routing_implementation": "fastest"},
+            "config.model.*'fastest'; choose one of .*xla",
+        ),
+        ("capsnet", {"padding": "same"}, "config.model.padding 'same'"),
+        ("capsnet", {"padding": "FULL"}, "config.model.padding 'FULL'"),
+        ("capsnet", {"primary_stride": 0}, "config.model.primary_stride is 0"),
     ],
 )
-def test_settings_that_do_not_fit(config, message):
-    def build(name, **options):
-        made = changed(models.MODELS[name](), options)
-        models.build(made, SHAPE, NUM_CLASSES, nnx.Rngs(0))
+def test_settings_that_do_not_fit(name, options, message):
+    """They are refused when the model is built, not by the first step."""
+
+    def build_paper():
+        config = changed(models.MODELS[name](), options)
+        models.build(config, SHAPE, NUM_CLASSES, nnx.Rngs(0))
 
     with pytest.raises(UserError, match=message):
-        build(**config)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("routing_iterations", 0, "routing.iterations is 0; .* at least 1"),
-        ("routing_implementation", "fastest", "'fastest'; choose one of .*xla"),
-        ("padding", "same", "padding 'same'"),
-        ("padding", "FULL", "padding 'FULL'"),
-        ("primary_stride", 0, "stride"),
-    ],
-)
-def test_values_that_no_capsnet_can_have(field, value, message):
-    """At once when the model is built, not as a traceback out of the first step."""
-    with pytest.raises(UserError, match=rf"config\.model.*{message}"):
-        build("capsnet", **{field: value})
+        build_paper()

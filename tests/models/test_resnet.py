@@ -7,8 +7,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from capsjax import data, models
-from capsjax.data import Dataset, TrainBatches
+from capsjax import models
 from capsjax.errors import UserError
 from capsjax.inference import export
 from capsjax.layers import BATCH_AXIS, BatchNorm
@@ -20,15 +19,11 @@ from capsjax.training.parallel import Devices
 from capsjax.training.train import train
 from capsjax.training.trained import evaluate, restore
 from experiments.configs import digits_resnet
+from tests.stepping import ONE, take_steps
 
 needs_four_devices = pytest.mark.skipif(
     len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
 )
-
-
-@pytest.fixture(scope="module")
-def digits_data() -> Dataset:
-    return data.load("digits", validation_examples=100)
 
 
 @pytest.fixture
@@ -42,13 +37,12 @@ def config():
     return config
 
 
-@pytest.mark.parametrize(("preset", "expected"), [("resnet20", 269_722)])
-def test_numbers_of_parameters(preset, expected):
+def test_the_number_of_parameters():
     """On CIFAR-10: 3x3 convolutions without bias, two numbers per normalised channel.
 
     The paper says 0.27M.
     """
-    config = resnet.Config.preset(preset)
+    config, expected = resnet.Config.preset("resnet20"), 269_722
     model = nnx.eval_shape(
         lambda: models.build(config, (32, 32, 3), 10, nnx.Rngs(params=0))
     )
@@ -101,35 +95,23 @@ def test_batch_norm_in_float64(count):
     )
 
 
-def steps(config, dataset, devices):
-    """Losses of a few steps, and the state after them."""
-    batches = TrainBatches(dataset.train, config.batch_size, config.seed)
-    graphdef, state = train_step.create(config, dataset.image_shape, 10)
-    state = devices.replicate(state)
-    step = train_step.make_train_step(graphdef, config, devices)
-    rows = devices.rows(config.batch_size)
-    losses = []
-    for index in range(3):
-        state, metrics = step(state, devices.shard(batches.batch(index, rows)))
-        losses.append(float(metrics["loss"]))
-    return losses, jax.device_get(state)
+def steps(config, dataset, devices=ONE):
+    """Losses of a few steps, and the states before and after them."""
+    metrics, states = take_steps(config, dataset, 3, devices)
+    return [row["loss"] for row in metrics], states[0], states[-1]
 
 
 @needs_four_devices
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_several_devices_equal_one(config, digits_data, mode):
     """Losses, parameters and running averages."""
-    expected, state = steps(config, digits_data, Devices(jax.devices()[:1]))
-    start = train_step.create(config, digits_data.image_shape, 10)[1]
-    for before, after in zip(
-        jax.tree.leaves(start.model_state),
-        jax.tree.leaves(state.model_state),
-        strict=True,
-    ):
-        assert np.abs(np.asarray(before) - after).max() > 1e-3  # They move.
+    expected, start, state = steps(config, digits_data)
+    averages = map(jax.tree.leaves, (start.model_state, state.model_state))
+    for before, after in zip(*averages, strict=True):
+        assert np.abs(before - after).max() > 1e-3  # They move.
     for count in (2, 4):
         devices = Devices(jax.devices()[:count], mode)
-        found, other = steps(config, digits_data, devices)
+        found, _, other = steps(config, digits_data, devices)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
         for a, b in zip(*map(jax.tree.leaves, (other, state)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
@@ -168,7 +150,7 @@ def test_evaluation_uses_the_running_averages(config):
 
 def test_half_precision_keeps_its_statistics_in_float32(config, digits_data):
     config.dtype = "bfloat16"
-    losses, state = steps(config, digits_data, Devices(jax.devices()[:1]))
+    losses, _, state = steps(config, digits_data)
     assert np.all(np.isfinite(losses))
     assert {x.dtype for x in jax.tree.leaves(state.model_state)} == {
         np.dtype("float32")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import itertools
 import json
 from typing import ClassVar
 
@@ -12,16 +13,16 @@ import pytest
 from flax import nnx
 
 from capsjax import config as config_lib
-from capsjax import data, fields, losses, models, routings
+from capsjax import fields, losses, models, routings
 from capsjax.config import Config
 from capsjax.data import TrainBatches
 from capsjax.errors import UserError
 from capsjax.models import capsnet
 from capsjax.routings import ROUTINGS, Capsules, Sizes, Transform, dynamic, uniform
 from capsjax.training import step as train_step
-from capsjax.training.parallel import Devices
 from kernels import routing
 from tests.kernels.routing import reference
+from tests.stepping import take_steps
 
 SIZES = Sizes(in_capsules=7, in_dim=5, out_capsules=3, out_dim=6)
 I, P, J, Q = SIZES
@@ -80,9 +81,8 @@ def test_output_capsules(config, dtype, bias):
 def test_a_bias_shifts_the_outputs(config):
     plug_in, (capsules, transform) = build(config), given()
     without = plug_in(capsules, Transform(transform.weights), step=0)
-    assert np.abs(plug_in(capsules, transform, step=0).poses - without.poses).max() > (
-        1e-2
-    )
+    change = plug_in(capsules, transform, step=0).poses - without.poses
+    assert np.abs(change).max() > 1e-2
 
 
 def test_examples_do_not_depend_on_each_other(config):
@@ -268,16 +268,14 @@ def test_a_routing_of_ones_own_is_known_everywhere(tiny_config):
 
 
 @pytest.mark.usefixtures("gated_is_known")
-def test_a_routing_of_ones_own_trains(tiny_config):
+def test_a_routing_of_ones_own_trains(tiny_config, digits_data):
     """It asks for the votes, and its parameters are learned with all others."""
     fields.override(tiny_config, "model.routing.name", "gated")
     tiny_config.model.routing.sharpness = 20.0
     tiny_config.optimizer.name, tiny_config.optimizer.learning_rate = "sgd", 0.5
     tiny_config.augment.shift = 0
-    digits = data.load("digits", validation_examples=100)
-    graphdef, state = train_step.create(tiny_config, digits.image_shape, 10)
-    devices = Devices(jax.devices()[:1])
-    batches = TrainBatches(digits.train, tiny_config.batch_size, 0)
+    graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
+    batches = TrainBatches(digits_data.train, tiny_config.batch_size, 0)
 
     def gates(tree):
         return np.asarray(tree["class_capsules"]["routing"]["gates"][...])
@@ -297,15 +295,11 @@ def test_a_routing_of_ones_own_trains(tiny_config):
         return jnp.mean(parts["loss"])
 
     gradient = jax.jit(jax.grad(loss))
-    step = train_step.make_train_step(graphdef, tiny_config, devices)
-    current = devices.replicate(jax.tree.map(np.copy, state))
-    for index in range(2):
-        batch = batches.batch(index)
-        before = jax.device_get(current.params)
-        expected = gates(gradient(before, batch))
+    metrics, states = take_steps(tiny_config, digits_data, 2)
+    assert all(np.isfinite(row["loss"]) for row in metrics)
+    for index, (before, after) in enumerate(itertools.pairwise(states)):
+        expected = gates(gradient(before.params, batches.batch(index)))
         assert np.abs(expected).max() > 1e-3
-        current, metrics = step(current, devices.shard(batch))
-        assert np.isfinite(float(metrics["loss"]))
-        moved = gates(before) - gates(current.params)
+        moved = gates(before.params) - gates(after.params)
         rate = 0.5 * 0.96 ** (index / tiny_config.optimizer.decay_steps)
         np.testing.assert_allclose(moved, rate * expected, rtol=1e-3, atol=1e-6)

@@ -7,17 +7,23 @@ import pytest
 from capsjax import fields
 from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.models import capsnet
+from capsjax.routings import dynamic
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.metrics import MetricsWriter, read_metrics
+
+
+def made(path, config: Config | None = None) -> RunFolder:
+    """The folder of a run that has begun."""
+    folder = RunFolder(path)
+    with folder.open(config or Config(), resume=False):
+        return folder
 
 
 def test_a_config_comes_back_as_it_was(tmp_path):
     config = Config()
     fields.update(config, {"model.routing_iterations": 5})
-    folder = RunFolder(tmp_path / "run")
-    with folder.open(config, resume=False):
-        pass
-    assert folder.load_config() == config
+    assert made(tmp_path / "run", config).load_config() == config
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
@@ -42,10 +48,7 @@ def test_a_file_in_the_way_is_one_clear_error(tmp_path):
 
 
 def test_resume_may_train_longer(tmp_path):
-    folder, config = RunFolder(tmp_path), Config()
-    with folder.open(config, resume=False):
-        pass
-    config.num_epochs = 99
+    folder, config = made(tmp_path), Config(num_epochs=99)
     with folder.open(config, resume=True):
         folder.record_config(config)
     assert folder.load_config().num_epochs == 99
@@ -53,11 +56,9 @@ def test_resume_may_train_longer(tmp_path):
 
 def test_a_run_of_an_earlier_version_has_the_new_fields_defaults(tmp_path):
     """It can be evaluated, and goes on."""
-    folder, config = RunFolder(tmp_path), Config()
-    routing = {"iterations": 5, "implementation": "xla", "leaky": True}
-    fields.update(config, {f"model.routing.{x}": y for x, y in routing.items()})
-    with folder.open(config, resume=False):
-        pass
+    routing = dynamic.Config(iterations=5, implementation="xla", leaky=True)
+    config = Config(model=capsnet.Config(routing=routing))
+    folder = made(tmp_path, config)
     old = json.loads(folder.config.read_text())
     # Routing was no part of its own.
     del old["model"]["routing"]
@@ -81,9 +82,7 @@ def test_a_run_of_an_earlier_version_has_the_new_fields_defaults(tmp_path):
 
 
 def test_a_damaged_json_file_is_named(tmp_path):
-    folder = RunFolder(tmp_path)
-    with folder.open(Config(), resume=False):
-        pass
+    folder = made(tmp_path)
     folder.config.write_text(folder.config.read_text()[:20])
     with pytest.raises(UserError, match=r"config\.json"):
         folder.load_config()

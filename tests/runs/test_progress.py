@@ -2,6 +2,8 @@
 
 import io
 
+import pytest
+
 from capsjax.runs import progress
 from capsjax.runs.progress import Progress
 
@@ -11,9 +13,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_log_gets_whole_lines_with_rate_and_time_left(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """The time, which stands still unless it is set."""
+    seconds = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_a_log_gets_whole_lines_with_rate_and_time_left(now):
     stream = io.StringIO()
     with Progress(
         "training", 100, unit="images", done=20, scale=8, stream=stream
@@ -50,9 +58,7 @@ def test_a_terminal_gets_a_bar():
     assert "loss 0.5" in stream.getvalue()
 
 
-def test_slow_work_has_a_speed_too(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+def test_slow_work_has_a_speed_too(now):
     stream = io.StringIO()
     with Progress("runs", 4, unit="runs", stream=stream) as shown:
         now[0] += 80.0

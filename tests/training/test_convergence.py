@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from capsjax import data
-from capsjax.training import step as train_step
-from capsjax.training.parallel import Devices
 from experiments.configs import digits, mnist
 from kernels import gpu
+from tests.stepping import take_steps
 
 STEPS = 20
 # Of the loss, relative. Rounding to float16 in the kernels, and what twenty steps of
@@ -24,15 +23,8 @@ BOUNDS = {"mosaic_gpu": 2e-3, "xla": 2e-5}
 def losses(config, dataset, implementation):
     """The training losses of the first steps, in float64."""
     config = config.replace(model=config.model.routed_by(implementation))
-    graphdef, state = train_step.create(config, dataset.image_shape, 10)
-    one = Devices(jax.devices()[:1])
-    step = train_step.make_train_step(graphdef, config, one)
-    batches = data.TrainBatches(dataset.train, config.batch_size, seed=config.seed)
-    found = []
-    for index in range(STEPS):
-        state, metrics = step(state, one.shard(batches.batch(index)))
-        found.append(float(metrics["loss"]))
-    return np.asarray(found)
+    metrics, _ = take_steps(config, dataset, STEPS)
+    return np.asarray([row["loss"] for row in metrics], np.float64)
 
 
 def small(config, stride):

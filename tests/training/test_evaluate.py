@@ -8,9 +8,7 @@ from capsjax import data
 from capsjax.data import ImageSet
 from capsjax.training import step as train_step
 from capsjax.training.evaluate import evaluate, make_eval_step, make_reconstruct
-from capsjax.training.parallel import Devices
-
-ONE = Devices(jax.devices()[:1])
+from tests.stepping import ONE
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from capsjax.runs.metrics import read_metrics
 from capsjax.runs.stop import StopRequests
 from capsjax.training import augment
 from capsjax.training.checkpoint import Checkpoints
-from capsjax.training.step import create
+from capsjax.training.step import TrainState, create
 from capsjax.training.train import train
 from experiments.configs import digits
 from tests.launching import (
@@ -37,6 +37,7 @@ from tests.launching import (
     rows_written,
     start,
     start_command,
+    train_to_end,
     wait_until,
 )
 from tests.sigkill_torture import torture
@@ -46,9 +47,24 @@ from tests.sigkill_torture import torture
 def whole(tmp_path_factory) -> RunFolder:
     """A run that nothing happened to; its last checkpoints are of steps 8 and 12."""
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "whole")
-    done = finish(start(*TRAIN, *TINY, f"--workdir={folder.path}"))
-    assert done.returncode == 0, done.stderr
+    train_to_end(folder)
     return folder
+
+
+@pytest.fixture
+def copied(tmp_path, whole) -> RunFolder:
+    """A copy of it, to damage."""
+    shutil.copytree(whole.path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def template(folder: RunFolder) -> TrainState:
+    """A state as a run on the digits saves it."""
+    return create(folder.load_config(), (8, 8, 1), 10)[1]
+
+
+def saved(folder: RunFolder) -> list[str]:
+    return sorted(path.name for path in (folder.checkpoints / "last").iterdir())
 
 
 # Killed.
@@ -70,10 +86,9 @@ def test_killed_again_and_again_at_each_moment_of_a_save(tmp_path, whole):
     for event, name, kept in moments:
         done = finish(start("-m", "tests.training.fault_child", event, name, *flags))
         assert done.returncode == -signal.SIGKILL, (event, done.stdout, done.stderr)
-        found = sorted(path.name for path in (folder.checkpoints / "last").iterdir())
-        assert [step for step in found if step.isdigit()] == kept, (event, name)
-    done = finish(start(*TRAIN, *flags))
-    assert done.returncode == 0, done.stderr
+        found = [step for step in saved(folder) if step.isdigit()]
+        assert found == kept, (event, name)
+    train_to_end(folder, "--resume")
     assert comparable(folder) == comparable(whole)
     assert losses(folder) == losses(whole)
 
@@ -115,9 +130,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number, status, tmp_path, whole):
     assert done.returncode == 0, done.stderr
     assert f"resumed at step {stopped_at}" in done.stdout
     expected = RunFolder(tmp_path / "expected")
-    flags = (*TINY, more, "--config.num_epochs=10000", f"--workdir={expected.path}")
-    done = finish(start(*TRAIN, *flags))
-    assert done.returncode == 0, done.stderr
+    train_to_end(expected, more, "--config.num_epochs=10000")
     sha256 = comparable(expected)["params_sha256"]
     assert comparable(folder)["params_sha256"] == sha256
 
@@ -167,50 +180,40 @@ def lose_everything(step_folder) -> None:
 @pytest.mark.parametrize(
     "damage", [cut_short, flip_a_bit, lose_the_record, lose_everything]
 )
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, tmp_path, whole):
-    folder = RunFolder(tmp_path / "run")
-    shutil.copytree(whole.path, folder.path)
-    damage(folder.checkpoints / "last" / "12")
-    flags = (*TINY, f"--workdir={folder.path}", "--resume")
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, copied, whole):
+    damage(copied.checkpoints / "last" / "12")
+    flags = (*TINY, f"--workdir={copied.path}", "--resume")
     done = finish(start(*TRAIN, *flags))
     assert done.returncode == 0, done.stderr
     assert "resumed at step 8" in done.stdout
     (line,) = done.stderr.strip().splitlines()
-    assert re.search(r"warning: .*last/12 is damaged .* step 8 is taken instead", line)
-    assert comparable(folder) == comparable(whole)
-    assert losses(folder) == losses(whole)
-    with Checkpoints(folder) as checkpoints:  # The damaged one was replaced.
-        config = folder.load_config()
-        checkpoints.restore(create(config, (8, 8, 1), 10)[1])
+    assert re.search(r"warning: .*last/12 is damaged .* step 8 is used instead", line)
+    assert comparable(copied) == comparable(whole)
+    assert losses(copied) == losses(whole)
+    with Checkpoints(copied) as checkpoints:  # The damaged one was replaced.
+        checkpoints.restore(template(copied))
         assert checkpoints.latest_step() == 12
 
 
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path, whole):
+def test_a_run_goes_on_with_another_number_of_devices(copied, whole):
     """And says so; the parameters are those of one device up to rounding."""
-    folder = RunFolder(tmp_path / "run")
-    shutil.copytree(whole.path, folder.path)
-    shutil.rmtree(folder.checkpoints / "last" / "12")
-    flags = ("--resume", "--cpu_devices=4", f"--workdir={folder.path}")
-    done = finish(start(*TRAIN, *TINY, *flags))
-    assert done.returncode == 0, done.stderr
-    assert "resumed at step 8, on 4 devices instead of 1: the result" in done.stdout
-    found, expected = comparable(folder), comparable(whole)
+    shutil.rmtree(copied.checkpoints / "last" / "12")
+    said = train_to_end(copied, "--resume", "--cpu_devices=4")
+    assert "resumed at step 8, on 4 devices instead of 1: the result" in said
+    found, expected = comparable(copied), comparable(whole)
     assert found["params_sha256"] != expected["params_sha256"]
     assert found["params_l2"] == pytest.approx(expected["params_l2"], rel=1e-6)
-    for a, b in zip(losses(folder), losses(whole), strict=True):
+    for a, b in zip(losses(copied), losses(whole), strict=True):
         assert a == (b[0], b[1], pytest.approx(b[2], rel=1e-4))
 
 
-def test_where_all_checkpoints_are_damaged_nothing_is_touched(tmp_path, whole):
-    folder = RunFolder(tmp_path / "run")
-    shutil.copytree(whole.path, folder.path)
+def test_where_all_checkpoints_are_damaged_nothing_is_touched(copied):
     for step in ("8", "12"):
-        cut_short(folder.checkpoints / "last" / step)
-    flags = (*TINY, f"--workdir={folder.path}", "--resume")
+        cut_short(copied.checkpoints / "last" / step)
+    flags = (*TINY, f"--workdir={copied.path}", "--resume")
     done = finish(start(*TRAIN, *flags))
     assert_one_line(done, "last/12", "damaged", "remove")
-    kept = sorted(path.name for path in (folder.checkpoints / "last").iterdir())
-    assert kept == ["12", "8"]
+    assert saved(copied) == ["12", "8"]
 
 
 # Disks.
@@ -263,7 +266,7 @@ def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path, whole):
     assert before == ""
     (line,) = after.strip().splitlines()
     assert re.match(r"error: cannot save the checkpoint of step 8 .*MB left", line)
-    assert "the one of step 4 is as it was" in line
+    assert "the one of step 4 is unchanged" in line
     assert "\n4\n" in done.stdout
     assert done.stdout.count("resumed at step 4") == 2
     assert comparable(RunFolder(results)) == comparable(whole)
@@ -275,19 +278,17 @@ def test_a_read_only_disk_is_one_clear_line(tmp_path):
     assert_one_line(done, "cannot write", "Read-only file system")
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_error(tmp_path, whole, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_is_one_error(copied, monkeypatch):
     """For whatever reason; and the state before is where it was."""
-    folder = RunFolder(tmp_path / "run")
-    shutil.copytree(whole.path, folder.path)
-    _, state = create(folder.load_config(), (8, 8, 1), 10)
+    state = template(copied)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: _Usage(free=200_000))
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(copied) as checkpoints:
         _, record = checkpoints.restore(state)
         later = dataclasses.replace(state, step=jnp.int32(14))
-        words = r"step 14 .* takes 0\.6 MB .* has 0\.2 MB left.* step 12 is as it was"
+        words = r"step 14 .* takes 0\.6 MB .* has 0\.2 MB left.* step 12 is unchanged"
         with pytest.raises(UserError, match=words):
             checkpoints.save("last", later, record)
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(copied) as checkpoints:
         restored, _ = checkpoints.restore(state)
         assert restored.step == 12
 
@@ -295,27 +296,22 @@ def test_a_checkpoint_that_cannot_be_written_is_one_error(tmp_path, whole, monke
 # Two runs in one folder.
 
 
-def test_a_second_process_is_kept_out_of_the_folder(tmp_path, whole):
-    folder = RunFolder(tmp_path / "run")
-    shutil.copytree(whole.path, folder.path)
-    config = folder.load_config()
+def test_a_second_process_is_kept_out_of_the_folder(copied, whole):
+    config = copied.load_config()
     dataset = data.load("digits", validation_examples=180)
     with (
-        folder.open(config, resume=True),
+        copied.open(config, resume=True),
         pytest.raises(UserError, match=r"another process \(pid \d+ on .*--workdir"),
     ):
-        train(config, dataset, RunFolder(folder.path), resume=True)
-    assert comparable(folder) == comparable(whole)
+        train(config, dataset, RunFolder(copied.path), resume=True)
+    assert comparable(copied) == comparable(whole)
 
 
-def test_evaluation_beside_training_touches_no_unfinished_checkpoint(tmp_path, whole):
-    folder = RunFolder(tmp_path / "run")
-    shutil.copytree(whole.path, folder.path)
-    unfinished = folder.checkpoints / "last" / "16.orbax-checkpoint-tmp"
+def test_evaluation_beside_training_touches_no_unfinished_checkpoint(copied):
+    unfinished = copied.checkpoints / "last" / "16.orbax-checkpoint-tmp"
     unfinished.mkdir()
-    _, state = create(folder.load_config(), (8, 8, 1), 10)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        restored, _ = checkpoints.restore(state)
+    with Checkpoints(copied, read_only=True) as checkpoints:
+        restored, _ = checkpoints.restore(template(copied))
     assert restored.step == 12
     assert unfinished.is_dir()
 
@@ -338,28 +334,21 @@ def run_on(tmp_path, tiny_config):
 
 
 @pytest.fixture
-def poisoned(monkeypatch) -> Dataset:
+def poisoned(monkeypatch, digits_data) -> Dataset:
     """Digits with one image that decodes to NaN."""
-    clean = data.load("digits", validation_examples=100)
-    images = np.minimum(clean.train.images, 254)
-    images[700, 4, 4] = 255
+    train, validation, test = (
+        ImageSet(np.minimum(part.images, 254), part.labels)
+        for part in (digits_data.train, digits_data.validation, digits_data.test)
+    )
+    train.images[700, 4, 4] = 255
     unit_range = augment.to_unit_range
 
     def decode(images):
         return jnp.where(images == 255, jnp.nan, unit_range(images))
 
     monkeypatch.setattr(augment, "to_unit_range", decode)
-    small = [
-        ImageSet(np.minimum(part.images, 254), part.labels)
-        for part in (clean.validation, clean.test)
-    ]
-    return Dataset(
-        name="poisoned",
-        train=ImageSet(images, clean.train.labels),
-        validation=small[0],
-        test=small[1],
-        class_names=clean.class_names,
-        provenance="digits with a NaN",
+    return dataclasses.replace(
+        digits_data, train=train, validation=validation, test=test
     )
 
 
@@ -391,37 +380,30 @@ def test_nan_in_the_data_stops_at_its_step(
     folder = RunFolder(tmp_path / "run")
     assert all(np.isfinite(row["loss"]) for row in read_metrics(folder.metrics))
     with Checkpoints(folder, read_only=True) as checkpoints:
-        _, state = create(folder.load_config(), (8, 8, 1), 10)
-        restored, _ = checkpoints.restore(state)
+        restored, _ = checkpoints.restore(template(folder))
     assert restored.step == good
 
 
-def test_debug_nans_changes_nothing_where_there_is_none(run_on):
-    dataset = data.load("digits", validation_examples=100)
+def test_debug_nans_changes_nothing_where_there_is_none(run_on, digits_data):
     plain, debugged = (
-        comparable(run_on(dataset, f"run{debug}", debug_nans=debug))
+        comparable(run_on(digits_data, f"run{debug}", debug_nans=debug))
         for debug in (False, True)
     )
     assert plain == debugged
 
 
-def test_images_that_are_not_bytes_are_refused(tmp_path):
-    """NaN cannot come in by files: floats do not."""
-    images = np.full((40, 8, 8), np.nan, np.float32)
-    np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(40) % 10)
-    flags = ("--config.data.name=npz", f"--config.data.path={tmp_path / 'mine.npz'}")
-    done = finish(start(*TRAIN, *TINY, *flags, f"--workdir={tmp_path / 'run'}"))
-    assert_one_line(done, "float32", "uint8")
-
-
-def test_a_truncated_npz_file_is_one_clear_line(tmp_path):
-    path = tmp_path / "mine.npz"
+def test_bad_npz_files_are_one_clear_line(tmp_path):
+    """Floats, so that NaN cannot come in by files; and a truncated file."""
+    floats, truncated = tmp_path / "floats.npz", tmp_path / "truncated.npz"
+    labels = np.arange(400) % 10
     images = np.random.default_rng(0).integers(0, 256, (400, 8, 8), np.uint8)
-    np.savez(path, images=images, labels=np.arange(400) % 10)
-    path.write_bytes(path.read_bytes()[:9000])
-    flags = ("--config.data.name=npz", f"--config.data.path={path}")
-    done = finish(start(*TRAIN, *TINY, *flags, f"--workdir={tmp_path / 'run'}"))
-    assert_one_line(done, str(path))
+    np.savez(floats, images=np.full((400, 8, 8), np.nan, np.float32), labels=labels)
+    np.savez(truncated, images=images, labels=labels)
+    truncated.write_bytes(truncated.read_bytes()[:9000])
+    for path, words in ((floats, ("float32", "uint8")), (truncated, (str(truncated),))):
+        flags = ("--config.data.name=npz", f"--config.data.path={path}")
+        done = finish(start(*TRAIN, *TINY, *flags, f"--workdir={tmp_path / 'run'}"))
+        assert_one_line(done, *words)
 
 
 def test_a_truncated_tfds_file_is_one_clear_line(tmp_path, tfds_data_dir):

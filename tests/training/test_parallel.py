@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from capsjax import config as config_lib
-from capsjax import data, models
+from capsjax import models
 from capsjax.config import Config
 from capsjax.data import TrainBatches
 from capsjax.errors import UserError
@@ -22,17 +22,13 @@ from capsjax.training import step as train_step
 from capsjax.training.evaluate import evaluate, make_eval_step
 from capsjax.training.parallel import Devices
 from kernels import gpu
+from tests.stepping import ONE, take_steps
 
 pytestmark = pytest.mark.skipif(
     len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
 )
 STEPS = 4
 MODES = ("jit", "pmap")
-
-
-@pytest.fixture(scope="module")
-def digits_data() -> data.Dataset:
-    return data.load("digits", validation_examples=100)
 
 
 def sgd(config: Config) -> Config:
@@ -65,23 +61,6 @@ MODELS = {
 }
 
 
-def train(config: Config, dataset: data.Dataset, devices: Devices):
-    """Metrics of each step, and the parameters before, after the first, at the end."""
-    batches = TrainBatches(dataset.train, config.batch_size, config.seed)
-    graphdef, state = train_step.create(config, dataset.image_shape, 10)
-    params = [jax.device_get(state.params)]
-    state = devices.replicate(state)
-    step = train_step.make_train_step(graphdef, config, devices)
-    rows = devices.rows(config.batch_size)
-    found = []
-    for index in range(STEPS):
-        state, metrics = step(state, devices.shard(batches.batch(index, rows)))
-        found.append(jax.device_get(metrics))
-        if index == 0:
-            params.append(jax.device_get(state.params))
-    return found, [*params, jax.device_get(state.params)]
-
-
 @pytest.fixture(scope="module")
 def on_one_device(digits_data):
     """Trains a model on one device, once for all tests."""
@@ -89,7 +68,7 @@ def on_one_device(digits_data):
 
     def run(name: str, config: Config):
         if name not in runs:
-            runs[name] = train(config, digits_data, Devices(jax.devices()[:1]))
+            runs[name] = take_steps(config, digits_data, STEPS)
         return runs[name]
 
     return run
@@ -107,20 +86,20 @@ def test_several_devices_equal_one(
     """
     config = MODELS[name](tiny_config)
     assert config.augment.shift > 0
-    metrics, (start, first, last) = on_one_device(name, config)
     devices = Devices(jax.devices()[:count], mode)
-    found, (same_start, found_first, found_last) = train(config, digits_data, devices)
+    metrics, states = on_one_device(name, config)
+    found, found_states = take_steps(config, digits_data, STEPS, devices)
     for row, expected in zip(found, metrics, strict=True):
         assert row.keys() == expected.keys()
         for key in expected:
             np.testing.assert_allclose(row[key], expected[key], rtol=2e-5, err_msg=key)
 
     rate = config.optimizer.learning_rate
-    for index, before in enumerate(jax.tree.leaves(start)):
-        after, found_after, end, found_end, found_before = (
-            jax.tree.leaves(tree)[index]
-            for tree in (first, found_first, last, found_last, same_start)
-        )
+    # Before the first step, after it, and at the end.
+    kept = [each[i].params for each in (states, found_states) for i in (0, 1, -1)]
+    for before, after, end, found_before, found_after, found_end in zip(
+        *map(jax.tree.leaves, kept), strict=True
+    ):
         np.testing.assert_array_equal(found_before, before)
         gradient, found_gradient = (
             (before.astype(np.float64) - x) / rate for x in (after, found_after)
@@ -143,7 +122,7 @@ def test_evaluation_on_several_devices_equals_one(
     images = digits_data.test.take(np.arange(101))
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
     results = []
-    for devices in (Devices(jax.devices()[:1]), Devices(jax.devices()[:count], mode)):
+    for devices in (ONE, Devices(jax.devices()[:count], mode)):
         step = make_eval_step(graphdef, tiny_config, devices)
         variables = devices.replicate(state.variables)
         results.append(evaluate(step, variables, images, 10, devices))
@@ -152,13 +131,15 @@ def test_evaluation_on_several_devices_equals_one(
     assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
 
 
+def blank_batch(size: int) -> dict[str, np.ndarray]:
+    images = np.zeros((size, 8, 8, 1), np.uint8)
+    return {"image": images, "label": np.zeros(size, np.int32)}
+
+
 def test_each_device_computes_its_share_only(tiny_config):
     """By XLA's count, which is of one device: a quarter of the work on four."""
     tiny_config.batch_size = 256
-    batch = {
-        "image": np.zeros((256, 8, 8, 1), np.uint8),
-        "label": np.zeros(256, np.int32),
-    }
+    batch = blank_batch(256)
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
 
     def flops(count: int) -> float:
@@ -178,10 +159,7 @@ def test_on_gpus_the_fused_kernels_get_one_devices_rows(tiny_config):
     def kernels(count: int, batch_size: int) -> list[str]:
         config = tiny_config.replace(batch_size=batch_size)
         devices = Devices(jax.devices()[:count])
-        batch = {
-            "image": np.zeros((batch_size, 8, 8, 1), np.uint8),
-            "label": np.zeros(batch_size, np.int32),
-        }
+        batch = blank_batch(batch_size)
         with gpu.ahead_of_time("NVIDIA H200"):
             graphdef, state = train_step.create(config, (8, 8, 1), 10)
             step = train_step.make_train_step(graphdef, config, devices)
@@ -227,19 +205,11 @@ def test_the_first_step_compiles_and_no_other(tiny_config, digits_data, compilat
             assert compilations or start is not state
             compilations.clear()
             for index in (1, 2):
-                current, _ = step(current, devices.shard(batches.batch(index)))
+                before = current
+                current, _ = step(before, devices.shard(batches.batch(index)))
+                # The state's memory is used again.
+                assert all(x.is_deleted() for x in jax.tree.leaves(before))
             assert not compilations
-
-
-def test_the_states_memory_is_used_again(tiny_config, digits_data):
-    batches = TrainBatches(digits_data.train, tiny_config.batch_size, 0)
-    graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
-    for mode in MODES:
-        devices = Devices(jax.devices()[:2], mode)
-        step = train_step.make_train_step(graphdef, tiny_config, devices)
-        before = devices.replicate(jax.device_get(state))
-        step(before, devices.shard(batches.batch(0)))
-        assert all(x.is_deleted() for x in jax.tree.leaves(before))
 
 
 @pytest.mark.parametrize(
@@ -263,18 +233,17 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(tiny_config, digits_dat
     On a GPU: a CPU has no units for such products, and transforms in float32.
     """
     tiny_config.dtype = "bfloat16"
-    devices = Devices(jax.devices()[:1])
     batch = TrainBatches(digits_data.train, tiny_config.batch_size, 0).batch(0)
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
-    step = train_step.make_train_step(graphdef, tiny_config, devices)
-    traced = step.trace(devices.replicate(state), devices.shard(batch))
+    step = train_step.make_train_step(graphdef, tiny_config, ONE)
+    traced = step.trace(ONE.replicate(state), ONE.shard(batch))
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     products = re.findall(
         r"stablehlo\.(?:dot_general|convolution).*: (\(.*?\)) ->", text
     )
     assert products
     assert all(operands.count("bf16") == 2 for operands in products)
-    state, metrics = step(devices.replicate(state), devices.shard(batch))
+    state, metrics = step(ONE.replicate(state), ONE.shard(batch))
     dtypes = {x.dtype for x in jax.tree.leaves((state.params, metrics))}
     assert dtypes == {jnp.dtype(jnp.float32)}
     floats = {x.dtype for x in jax.tree.leaves(state.opt_state) if x.ndim}
@@ -287,15 +256,8 @@ def test_bfloat16_learns_as_float32_does(tiny_config, digits_data):
     tiny_config.batch_size = 64
     for dtype in config_lib.DTYPES:
         tiny_config.dtype = dtype
-        devices = Devices(jax.devices()[:1])
-        batches = TrainBatches(digits_data.train, 64, seed=0)
-        graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
-        state = devices.replicate(state)
-        step = train_step.make_train_step(graphdef, tiny_config, devices)
-        losses = []
-        for index in range(60):
-            state, metrics = step(state, devices.shard(batches.batch(index)))
-            losses.append(float(metrics["loss"]))
+        metrics, _ = take_steps(tiny_config, digits_data, 60)
+        losses = [row["loss"] for row in metrics]
         # Means of ten steps; single batches differ by more than the dtypes do.
         curves[dtype] = np.asarray(losses).reshape(6, 10).mean(axis=1)
     assert curves["float32"][-1] < 0.6 * curves["float32"][0]

@@ -10,12 +10,14 @@ from capsjax.runs.folder import RunFolder
 from tests.launching import (
     TINY,
     TRAIN,
+    assert_one_line,
     comparable,
     finish,
     free_port,
     losses,
     rows_written,
     start,
+    train_to_end,
     wait_until,
 )
 
@@ -23,7 +25,7 @@ SGD = ("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.1")
 
 
 def start_two(folder: RunFolder, *flags: str, in_slurm: bool = False):
-    """Told by flags which process each is, or as Slurm would by its environment."""
+    """Starts two processes, told their places by flags or as by Slurm."""
     shared = (
         *TRAIN,
         *TINY,
@@ -55,11 +57,16 @@ def start_two(folder: RunFolder, *flags: str, in_slurm: bool = False):
     ]
 
 
+def finish_two(two):
+    first, second = map(finish, two)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    return first, second
+
+
 @pytest.fixture(scope="module")
 def on_one_device(tmp_path_factory) -> RunFolder:
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "one")
-    done = finish(start(*TRAIN, *TINY, *SGD, f"--workdir={folder.path}"))
-    assert done.returncode == 0, done.stderr
+    train_to_end(folder, *SGD)
     return folder
 
 
@@ -76,9 +83,9 @@ def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
 @pytest.mark.parametrize(("mode", "in_slurm"), [("jit", False), ("pmap", True)])
 def test_two_processes_equal_one(mode, in_slurm, tmp_path, on_one_device):
     folder = RunFolder(tmp_path / "run")
-    two = start_two(folder, f"--config.parallelism={mode}", in_slurm=in_slurm)
-    first, second = [finish(process) for process in two]
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    first, second = finish_two(
+        start_two(folder, f"--config.parallelism={mode}", in_slurm=in_slurm)
+    )
     assert "4 x cpu in 2 processes" in first.stdout
     assert "test accuracy" not in second.stdout
     assert_same_run(folder, on_one_device)
@@ -115,8 +122,7 @@ def test_sigterm_to_one_process_saves_and_ends_both(tmp_path, on_one_device):
     two = start_two(folder, *long)
     wait_until(lambda: rows_written(folder) > 0, two[0])
     two[1].send_signal(signal.SIGTERM)
-    first, second = [finish(process) for process in two]
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    first, second = finish_two(two)
     assert "--resume" in first.stdout
     assert "stopped" not in second.stdout
     match = re.search(
@@ -127,9 +133,7 @@ def test_sigterm_to_one_process_saves_and_ends_both(tmp_path, on_one_device):
     assert (folder.checkpoints / "last" / str(saved)).is_dir()
 
     more = (f"--config.max_steps={saved + 3}", "--config.num_epochs=10000", "--resume")
-    two = start_two(folder, *more)
-    first, second = [finish(process) for process in two]
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    first, second = finish_two(start_two(folder, *more))
     assert f"resumed at step {saved}" in first.stdout
     assert folder.load_result()["steps"] == saved + 3
 
@@ -143,7 +147,4 @@ def test_sigterm_to_one_process_saves_and_ends_both(tmp_path, on_one_device):
 )
 def test_incomplete_settings_are_one_clear_line(flags, words, tmp_path):
     done = finish(start(*TRAIN, *TINY, f"--workdir={tmp_path / 'run'}", *flags))
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert_one_line(done, words)

@@ -1,6 +1,5 @@
 """The routing's rows of metrics: what stands in them, and that they change nothing."""
 
-import dataclasses
 import math
 
 import jax
@@ -9,9 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from capsjax import data
 from capsjax.analyses.figures import run as plots
-from capsjax.data import Dataset
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.metrics import read_metrics
 from capsjax.training import augment
@@ -24,16 +21,6 @@ NAMES = [
     *(f"logit_change_{t}" for t in (1, 2, 3)),
     *(f"coupling_entropy_{t}" for t in (1, 2, 3)),
 ]
-
-
-@pytest.fixture(scope="module")
-def digits_data() -> Dataset:
-    """As few images as will do."""
-    whole = data.load("digits", validation_examples=100)
-    few = np.arange(32)
-    return dataclasses.replace(
-        whole, validation=whole.validation.take(few), test=whole.test.take(few)
-    )
 
 
 def test_the_numbers_are_those_of_the_primary_capsules(tiny_config, digits_data):

@@ -1,5 +1,6 @@
 """Training as a whole, on a tiny network and real digits."""
 
+import functools
 import gzip
 import json
 import math
@@ -20,13 +21,10 @@ from capsjax.training import step as train_step
 from capsjax.training.parallel import Devices
 from capsjax.training.train import train
 from experiments.configs import cifar10, digits, mnist, smallnorb, svhn
-
-ONE = Devices(jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
-def digits_data() -> Dataset:
-    return data.load("digits", validation_examples=100)
+from tests.launching import comparable
+from tests.launching import losses as rows_of
+from tests.stepping import ONE, take_steps
+from tests.test_config import IMAGE_SHAPES, NUM_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +86,6 @@ def test_result_counts_the_models_parameters(finished_run, digits_data):
     assert finished_run.load_result()["num_parameters"] == counted
 
 
-def comparable(folder: RunFolder) -> dict:
-    """A result without what the clock decides."""
-    result = folder.load_result()
-    return {key: result[key] for key in result if not key.startswith("seconds")}
-
-
 def test_the_same_seed_gives_the_same_run(finished_run, digits_data, tmp_path):
     config = finished_run.load_config()
     train(config, digits_data, RunFolder(tmp_path / "again"))
@@ -121,37 +113,37 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished_run, digits_data, tm
     assert folder.load_env()["resumes"][0]["step"] == 3
 
 
+def replace_step(monkeypatch, replacement) -> None:
+    """Trains with ``replacement(step, state, batch)`` in place of each step."""
+    make = train_step.make_train_step
+    monkeypatch.setattr(
+        train_step,
+        "make_train_step",
+        lambda *arguments: functools.partial(replacement, make(*arguments)),
+    )
+    monkeypatch.setattr(Devices, "compile", lambda self, step, state, batch: step)
+
+
 def test_a_run_killed_between_checkpoints_repeats_its_lost_steps(
     finished_run, digits_data, tmp_path, monkeypatch
 ):
     """It dies in step 6 with a checkpoint of step 4; metrics hold no row twice."""
     config = finished_run.load_config()
     folder = RunFolder(tmp_path / "killed")
-    make_train_step = train_step.make_train_step
 
-    def make_dying_step(*arguments):
-        step_fn = make_train_step(*arguments)
+    def dying(step_fn, state, batch):
+        if int(state.step) == 5:
+            raise KeyboardInterrupt
+        return step_fn(state, batch)
 
-        def dying(state, batch):
-            if int(state.step) == 5:
-                raise KeyboardInterrupt
-            return step_fn(state, batch)
-
-        return dying
-
-    monkeypatch.setattr(train_step, "make_train_step", make_dying_step)
-    monkeypatch.setattr(Devices, "compile", lambda self, step, state, batch: step)
+    replace_step(monkeypatch, dying)
     with pytest.raises(KeyboardInterrupt):
         train(config, digits_data, folder)
     monkeypatch.undo()
     assert not folder.result.exists()
     train(config, digits_data, folder, resume=True)
     assert comparable(folder) == comparable(finished_run)
-    rows = read_metrics(folder.metrics)
-    expected = read_metrics(finished_run.metrics)
-    assert [(row["step"], row["loss"]) for row in rows] == [
-        (row["step"], row["loss"]) for row in expected
-    ]
+    assert rows_of(folder) == rows_of(finished_run)
 
 
 def test_resume_without_a_checkpoint_starts_anew(finished_run, digits_data, tmp_path):
@@ -211,21 +203,14 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(
     tiny_config, digits_data, tmp_path, monkeypatch
 ):
     """NaN in step 6, when step 4 is saved; the next checkpoint is due after step 8."""
-    make_train_step = train_step.make_train_step
 
-    def make_step_with_nan(*arguments):
-        step_fn = make_train_step(*arguments)
+    def step_with_nan(step_fn, state, batch):
+        state, metrics = step_fn(state, batch)
+        if int(state.step) == 6:
+            metrics["loss"] = jnp.asarray(jnp.nan)
+        return state, metrics
 
-        def step_with_nan(state, batch):
-            state, metrics = step_fn(state, batch)
-            if int(state.step) == 6:
-                metrics["loss"] = jnp.asarray(jnp.nan)
-            return state, metrics
-
-        return step_with_nan
-
-    monkeypatch.setattr(train_step, "make_train_step", make_step_with_nan)
-    monkeypatch.setattr(Devices, "compile", lambda self, step, state, batch: step)
+    replace_step(monkeypatch, step_with_nan)
     folder = RunFolder(tmp_path)
     tiny_config.max_steps, tiny_config.checkpoint_every_steps = 12, 4
     tiny_config.log_every_steps = 100
@@ -257,12 +242,7 @@ def test_the_step_is_traced_once(tiny_config, digits_data, monkeypatch):
         return per_example(*arguments, **options)
 
     monkeypatch.setattr(losses, "per_example", counted)
-    batches = data.TrainBatches(digits_data.train, tiny_config.batch_size, 0)
-    graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
-    state = ONE.replicate(state)
-    step_fn = train_step.make_train_step(graphdef, tiny_config, ONE)
-    for step in range(3):
-        state, _ = step_fn(state, ONE.shard(batches.batch(step)))
+    take_steps(tiny_config, digits_data, 3)
     assert len(traces) == 1
 
 
@@ -282,17 +262,11 @@ def test_every_configs_quick_variant_runs_a_step(config: Config, tmp_path):
     """On random images of the right shape, from the first step to the plots."""
     config = config.replace()
     rng = np.random.default_rng(0)
-    shape = {
-        "digits": (8, 8, 1),
-        "mnist": (28, 28, 1),
-        "cifar10": (32, 32, 3),
-        "smallnorb": (48, 48, 2),
-        "svhn_cropped": (32, 32, 3),
-    }
-    names = tuple("01234" if config.data.name == "smallnorb" else "0123456789")
+    name = config.data.name.removesuffix("_cropped")
+    names = tuple("0123456789"[: NUM_CLASSES[name]])
 
     def images(count: int) -> ImageSet:
-        size = (count, *shape[config.data.name])
+        size = (count, *IMAGE_SHAPES[name])
         labels = np.arange(count, dtype=np.int32) % len(names)
         return ImageSet(rng.integers(0, 256, size, np.uint8), labels)
 
