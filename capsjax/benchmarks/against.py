@@ -1,11 +1,9 @@
-"""Our train step beside another program's, each in a process of its own, in turn.
+"""Our train step compared with another program's, each in its own process, in turn.
 
-Machines get faster and slower while one looks; what two programs need in the same
-minutes can be compared. Both are asked for the same: to print, as their last line of
-JSON, an object whose keys that end in ``_s`` are seconds (and whose ``batch``, if it
-has one, is the number of images). The most memory that a
-process had in use is the system's account, so all of it counts: interpreter, libraries
-and compiler.
+Machines get faster and slower over time, so only times from the same minutes compare.
+As its last line of JSON each program must print an object whose keys that end in ``_s``
+are seconds, and whose ``batch``, if present, is the number of images. Peak memory is
+the system's account of the whole process: interpreter, libraries and compiler.
 """
 
 import json
@@ -20,18 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from capsjax.benchmarks import programs as benchmark
-from capsjax.benchmarks.programs import Timing
-from capsjax.config import Config
+from capsjax.benchmarks.programs import AGAINST, Problem, Timing
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.results import Row
 
-# What our own command calls the whole step.
-STEP = "step_s"
-MODE = "against"  # Of the rows.
+_OURS = "step_s"  # The key of our own program.
 
-# Starts a command and writes down its memory, in KiB. A process counts what the one
-# that started it had in use then; this one, in between, has little.
+# Runs a command and records its peak memory in KiB. A process inherits its parent's
+# peak, so the command gets this small parent.
 _WATCH = """
 import resource, subprocess, sys
 status = subprocess.call(sys.argv[2:])
@@ -42,12 +37,12 @@ sys.exit(status)
 
 
 class Report(NamedTuple):
-    """What one process said.
+    """The output of one process.
 
     Attributes:
-        seconds: by key, such as ``"step_s"``.
-        batch: number of images, if it said so.
-        peak_rss_mb: the most memory it had in use, in MB.
+        seconds: seconds by key, such as ``"step_s"``.
+        batch: number of images, if reported.
+        peak_rss_mb: peak memory of the process, in MB.
     """
 
     seconds: Mapping[str, float]
@@ -56,27 +51,27 @@ class Report(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two programs, of which each round has run one after the other.
+    """Reports of two programs that took turns.
 
     Attributes:
-        name: the other program's.
-        ours: what ours said in each round.
-        theirs: what the other said in each round.
+        name: name of the other program.
+        ours: reports of our program, one per round.
+        theirs: reports of the other program, one per round.
     """
 
     name: str
-    ours: Sequence[Report]
-    theirs: Sequence[Report]
+    ours: list[Report]
+    theirs: list[Report]
 
     def ratios(self, key: str) -> list[float]:
-        """Seconds of our step over theirs by that key, in each round."""
+        """Seconds of our step divided by theirs of that key, in each round."""
         return [
-            ours.seconds[STEP] / theirs.seconds[key]
+            ours.seconds[_OURS] / theirs.seconds[key]
             for ours, theirs in zip(self.ours, self.theirs, strict=True)
         ]
 
     def table(self) -> str:
-        """Medians over the rounds, and the ratios, as people read them."""
+        """A table of the medians over the rounds, and of the ratios."""
         header = ("", "median s", "peak MB", "our step takes")
         lines = []
         for name, reports in (("capsjax", self.ours), (self.name, self.theirs)):
@@ -93,6 +88,30 @@ class Comparison(NamedTuple):
                 lines.append([f"{name} {key}", f"{median:.4f}", f"{memory:.0f}", takes])
         return results.text_table(header, lines, numeric=header[1:3])
 
+    def rows(self, problem: Problem, env: Mapping[str, Any]) -> list[Row]:
+        """Rows of the benchmark: ours, then theirs by the program's name.
+
+        Their ``repeats`` are rounds, each with its own median.
+        """
+        # Of the other program we know only its output.
+        unknown = {"model": self.name, "routing_implementation": "", "dtype": ""}
+        return [
+            benchmark.row(
+                problem,
+                env,
+                Timing(
+                    tuple(report.seconds[key] for report in reports),
+                    "wall",
+                    key.removesuffix("_s"),
+                    AGAINST,
+                    peak_rss_mb=max(report.peak_rss_mb for report in reports),
+                ),
+                **columns,
+            )
+            for reports, columns in ((self.ours, {}), (self.theirs, unknown))
+            for key in reports[0].seconds
+        ]
+
 
 def compare(
     ours: Sequence[str],
@@ -105,32 +124,31 @@ def compare(
 
     Args:
         ours: words of our command.
-        theirs: the other's, as one would type it.
-        rounds: how often each is run.
+        theirs: the other command, as typed in a shell.
+        rounds: runs of each.
         on_round: called after each round.
 
     Raises:
-        UserError: a command cannot be run, fails, or prints no such line; or the two
-            took batches of different sizes.
+        UserError: a command cannot be run, fails, or prints no such line; or the batch
+            sizes differ.
     """
     words = shlex.split(theirs)
     if not words:
         raise UserError("--against is empty; give the command to compare with")
     scripts = [word for word in words if word.endswith(".py")]
-    name = pathlib.Path((scripts or words)[0]).name
-    of_ours, of_theirs = [], []
+    found = Comparison(pathlib.Path((scripts or words)[0]).name, [], [])
     for _ in range(rounds):
-        # Theirs first: it is the one that is likelier to be wrong.
-        of_theirs.append(run(words))
-        of_ours.append(run(ours))
-        theirs_batch, ours_batch = of_theirs[-1].batch, of_ours[-1].batch
-        if theirs_batch not in (None, ours_batch):
+        # Theirs first: it is more likely to be wrong.
+        their_report, our_report = run(words), run(ours)
+        if their_report.batch not in (None, our_report.batch):
             raise UserError(
-                f"{name} takes batches of {theirs_batch}, ours are of {ours_batch}; "
-                "give both the same"
+                f"{found.name} takes batches of {their_report.batch}, ours are of "
+                f"{our_report.batch}; give both the same"
             )
+        found.theirs.append(their_report)
+        found.ours.append(our_report)
         on_round()
-    return Comparison(name, of_ours, of_theirs)
+    return found
 
 
 def run(words: Sequence[str]) -> Report:
@@ -142,10 +160,9 @@ def run(words: Sequence[str]) -> Report:
     command = shlex.join(words)
     if shutil.which(words[0]) is None:
         raise UserError(f"cannot run {command}: there is no program {words[0]}")
-    with tempfile.TemporaryDirectory() as folder:
-        memory = pathlib.Path(folder) / "memory"
+    with tempfile.NamedTemporaryFile("r") as memory:
         process = subprocess.run(
-            [sys.executable, "-S", "-c", _WATCH, str(memory), *words],
+            [sys.executable, "-S", "-c", _WATCH, memory.name, *words],
             capture_output=True,
             text=True,
         )
@@ -154,7 +171,7 @@ def run(words: Sequence[str]) -> Report:
             raise UserError(
                 f"{command} failed with status {process.returncode}: {last}"
             )
-        peak_rss_mb = int(memory.read_text()) * 1024 / 1e6
+        peak_rss_mb = int(memory.read()) * 1024 / 1e6
     found = _last_object(process.stdout)
     seconds = {
         key: float(value)
@@ -166,42 +183,6 @@ def run(words: Sequence[str]) -> Report:
             f"{command} printed no line of JSON with a number by a key that ends in _s"
         )
     return Report(seconds, found.get("batch"), peak_rss_mb)
-
-
-def rows(
-    comparison: Comparison,
-    config: Config,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    env: Mapping[str, Any],
-) -> list[Row]:
-    """Rows of the benchmarks' columns: ours, then theirs by the program's name.
-
-    Their ``repeats`` are rounds, each with a median of its own.
-    """
-    found = []
-    for name, reports in (
-        (config.model.name, comparison.ours),
-        (comparison.name, comparison.theirs),
-    ):
-        # Of the other program we only know what it said.
-        unknown = {"model": name, "routing_implementation": "", "dtype": ""}
-        for key in reports[0].seconds:
-            seconds = tuple(report.seconds[key] for report in reports)
-            found.append(
-                benchmark.row(
-                    config,
-                    image_shape,
-                    num_classes,
-                    env,
-                    stage=key.removesuffix("_s"),
-                    mode=MODE,
-                    measured=Timing(seconds, "wall", None, None),
-                    peak_rss_mb=max(report.peak_rss_mb for report in reports),
-                    **(unknown if reports is comparison.theirs else {}),
-                )
-            )
-    return found
 
 
 def _last_object(text: str) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""Rows and tables of what the compiler makes of the fused routing kernels."""
+"""Rows and tables of the fused routing kernels as the compiler reports them."""
 
 import itertools
+import math
 import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from capsjax.benchmarks import choices
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.results import Row
@@ -15,20 +17,11 @@ from kernels.routing.dynamic.compile_check import Check
 from kernels.routing.dynamic.workloads import WORKLOADS
 from kernels.tools.ahead_of_time import DEVICE_KIND, Kernel, largest
 
-# Files of the rows and, generated from them, of the tables.
-KERNELS, MEMORY, TABLES = (
-    "routing_compile.csv",
-    "routing_memory.csv",
-    "routing_compile.md",
-)
+# Files of the rows, and of the tables that are generated from them.
+KERNELS, MEMORY = "routing_compile.csv", "routing_memory.csv"
+TABLES = "routing_compile.md"
 DTYPES = ("float32", "bfloat16", "float16")
 TARGET = f"{DEVICE_KIND} (ahead of time)"
-# A multiprocessor of compute capability 9.0, and what a block takes of it.
-_REGISTERS = 65_536
-_REGISTER_UNIT = 8
-_THREADS = 128
-_SHARED_BYTES = 233_472
-_RESERVED_SHARED_BYTES = 1_024
 
 _TEXT = """\
 # The fused routing kernels, compiled for an {device}
@@ -59,46 +52,34 @@ gradients of inputs, weights and bias; and how many fused kernels run.
 """
 
 
-class Problem(NamedTuple):
-    """What one check compiles: a workload's name, examples, the arguments' dtype."""
-
-    workload: str
-    batch_size: int
-    dtype: str
-
-
 def problems(
     workloads: Sequence[str], batch_sizes: Sequence[str], dtypes: Sequence[str]
-) -> list[Problem]:
-    """All combinations of what the flags name.
+) -> list[tuple[str, int, str]]:
+    """All combinations of a workload's name, a batch size and a dtype.
 
     Raises:
-        UserError: one of them does not exist.
+        UserError: an unknown name or an invalid batch size.
     """
-    for word, known in [(x, WORKLOADS) for x in workloads] + [
-        (x, DTYPES) for x in dtypes
-    ]:
-        if word not in known:
-            raise UserError(f"there is no {word!r}; choose from {', '.join(known)}")
-    for size in batch_sizes:
-        if not size.isdecimal() or int(size) < 1:
-            raise UserError(f"a batch has a whole number of examples, not {size!r}")
-    sizes = [int(size) for size in batch_sizes]
-    return list(itertools.starmap(Problem, itertools.product(workloads, sizes, dtypes)))
+    choices.check_names("workloads", workloads, WORKLOADS)
+    choices.check_names("dtypes", dtypes, DTYPES)
+    sizes = choices.counts("batch_sizes", batch_sizes, "examples")
+    return list(itertools.product(workloads, sizes, dtypes))
 
 
 def compile_all(
-    problems: Sequence[Problem], python: str, on_check: Callable[[], None]
+    problems: Sequence[tuple[str, int, str]],
+    python: str,
+    on_check: Callable[[], None],
 ) -> list[Check]:
-    """Checks each problem in a process of its own.
+    """Checks each problem in its own process.
 
     Args:
-        problems: what to compile.
+        problems: from `problems`.
         python: an interpreter with the packages to compile with.
-        on_check: called after each.
+        on_check: called after each problem.
 
     Raises:
-        UserError: there is no such interpreter, or it does not have them.
+        UserError: there is no such interpreter, or it lacks the packages.
     """
     found = shutil.which(python)
     if found is None or not compile_check.has_compiler(found):
@@ -114,10 +95,14 @@ def compile_all(
 
 
 def blocks_per_multiprocessor(kernel: Kernel) -> int:
-    """How many blocks of 128 threads fit, by their registers and shared memory."""
-    registers = -(-kernel.registers // _REGISTER_UNIT) * _REGISTER_UNIT * _THREADS
-    shared = kernel.shared_bytes + _RESERVED_SHARED_BYTES
-    return min(_REGISTERS // registers, _SHARED_BYTES // shared)
+    """Number of blocks of 128 threads that fit, by registers and shared memory.
+
+    A multiprocessor of compute capability 9.0 has 65,536 registers, handed out to
+    threads in units of 8, and 233,472 bytes of shared memory, of which each block
+    reserves 1,024.
+    """
+    registers = math.ceil(kernel.registers / 8) * 8 * 128
+    return min(65_536 // registers, 233_472 // (kernel.shared_bytes + 1_024))
 
 
 def kernel_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
@@ -134,11 +119,8 @@ def kernel_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
 
 
 def memory_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
-    """A row for each of a checked workload's directions."""
-    programs = {
-        "forward": (found.fused.forward, found.textbook.forward),
-        "forward+backward": (found.fused.both, found.textbook.both),
-    }
+    """A row for each direction of a checked workload."""
+    directions = ("forward", "forward+backward")
     return [
         results.row(
             env,
@@ -153,17 +135,19 @@ def memory_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
                 "config": " ".join(f"{k}={v}" for k, v in found.config.items()),
             },
         )
-        for direction, (fused, textbook) in programs.items()
+        for direction, fused, textbook in zip(
+            directions, found.fused, found.textbook, strict=True
+        )
     ]
 
 
 def write(folder: pathlib.Path, found: Sequence[Check], env: Mapping[str, Any]) -> None:
-    """Writes the rows and, from them, the tables; what was there is replaced.
+    """Writes the rows and, from them, the tables; replaces the files.
 
     Args:
-        folder: of the three files ``routing_*``.
+        folder: folder of the three files ``routing_*``.
         found: at least one check.
-        env: of `capsjax.runs.provenance.environment`.
+        env: from `capsjax.runs.provenance.environment`.
     """
     kernels = [row for check in found for row in kernel_rows(check, env)]
     memory = [row for check in found for row in memory_rows(check, env)]
@@ -197,19 +181,13 @@ def tables(kernels: Sequence[Row], memory: Sequence[Row]) -> str:
 
 def kernel_table(rows: Sequence[Row]) -> str:
     """A Markdown table with a line for each workload and a column for each kernel."""
-    workloads, kernels = (
-        list(dict.fromkeys(row[column] for row in rows))
-        for column in ("workload", "kernel")
-    )
-    groups = results.grouped(rows, "workload", "kernel")
-    lines = [
-        [
-            workload,
-            *(_kernel_cell(groups.get((workload, name), ())) for name in kernels),
-        ]
-        for workload in workloads
-    ]
-    return results.markdown_table(["workload", *kernels], lines)
+    names = list(dict.fromkeys(row["kernel"] for row in rows))
+    lines = []
+    for (workload,), members in results.grouped(rows, "workload").items():
+        kernels = results.grouped(members, "kernel")
+        cells = [_kernel_cell(kernels.get((name,), ())) for name in names]
+        lines.append([workload, *cells])
+    return results.markdown_table(["workload", *names], lines)
 
 
 def memory_table(rows: Sequence[Row]) -> str:

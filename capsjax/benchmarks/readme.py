@@ -1,13 +1,11 @@
 """README's section on speed, written from the rows of the training benchmark.
 
-Nobody copies a number by hand, and a test compares README with the rows.
+No number is copied by hand, and a test compares README with the rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
-from capsjax.benchmarks import against as benchmark_against
-from capsjax.benchmarks import inference as benchmark_inference
-from capsjax.benchmarks.stages import STEP, TRAIN
+from capsjax.benchmarks.programs import AGAINST, INFERENCE, MEMORY, STEP, TRAIN
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.results import Row
@@ -15,7 +13,7 @@ from capsjax.runs.results import Row
 BEGIN = "<!-- speed: written by python -m experiments.speed -->"
 END = "<!-- end of speed -->"
 
-# Rows alike in these are of the same thing; the last one counts.
+# Of rows that are equal in these columns the last one counts.
 _SAME = (
     "device",
     "model",
@@ -30,10 +28,10 @@ _SAME = (
 
 
 def insert(text: str, section: str) -> str:
-    """A document with another section between its two marks.
+    """A document with the section between its two marks replaced.
 
     Raises:
-        UserError: it does not have the marks, in this order.
+        UserError: the marks are missing or in the wrong order.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -43,22 +41,21 @@ def insert(text: str, section: str) -> str:
 
 
 def section(rows: Sequence[Row]) -> str:
-    """What was measured last on each device, in Markdown.
+    """The newest measurements on each device, in Markdown.
 
     Args:
         rows: of `capsjax.benchmarks.programs.row`, the oldest first.
     """
-    newest = {tuple(row[column] for column in _SAME): row for row in rows}
+    newest = [members[-1] for members in results.grouped(rows, *_SAME).values()]
     parts = []
-    for device in dict.fromkeys(row["device"] for row in newest.values()):
-        here = [row for row in newest.values() if row["device"] == device]
+    for here in results.grouped(newest, "device").values():
         machines = dict.fromkeys(results.device_name(row) for row in here)
         parts.append(f"Measured on {' and '.join(machines)}.")
         for heading, mode, measured in (
             ("Train steps", TRAIN, ("ms", "images/s", "MB")),
-            ("In turn with another program", benchmark_against.MODE, ()),
-            ("Answers", benchmark_inference.MODE, ("ms", "images/s")),
-            ("Memory of a train step", "memory", ("classes", "MB")),
+            ("In turn with another program", AGAINST, ()),
+            ("Inference", INFERENCE, ("ms", "images/s")),
+            ("Memory of a train step", MEMORY, ("classes", "MB")),
         ):
             chosen = [
                 row
@@ -78,12 +75,12 @@ def _models(rows: Sequence[Row], measured: Sequence[str]) -> str:
 
 
 def _against(rows: Sequence[Row]) -> str:
-    """Our steps, each followed by the programs that took turns with it."""
+    """Our steps, each followed by the programs that it took turns with."""
     lines = []
     ours = float("nan")
     for row in rows:
         what = f"{row['model']}, {row['stage'].replace('_', ' ')}"
-        if row["dtype"]:  # Of the other programs it is not known.
+        if row["dtype"]:  # Unknown for other programs.
             ours = row.number("median_s")
             what = f"capsjax, {row['routing_implementation']} routing, whole step"
         lines.append(
@@ -95,18 +92,15 @@ def _against(rows: Sequence[Row]) -> str:
                 f"{row.number('peak_rss_mb'):.0f}",
             ]
         )
-    header = ("program", "batch", "ms", "our step / this", "process's peak MB")
+    header = ("program", "batch", "ms", "ratio (ours / theirs)", "process's peak MB")
     return results.markdown_table(header, lines, numeric=header[1:])
 
 
 def _milliseconds(row: Row) -> str:
-    median, low, high = (
-        f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
-        for ms in (
-            1e3 * row.number(column) for column in ("median_s", "min_s", "max_s")
-        )
+    times = [1e3 * row.number(column) for column in ("median_s", "min_s", "max_s")]
+    return "{} ({} to {})".format(
+        *(f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}" for ms in times)
     )
-    return f"{median} ({low} to {high})"
 
 
 _CELLS: Mapping[str, Callable[[Row], str]] = {

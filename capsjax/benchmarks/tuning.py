@@ -4,10 +4,16 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
-import jax
-
-from capsjax.benchmarks.routing import ERROR_BOUNDS, expected_results, max_error
+from capsjax.benchmarks.routing import (
+    BOTH,
+    ERROR_BOUNDS,
+    Combination,
+    expected_results,
+    jitted,
+    max_error,
+)
 from capsjax.errors import UserError
 from kernels import gpu
 from kernels.routing import WORKLOADS
@@ -22,17 +28,21 @@ from kernels.routing.dynamic.mosaic_gpu.config import (
 from kernels.tools import timing
 
 _REPEATS = 10
+# Fields that only the passes use, and those that only the last kernel uses.
+_PASSES = ("groups_per_block", "slots", "scaled_inputs")
+_LAST = ("final_chunk", "final_row_blocks")
 
 
 def find(problem: Problem, measure: Callable[[Config], float | None]) -> Config:
     """The fastest config.
 
-    The passes and the last kernel do not influence each other. So `candidates` varies
-    the one or the other, and the best of both are put together.
+    The passes and the last kernel are independent. So `candidates` varies one or the
+    other, and the best of both are combined.
 
     Args:
         problem: sizes and dtype.
-        measure: seconds of a config, or None if it does not run or is wrong.
+        measure: returns the seconds of a config, or None if it does not run or is
+            wrong.
 
     Raises:
         UserError: no config runs.
@@ -43,21 +53,19 @@ def find(problem: Problem, measure: Callable[[Config], float | None]) -> Config:
     if not good:
         raise UserError(f"no config of the kernels runs on {problem}")
 
-    def best(fields: tuple[str, ...]) -> dict[str, object]:
-        """Of the configs that differ from the heuristic's in these fields at most."""
-        others = {field.name for field in dataclasses.fields(Config)} - set(fields)
+    def values(config: Config, fields: tuple[str, ...]) -> dict[str, Any]:
+        return {name: getattr(config, name) for name in fields}
+
+    def best(fields: tuple[str, ...]) -> Config:
+        """The best config that differs from the heuristic's in these fields only."""
         alike = [
             config
             for config in good
-            if all(getattr(config, name) == getattr(start, name) for name in others)
+            if dataclasses.replace(config, **values(start, fields)) == start
         ]
-        fastest = min(alike or good, key=good.__getitem__)
-        return {name: getattr(fastest, name) for name in fields}
+        return min(alike or good, key=good.__getitem__)
 
-    together = Config(
-        **best(("groups_per_block", "slots", "scaled_inputs")),  # type: ignore[arg-type]
-        **best(("final_chunk", "final_row_blocks")),  # type: ignore[arg-type]
-    )
+    together = dataclasses.replace(best(_PASSES), **values(best(_LAST), _LAST))
     if together not in good and (seconds := measure(together)) is not None:
         good[together] = seconds
     return min(good, key=good.__getitem__)
@@ -69,10 +77,10 @@ def tune(
     """Measures all candidates of a named workload, forward and backward, on this GPU.
 
     Args:
-        workload_name: from `kernels.routing.WORKLOADS`.
-        batch_size: examples.
-        dtype: of the arguments.
-        report: is given a line for each config.
+        workload_name: a name from `kernels.routing.WORKLOADS`.
+        batch_size: number of examples.
+        dtype: dtype of the arguments.
+        report: called with a line for each config.
 
     Raises:
         UserError: there is no GPU that the kernels run on.
@@ -80,23 +88,17 @@ def tune(
     reason = "there is only a CPU" if gpu.interpreted() else gpu.without_hopper()
     if reason is not None:
         raise UserError(f"--tune measures on a Hopper GPU, and {reason}")
-    workload = WORKLOADS[workload_name]
-    arguments, expected = expected_results(workload_name, batch_size, dtype)
-    problem = Problem.of(*arguments[:2])
+    combination = Combination(workload_name, batch_size, dtype, BOTH)
+    arguments, expected = combination.arguments(), expected_results(combination)
+    route = functools.partial(
+        mosaic_gpu.route,
+        num_iterations=WORKLOADS[workload_name].num_iterations,
+        leaky=WORKLOADS[workload_name].leaky,
+        stop_gradient=False,
+    )
 
     def measure(config: Config) -> float | None:
-        @jax.jit
-        def call(u, W, bias, cotangent):
-            run = functools.partial(
-                mosaic_gpu.route,
-                num_iterations=workload.num_iterations,
-                leaky=workload.leaky,
-                stop_gradient=False,
-                config=config,
-            )
-            poses, vjp = jax.vjp(run, u, W, bias)
-            return poses, *vjp(cotangent)
-
+        call = jitted(functools.partial(route, config=config), BOTH)
         try:
             compiled = call.lower(*arguments).compile()
             off = max_error(compiled(*arguments), expected)
@@ -106,12 +108,13 @@ def tune(
         if not off <= ERROR_BOUNDS[dtype]:
             report(f"{config}: off by {off:.2g}")
             return None
-        seconds = timing.measure(
-            functools.partial(compiled, *arguments), repeats=_REPEATS
-        ).median_s
-        report(f"{config}: {1e6 * seconds:.1f} us")
-        return seconds
+        (found,) = timing.measure_in_turn(
+            [functools.partial(compiled, *arguments)], repeats=_REPEATS
+        )
+        report(f"{config}: {1e6 * found.median_s:.1f} us")
+        return found.median_s
 
+    problem = Problem.of(*arguments[:2])
     return problem, find(problem, measure)
 
 

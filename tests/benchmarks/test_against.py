@@ -1,4 +1,4 @@
-"""Programs beside our step: what is believed of them, and what is refused."""
+"""Other programs compared with our step, and those that are refused."""
 
 import json
 import shlex
@@ -10,13 +10,12 @@ from matplotlib.patches import Rectangle
 from capsjax.benchmarks import against as benchmark_against
 from capsjax.benchmarks.against import Comparison, Report
 from capsjax.benchmarks.figures import stages as plots_stages
+from capsjax.benchmarks.programs import Problem
 from capsjax.errors import UserError
 from capsjax.runs import results
 from tests.benchmarks.test_routing import ENV
-from tests.launching import run
+from tests.launching import DIGITS, run
 from tests.tables import committed_columns
-
-SHAPE, NUM_CLASSES = (8, 8, 1), 10
 
 
 def program(code: str) -> str:
@@ -48,19 +47,16 @@ def test_ratios_are_of_the_same_round():
 
 
 def test_rows_of_both(tiny_config):
-    rows = benchmark_against.rows(COMPARISON, tiny_config, SHAPE, NUM_CLASSES, ENV)
-    assert [(row["model"], row["stage"]) for row in rows] == [
-        ("capsnet", "step"),
-        ("other.py", "full"),
-        ("other.py", "part"),
-    ]
+    rows = COMPARISON.rows(Problem(tiny_config, (8, 8, 1), 10), ENV)
+    assert [row["model"] for row in rows] == ["capsnet", "other.py", "other.py"]
+    assert [row["stage"] for row in rows] == ["step", "full", "part"]
     ours, full, _ = rows
     assert full.keys() >= committed_columns("benchmark_training.csv")
     assert (full["median_s"], full["min_s"], full["repeats"]) == ("8", "4", "2")
     assert (full["images_per_s"], full["peak_rss_mb"]) == ("2", "300")
     assert (ours["dtype"], ours["peak_rss_mb"]) == ("float32", "120")
     assert {row["mode"] for row in rows} == {"against"}
-    # What the other program computes in is not known.
+    # The other program's dtype is unknown.
     assert full["dtype"] == full["routing_implementation"] == full["peak_mb"] == ""
 
 
@@ -90,7 +86,7 @@ def test_the_name_is_the_scripts(tmp_path):
 
 
 def test_memory_is_the_commands_own():
-    """Not what this process has in use, and all that the command had at once."""
+    """It excludes this process, and includes the command's peak."""
     here = bytearray(400 * 10**6)  # noqa: F841
     small = benchmark_against.run(shlex.split(printing(step_s=1)))
     large = benchmark_against.run(
@@ -111,7 +107,7 @@ def test_memory_is_the_commands_own():
         (printing(step_s=1, batch=64), "takes batches of 64, ours are of 8"),
     ],
 )
-def test_what_is_refused(command, message):
+def test_bad_commands_are_refused(command, message):
     ours = shlex.split(printing(step_s=1, batch=8))
     with pytest.raises(UserError, match=message):
         benchmark_against.compare(ours, command, rounds=1)
@@ -122,7 +118,7 @@ def test_the_command_prints_compares_and_draws(tmp_path):
     output = tmp_path / "rows.csv"
     process = run(
         "benchmark_training",
-        "--config=experiments/configs/digits.py:quick",
+        DIGITS,
         "--config.batch_size=4",
         "--image_shape=8,8,1",
         "--repeats=1",

@@ -1,15 +1,16 @@
-"""The routing benchmark: what becomes a row, what counts, and what is drawn."""
+"""The routing benchmark: its rows, the checks of results, and the figure."""
 
-import csv
 import pathlib
+import re
 import subprocess
-import sys
+from itertools import chain, product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 
 from capsjax.benchmarks import routing as benchmark_routing
 from capsjax.benchmarks.figures import routing as plots_routing
@@ -20,7 +21,7 @@ from kernels import routing
 from kernels.routing.dynamic import api
 from kernels.routing.dynamic.workloads import Workload
 from kernels.tools import timing
-from tests.launching import ROOT, assert_one_line, run
+from tests.launching import assert_one_line, finish, run, start
 from tests.tables import committed_columns
 
 TINY = Workload(I=5, P=3, J=4, Q=2, leaky=True, num_iterations=3)
@@ -34,11 +35,12 @@ ENV = {
     "versions": {"jax": "1"},
     "command": ["python", "-m", "x", "--output=/home/me/rows.csv"],
 }
+OOM = "out of memory"
 REFERENCE = routing.IMPLEMENTATIONS["reference"]
 
 
-def measured(env=ENV, **asked) -> list[Row]:
-    """Rows of a small run, by default the forward of one workload in float32."""
+def make_plan(**asked) -> benchmark_routing.Plan:
+    """A small plan, by default the forward of one workload in float32."""
     defaults: dict[str, Any] = {
         "workloads": ["tiny"],
         "batch_sizes": ["3"],
@@ -47,8 +49,12 @@ def measured(env=ENV, **asked) -> list[Row]:
         "dtypes": ["float32"],
         "repeats": 2,
     }
-    plan = benchmark_routing.make_plan(**(defaults | asked))
-    return [row for rows in benchmark_routing.run(plan, env) for row in rows]
+    return benchmark_routing.make_plan(**(defaults | asked))
+
+
+def measured(env=ENV, **asked) -> list[Row]:
+    """All rows of such a plan."""
+    return list(chain(*benchmark_routing.run(make_plan(**asked), env)))
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +87,8 @@ def test_a_row_has_provenance_sizes_and_times():
     assert sizes == ["tiny", "3", "5", "3", "4", "2", "3"]
     clock = "device" if jax.default_backend() == "gpu" else "wall"
     assert (row["status"], row["clock"], row["repeats"]) == ("ok", clock, "2")
-    assert 0 < float(row["min_s"]) <= float(row["median_s"]) <= float(row["max_s"])
-    assert float(row["peak_mb"]) > float(row["temp_mb"])
+    assert 0 < row.number("min_s") <= row.number("median_s") <= row.number("max_s")
+    assert row.number("peak_mb") > row.number("temp_mb")
     assert row["roofline_fraction"] == ""  # nothing is known of this device
 
 
@@ -92,13 +98,11 @@ def test_implementations_pass_in_both_modes_and_dtypes():
         modes=benchmark_routing.MODES,
         dtypes=["float32", "bfloat16"],
     )
-    assert len(rows) == 2 * 2 * 2
-    assert {row["status"] for row in rows} == {"ok"}
+    assert [row["status"] for row in rows] == ["ok"] * 2 * 2 * 2
     for row in rows:
-        if row["dtype"] == "float32":
-            assert float(row["max_error"]) < 1e-5
-        else:  # One rounding of bfloat16 is there.
-            assert float(row["max_error"]) > 1e-3
+        # In bfloat16 there is at least one rounding.
+        error = row.number("max_error")
+        assert error < 1e-5 if row["dtype"] == "float32" else error > 1e-3
 
 
 def test_options_of_the_workload_are_passed_on(implement):
@@ -145,25 +149,21 @@ def test_a_wrong_gradient_gets_no_time(implement, argument):
     implement(wrong=wrong)
     rows = measured(implementations=["wrong"], modes=benchmark_routing.MODES)
     assert [row["status"] for row in rows] == ["ok", "wrong"]
-    assert float(rows[1]["max_error"]) == pytest.approx(0.01, rel=1e-2)
+    assert rows[1].number("max_error") == pytest.approx(0.01, rel=1e-2)
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "bad"),
+    ("error", "text", "status", "bad"),
     [
-        (ValueError("takes Q of 16 only\nand more"), "refused", False),
-        (NotImplementedError("takes Q of 16 only"), "refused", False),
-        (
-            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: takes Q of 16 only"),
-            "out of memory",
-            False,
-        ),
-        (jax.errors.JaxRuntimeError("INTERNAL: takes Q of 16 only"), "failed", True),
+        (ValueError, "takes Q of 16 only\nand more", "refused", False),
+        (NotImplementedError, "takes Q of 16 only", "refused", False),
+        (JaxRuntimeError, "RESOURCE_EXHAUSTED: takes Q of 16 only", OOM, False),
+        (JaxRuntimeError, "INTERNAL: takes Q of 16 only", "failed", True),
     ],
 )
-def test_what_cannot_run_is_a_row_and_the_others_go_on(implement, error, status, bad):
+def test_failures_are_rows_and_the_others_go_on(implement, error, text, status, bad):
     def unable(*arguments, **options):
-        raise error
+        raise error(text)
 
     implement(unable=unable)
     row, other = measured(implementations=["unable", "reference"])
@@ -175,7 +175,7 @@ def test_what_cannot_run_is_a_row_and_the_others_go_on(implement, error, status,
     assert other["speedup_over_reference"] == "1"
 
 
-def test_what_cannot_be_timed_is_a_row(monkeypatch):
+def test_a_failure_of_the_timing_is_a_row(monkeypatch):
     def fail(calls, *, repeats):
         raise RuntimeError("the profiler saw no work on the GPU")
 
@@ -203,18 +203,8 @@ def test_speedups_are_ratios_of_medians_in_the_same_run(monkeypatch):
         implementations=["xla", "reference"],
         dtypes=["bfloat16", "float32"],  # float32 is measured first all the same.
     )
-    found = [
-        tuple(
-            row[c]
-            for c in (
-                "dtype",
-                "speedup_over_reference",
-                "speedup_over_float32_reference",
-            )
-        )
-        for row in rows
-    ]
-    assert found == [
+    columns = ("dtype", "speedup_over_reference", "speedup_over_float32_reference")
+    assert [tuple(row[c] for c in columns) for row in rows] == [
         ("float32", "4", "4"),
         ("float32", "1", "1"),
         ("bfloat16", "8", "16"),
@@ -242,19 +232,16 @@ def test_roofline_fraction_of_a_known_device(monkeypatch):
     )
     B, numbers = 200, 5 * 4 * 2 * 3
     moved = 4 * (B * 5 * 3 + numbers + B * 4 * 2)
-    assert float(tiny["roofline_fraction"]) == pytest.approx(
-        moved / 4.8e12 / 1e-6, rel=1e-5
-    )
     products = 2 * B * 5 * 4 * 300 * 200
-    assert float(large_row["roofline_fraction"]) == pytest.approx(
-        5 * products / 495e12 / 1e-6, rel=1e-5
-    )
+    for row, least_s in ((tiny, moved / 4.8e12), (large_row, 5 * products / 495e12)):
+        fraction = row.number("roofline_fraction")
+        assert fraction == pytest.approx(least_s / 1e-6, rel=1e-5)
 
 
 def test_expected_result_does_not_depend_on_the_slices(monkeypatch):
     monkeypatch.setattr(benchmark_routing, "_SLICE", 2)
     (row,) = measured(batch_sizes=["5"], modes=["forward+backward"])
-    assert float(row["max_error"]) < 1e-6
+    assert row.number("max_error") < 1e-6
 
 
 @pytest.mark.parametrize("mode", benchmark_routing.MODES)
@@ -387,16 +374,14 @@ def squash_vjp(s, d):
         ({"implementations": ["cuda"]}, ["--implementations", "cuda", "xla"]),
         ({"modes": ["backward"]}, ["--modes", "backward", "forward+backward"]),
         ({"dtypes": ["float64"]}, ["--dtypes", "float64", "bfloat16"]),
-        ({"dtypes": []}, ["--dtypes", "empty", "bfloat16"]),
+        ({"dtypes": []}, ["--dtypes is empty", "bfloat16"]),
         ({"batch_sizes": ["0"]}, ["--batch_sizes", "'0'"]),
         ({"batch_sizes": ["8", "x"]}, ["--batch_sizes", "'x'"]),
     ],
 )
-def test_what_cannot_be_measured_is_said_with_the_choices(asked, words):
-    with pytest.raises(UserError) as error:
+def test_bad_flags_are_refused_with_the_choices(asked, words):
+    with pytest.raises(UserError, match=".*".join(map(re.escape, words))):
         measured(**asked)
-    for word in words:
-        assert word in str(error.value)
 
 
 def test_an_interpreters_time_is_refused(implement, monkeypatch):
@@ -412,14 +397,7 @@ def test_an_interpreters_time_is_refused(implement, monkeypatch):
 def test_defaults_on_a_gpu(implement, monkeypatch):
     implement(mosaic_gpu=REFERENCE)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    plan = benchmark_routing.make_plan(
-        workloads=["tiny"],
-        batch_sizes=None,
-        implementations=None,
-        modes=["forward"],
-        dtypes=None,
-        repeats=1,
-    )
+    plan = make_plan(batch_sizes=None, implementations=None, dtypes=None)
     assert plan.batch_sizes == [128, 512, 1024]
     assert plan.implementations == ["mosaic_gpu", "xla", "reference"]
     assert plan.dtypes == ["float32", "bfloat16"]
@@ -458,22 +436,16 @@ def test_latest_run_of_this_device():
 
 
 def test_figure_has_a_panel_for_each_workload_and_mode():
+    panels = list(product(("mnist", "cifar10", "wide"), benchmark_routing.MODES))
     rows = [
-        drawn(workload=workload, mode=mode, implementation=name, B=str(B))
-        for workload in ("mnist", "cifar10", "wide")
-        for mode in ("forward", "forward+backward")
-        for name in ("xla", "reference")
-        for B in (512, 128)
+        drawn(workload=workload, mode=mode, implementation=name, B=B)
+        for workload, mode in panels
+        for name, B in product(("xla", "reference"), ("512", "128"))
     ]
     rows[0] |= {"median_s": "0.08", "max_s": "0.1"}
     rows += [drawn(workload="odd", status="refused", median_s="")]
     figure = plots_routing.times(rows)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == [
-        f"{workload}, {mode}"
-        for workload in ("mnist", "cifar10", "wide")
-        for mode in ("forward", "forward+backward")
-    ]
+    assert [axes.get_title() for axes in figure.axes] == [*map(", ".join, panels)]
     for axes in figure.axes:
         assert [c.get_label() for c in axes.containers] == ["xla", "reference"]
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
@@ -495,17 +467,16 @@ def test_figure_tells_dtypes_apart():
     assert styles == ["-", "--"]
 
 
+ODD = ("--workloads=odd", "--batch_sizes=2,4", "--modes=forward", "--repeats=2")
+
+
 def test_launcher_makes_rows_and_the_picture(tmp_path):
     output = tmp_path / "results" / "rows.csv"
-    flags = ("--workloads=odd", "--batch_sizes=2,4", "--modes=forward", "--repeats=2")
-    process = run("benchmark_routing", *flags, f"--output={output}")
+    process = run("benchmark_routing", *ODD, f"--output={output}")
     assert process.returncode == 0, process.stderr
-    with output.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = results.read(output)
     found = [(row["B"], row["implementation"], row["status"]) for row in rows]
-    assert found == [
-        (B, name, "ok") for B in ("2", "4") for name in ("xla", "reference")
-    ]
+    assert found == [*product("24", ("xla", "reference"), ["ok"])]
     titles = [line for line in process.stdout.splitlines() if "odd" in line]
     assert titles == [f"odd, B = {B}, forward, float32" for B in (2, 4)]
     assert process.stdout.count("\nreference ") == 2
@@ -514,21 +485,12 @@ def test_launcher_makes_rows_and_the_picture(tmp_path):
 
 def run_with(lines: str, output: pathlib.Path) -> subprocess.CompletedProcess[str]:
     """The launcher in a process in which some lines of Python have run before."""
-    program = f"{lines}\nfrom experiments import benchmark_routing, launch\n"
-    flags = ["--workloads=odd", "--batch_sizes=2,4", "--modes=forward", "--repeats=2"]
-    return subprocess.run(
-        [
-            *(sys.executable, "-c"),
-            program + "launch.run(benchmark_routing.main)",
-            *flags,
-            *("--noplot", f"--output={output}"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    program = (
+        f"{lines}\nfrom experiments import benchmark_routing, launch\n"
+        "launch.run(benchmark_routing.main)"
     )
+    flags = (*ODD, "--noplot", f"--output={output}")
+    return finish(start("-c", program, *flags), timeout_s=300)
 
 
 def test_launcher_fails_after_all_rows_if_one_is_wrong(tmp_path):
@@ -544,9 +506,7 @@ def test_launcher_fails_after_all_rows_if_one_is_wrong(tmp_path):
     process = run_with(lines, output)
     assert_one_line(process, "2 results have no time", "wrong")
     assert process.stdout.count("WRONG: off by") == 2
-    with output.open() as file:
-        statuses = [row["status"] for row in csv.DictReader(file)]
-    assert statuses == ["wrong", "ok"] * 2
+    assert [row["status"] for row in results.read(output)] == ["wrong", "ok"] * 2
     assert not output.with_suffix(".png").exists()
 
 
@@ -563,8 +523,7 @@ def test_rows_before_an_interruption_are_kept(tmp_path):
     output = tmp_path / "rows.csv"
     process = run_with(lines, output)
     assert process.returncode == 130, process.stderr
-    with output.open() as file:
-        assert [row["B"] for row in csv.DictReader(file)] == ["2", "2"]
+    assert [row["B"] for row in results.read(output)] == ["2", "2"]
 
 
 def test_a_damaged_file_is_refused_before_the_work(tmp_path):

@@ -1,8 +1,8 @@
-"""What the compiler makes of the routing op on an H200, found out without one.
+"""The routing op as compiled for an H200, without one.
 
 python -m kernels.routing.dynamic.compile_check WORKLOAD BATCH DTYPE
 
-prints one line of JSON. It has to be started with the variables of
+prints one line of JSON. It must be started with the variables of
 `kernels.tools.ahead_of_time.environment`, by a Python that has the packages to compile
 with; `check` does so.
 """
@@ -24,8 +24,6 @@ from kernels.routing.dynamic.workloads import WORKLOADS, Workload
 from kernels.tools import ahead_of_time
 from kernels.tools.ahead_of_time import Kernel, largest
 
-# The fused implementation and what it is compared with.
-FUSED, TEXTBOOK = "mosaic_gpu", "reference"
 CUSTOM_CALL = 'custom_call_target="mosaic_gpu_v2"'
 
 _ROOT = pathlib.Path(__file__).parents[3]
@@ -37,7 +35,7 @@ class Program(NamedTuple):
 
     Attributes:
         temp_bytes: XLA's temporaries in the device's memory.
-        custom_calls: how many fused kernels it runs.
+        custom_calls: number of fused kernels that it runs.
         compile_s: seconds of tracing and compiling.
     """
 
@@ -59,19 +57,19 @@ class Programs(NamedTuple):
 
 
 class Check(NamedTuple):
-    """What was found about a workload.
+    """The results for a workload.
 
     Attributes:
-        workload: its name.
-        sizes: of the workload.
-        batch: examples.
-        dtype: of the arguments.
-        config: of the fused kernels, as chosen for an H200.
-        kernels: by name; of several with one name, the largest numbers.
+        workload: the workload's name.
+        sizes: the workload's sizes.
+        batch: number of examples.
+        dtype: dtype of the arguments.
+        config: config of the fused kernels, as chosen for an H200.
+        kernels: kernels by name; of several with one name, the largest numbers.
         serialized: whether the assembler made matrix products wait for each other.
         fused: programs of the fused implementation.
         textbook: programs of the reference.
-        jax: the version that compiled them.
+        jax: the version of JAX that compiled them.
     """
 
     workload: str
@@ -93,30 +91,35 @@ def check(
 
     Args:
         workload: a name from `WORKLOADS`.
-        batch: examples.
-        dtype: of the arguments.
+        batch: number of examples.
+        dtype: dtype of the arguments.
         python: an interpreter with the packages to compile with.
 
     Raises:
-        RuntimeError: it failed; with the end of what it said.
+        RuntimeError: the process failed; with the end of its error output.
     """
     found = run_child(python, __name__, workload, str(batch), dtype)
-    return _from_json(found)
+    found["sizes"] = Workload(**found["sizes"])
+    found["kernels"] = {name: Kernel(**x) for name, x in found["kernels"].items()}
+    for name in ("fused", "textbook"):
+        programs = {key: Program(**x) for key, x in found[name].items()}
+        found[name] = Programs(**programs)
+    return Check(**found)
 
 
 def has_compiler(python: str) -> bool:
-    """Whether an interpreter has the packages to compile with."""
+    """Returns whether an interpreter has the packages to compile with."""
     command = [python, "-c", "import jax_cuda13_plugin, jaxtyping"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def run_child(python: str, module: str, *arguments: str) -> Any:
-    """The JSON on the last line of what ``python -m module arguments`` prints.
+    """The JSON on the last line of the output of ``python -m module arguments``.
 
-    It starts with the variables that compiling ahead of time needs, in this checkout.
+    Runs in this checkout, with the variables that compiling ahead of time needs.
 
     Raises:
-        RuntimeError: it failed; with the end of what it said.
+        RuntimeError: the process failed; with the end of its error output.
     """
     process = subprocess.run(
         [python, "-m", module, *arguments],
@@ -134,18 +137,17 @@ def run_child(python: str, module: str, *arguments: str) -> Any:
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def to_json(found: Check) -> dict[str, Any]:
-    """What the other process prints."""
-    return found._asdict() | {
-        "sizes": found.sizes._asdict(),
-        "kernels": {name: x._asdict() for name, x in found.kernels.items()},
-        "fused": {name: x._asdict() for name, x in found.fused._asdict().items()},
-        "textbook": {name: x._asdict() for name, x in found.textbook._asdict().items()},
-    }
+def to_json(found: Any) -> Any:
+    """Named tuples as dictionaries, at any depth."""
+    if hasattr(found, "_asdict"):
+        found = found._asdict()
+    if isinstance(found, dict):
+        return {name: to_json(x) for name, x in found.items()}
+    return found
 
 
 def _compile(workload: str, batch: int, dtype: str) -> Check:
-    """What `check` returns, in this process."""
+    """Returns the result of `check`, in this process."""
     sizes = WORKLOADS[workload]
     I, P, J, Q, leaky, num_iterations = sizes
     inputs, weights, bias, gradient = (
@@ -168,7 +170,7 @@ def _compile(workload: str, batch: int, dtype: str) -> Check:
             poses, pullback = jax.vjp(forward, *arguments)
             return poses, pullback(gradient)
 
-        # Of equal kernels in one process the assembler reports on the first only: the
+        # The assembler reports only the first of equal kernels in one process, so the
         # program that has all of them comes first.
         return Programs(
             both=compile_program(both, gradient, inputs, weights, bias),
@@ -193,26 +195,11 @@ def _compile(workload: str, batch: int, dtype: str) -> Check:
         batch=batch,
         dtype=dtype,
         config=dataclasses.asdict(config),
-        fused=compile_programs(FUSED),
-        textbook=compile_programs(TEXTBOOK),
+        fused=compile_programs("mosaic_gpu"),
+        textbook=compile_programs("reference"),
         kernels=kernels,
         serialized=serialized,
         jax=jax.__version__,
-    )
-
-
-def _from_json(found: dict[str, Any]) -> Check:
-    def programs(of: dict[str, Any]) -> Programs:
-        return Programs(**{name: Program(**x) for name, x in of.items()})
-
-    return Check(
-        **found
-        | {
-            "sizes": Workload(**found["sizes"]),
-            "kernels": {name: Kernel(**x) for name, x in found["kernels"].items()},
-            "fused": programs(found["fused"]),
-            "textbook": programs(found["textbook"]),
-        }
     )
 
 

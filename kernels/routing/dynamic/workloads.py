@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 
 class Workload(NamedTuple):
-    """The op's sizes, but for the batch, and its options.
+    """The op's sizes, except the batch's, and its options.
 
     Attributes:
         I: input capsules.
@@ -32,11 +32,11 @@ class Workload(NamedTuple):
     def arguments(
         self, batch_size: int, dtype: DTypeLike, seed: int = 0
     ) -> tuple[Float[Array, "B I P"], Float[Array, "I J Q P"], Float[Array, "J Q"]]:
-        """Inputs, weights and bias as large as in a network that has learned something.
+        """Inputs, weights and bias as large as in a trained network.
 
-        The inputs are shorter than 1, as squashed capsules are. The weights are such
-        that the total inputs of the first iteration have lengths around 1, so that the
-        coupling coefficients move.
+        Like squashed capsules, the inputs are shorter than 1. The weights give the
+        total inputs of the first iteration lengths around 1, so that the coupling
+        coefficients change.
         """
         rng = np.random.default_rng(seed)
         u = rng.normal(size=(batch_size, self.I, self.P))
