@@ -13,7 +13,6 @@ On a GPU, --tune first searches the fused kernels' configs for these workloads, 
 sizes and dtypes, and saves the fastest in kernels/routing/dynamic/mosaic_gpu/tuned.
 """
 
-import itertools
 import pathlib
 
 from absl import flags
@@ -22,6 +21,7 @@ from capsjax import figures
 from capsjax.benchmarks import routing as benchmark_routing
 from capsjax.benchmarks import tuning as tune_routing
 from capsjax.benchmarks.figures import routing as plots_routing
+from capsjax.benchmarks.routing import BOTH
 from capsjax.errors import UserError
 from capsjax.runs import provenance, results
 from experiments import launch
@@ -97,11 +97,9 @@ def main() -> None:
 
 
 def _tune(plan: benchmark_routing.Plan) -> None:
-    for workload, batch_size, dtype in itertools.product(
-        plan.workloads, plan.batch_sizes, plan.dtypes
-    ):
-        print(f"tuning {workload}, batch {batch_size}, {dtype}", flush=True)
-        problem, config = tune_routing.tune(workload, batch_size, dtype, report=print)
+    for task in dict.fromkeys(x._replace(mode=BOTH) for x in plan.combinations):
+        print(f"tuning {task.workload}, batch {task.batch_size}, {task.dtype}")
+        problem, config = tune_routing.tune(task, report=print)
         path = tune_routing.save(problem, config)
         print(f"fastest: {config}, saved in {path.name}", flush=True)
 

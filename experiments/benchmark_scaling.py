@@ -17,11 +17,13 @@ from absl import flags
 
 from capsjax import figures
 from capsjax.benchmarks import choices
+from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks import scaling as benchmark_scaling
 from capsjax.benchmarks.figures import scaling as plots_scaling
 from capsjax.benchmarks.programs import Problem
 from capsjax.runs import provenance, results
 from capsjax.runs.progress import Progress
+from capsjax.training import parallel
 from experiments import launch
 
 _CONFIG = launch.define_config()
@@ -68,12 +70,14 @@ def main() -> None:
         print(f"note: {benchmark_scaling.SHARED_CORES}", flush=True)
         if counts is None:
             print("note: --devices=1,2,4 splits the CPU into devices", flush=True)
-    steps = len(configs) * (_REPEATS.value + 1)
-    with Progress("timing", steps, unit="steps") as progress:
-        timings = benchmark_scaling.measure(
-            [Problem(config, *images) for config in configs],
-            repeats=_REPEATS.value,
-            on_call=progress.advance,
+    steps = [
+        benchmark.compile_step(Problem(config, *images), parallel.choose(config))
+        for config in configs
+    ]
+    total = len(steps) * (_REPEATS.value + 1)
+    with Progress("timing", total, unit="steps") as progress:
+        timings = benchmark.measure(
+            steps, repeats=_REPEATS.value, on_call=progress.advance, wall=True
         )
     rows = benchmark_scaling.rows(configs, _SCALING.value, timings, env)
     print(benchmark_scaling.table(rows))

@@ -21,12 +21,12 @@ and compares seconds and memory. It must print a line such as
 """
 
 import dataclasses
-import functools
+import itertools
 import json
 import pathlib
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
@@ -95,11 +95,13 @@ Rows = list[results.Row]
 
 def main() -> None:
     """Times, prints, records and draws."""
-    inference = _MODE.value == INFERENCE
+    sizes = _BATCH_SIZES.value
+    if _MODE.value == INFERENCE:
+        sizes = sizes or ["1", "32", "256"]
     configs = benchmark.combinations(
         _CONFIG.value,
         routing_implementations=_IMPLEMENTATIONS.value,
-        batch_sizes=_BATCH_SIZES.value or (["1", "32", "256"] if inference else None),
+        batch_sizes=sizes,
         dtypes=_DTYPES.value,
     )
     path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
@@ -109,23 +111,15 @@ def main() -> None:
         results.read(path)  # Raises its errors before the work.
     problems = [Problem(config, *_images()) for config in configs]
     env = provenance.environment()
+    measure = {TRAIN: _train, INFERENCE: _inference, MEMORY: _memory}[_MODE.value]
+    parts = measure(problems, env)
+    if _AGAINST.value is not None:
+        parts = itertools.chain(parts, _against(_AGAINST.value, problems[0], env))
     rows: Rows = []
-
-    def record(new: Rows) -> None:
-        rows.extend(new)
+    for new in parts:
+        rows += new
         if path:
             results.append(path, new)
-
-    if inference:
-        record(_inference(problems, env))
-    else:
-        for problem in problems:
-            if _MODE.value == MEMORY:
-                record(_memory(problem, env))
-            else:
-                record(_train(problem, env, alone=len(problems) == 1))
-    if _AGAINST.value is not None:
-        record(_against(_AGAINST.value, problems[0], env))
     if not path:
         return
     print(f"rows appended to {path}")
@@ -135,40 +129,56 @@ def main() -> None:
         print(f"drawn in {picture}")
 
 
-def _train(problem: Problem, env: dict[str, Any], *, alone: bool) -> Rows:
-    """Times and prints one combination; returns its rows.
+def _train(problems: list[Problem], env: dict[str, Any]) -> Iterator[Rows]:
+    """Times and prints the train steps; yields the rows of each combination."""
+    for problem in problems:
+        in_stages = _STAGES.value and problem.config.model.has_stages
+        if in_stages:
+            programs = benchmark_stages.compile_programs(problem)
+        else:
+            programs = [benchmark.compile_step(problem)]
+        timings = benchmark_stages.without_forward(_timed(programs))
+        step = timings[-1]
+        if len(problems) == 1 and not in_stages:
+            # The process has run nothing else.
+            kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            step = dataclasses.replace(step, peak_rss_mb=kib * 1024 / 1e6)
+            timings = [step]
+        rows = [benchmark.row(problem, env, timing) for timing in timings]
+        if _JSON.value:
+            seconds = {f"{x.stage}_s": x.median_s for x in timings if x.mode == TRAIN}
+            print(json.dumps({"batch": problem.config.batch_size, **seconds}))
+        else:
+            print(_title(problem))
+            if in_stages:
+                print(benchmark_stages.table(rows))
+            print(
+                f"step: {_speed(problem, step)}, {step.peak_mb:.0f} MB by the "
+                f"compiler's account, compiled in {step.compile_s:.1f} s"
+            )
+            if step.peak_rss_mb:
+                print(f"peak memory of this process: {step.peak_rss_mb:.0f} MB")
+        yield rows
 
-    The peak memory of the process is that of the step only if it is alone.
-    """
-    in_stages = _STAGES.value and problem.config.model.has_stages
-    if in_stages:
-        programs = benchmark_stages.compile_programs(problem)
-    else:
-        programs = [benchmark.compile_step(problem)]
-    timings = _timed(benchmark_stages.measure, programs)
-    step = timings[-1]
-    if alone and not in_stages:
-        peak_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-        timings = [step] = [dataclasses.replace(step, peak_rss_mb=peak_rss_mb)]
-    rows = [benchmark.row(problem, env, timing) for timing in timings]
-    if _JSON.value:
-        seconds = {f"{x.stage}_s": x.median_s for x in timings if x.mode == TRAIN}
-        print(json.dumps({"batch": problem.config.batch_size, **seconds}))
-        return rows
-    print(_title(problem))
-    if in_stages:
-        print(benchmark_stages.table(rows))
-    print(
-        f"step: {_speed(problem, step)}, {step.peak_mb:.0f} MB by the compiler's "
-        f"account, compiled in {step.compile_s:.1f} s"
-    )
-    if step.peak_rss_mb:
-        print(f"peak memory of this process: {step.peak_rss_mb:.0f} MB")
-    return rows
+
+def _memory(problems: list[Problem], env: dict[str, Any]) -> Iterator[Rows]:
+    """Compiles and prints the memory of each train step; yields its row."""
+    for problem in problems:
+        measured = benchmark.step_memory(problem)
+        print(f"{_title(problem)}: {measured.peak_mb:.0f} MB", flush=True)
+        yield [benchmark.row(problem, env, measured)]
 
 
-def _against(theirs: str, problem: Problem, env: dict[str, Any]) -> Rows:
-    """Compares one combination with the other program; returns the rows of both."""
+def _inference(problems: list[Problem], env: dict[str, Any]) -> Iterator[Rows]:
+    """Times and prints inference of all combinations in turn; yields their rows."""
+    programs = [benchmark.compile_predictor(problem) for problem in problems]
+    for problem, timing in zip(problems, _timed(programs, wall=True), strict=True):
+        print(f"{_title(problem)}: {_speed(problem, timing)}")
+        yield [benchmark.row(problem, env, timing)]
+
+
+def _against(theirs: str, problem: Problem, env: dict[str, Any]) -> Iterator[Rows]:
+    """Compares one combination with the other program; yields the rows of both."""
     config, shape, num_classes = problem
     ours = [
         *(sys.executable, "-m", "experiments.benchmark_training"),
@@ -188,33 +198,15 @@ def _against(theirs: str, problem: Problem, env: dict[str, Any]) -> Rows:
             ours, theirs, rounds=_ROUNDS.value, on_round=progress.advance
         )
     print(comparison.table())
-    return comparison.rows(problem, env)
+    yield comparison.rows(problem, env)
 
 
-def _memory(problem: Problem, env: dict[str, Any]) -> Rows:
-    """Compiles and prints one combination; returns its row."""
-    measured = benchmark.step_memory(problem)
-    print(f"{_title(problem)}: {measured.peak_mb:.0f} MB", flush=True)
-    return [benchmark.row(problem, env, measured)]
-
-
-def _inference(problems: list[Problem], env: dict[str, Any]) -> Rows:
-    """Times and prints inference; returns the rows."""
-    programs = [benchmark.compile_predictor(problem) for problem in problems]
-    timings = _timed(functools.partial(benchmark.measure, wall=True), programs)
-    rows = []
-    for problem, timing in zip(problems, timings, strict=True):
-        print(f"{_title(problem)}: {_speed(problem, timing)}")
-        rows.append(benchmark.row(problem, env, timing))
-    return rows
-
-
-def _timed(
-    measure: Callable[..., list[Timing]], programs: Sequence[benchmark.Program]
-) -> list[Timing]:
+def _timed(programs: list[benchmark.Program], *, wall: bool = False) -> list[Timing]:
     calls = len(programs) * (_REPEATS.value + 1)
     with Progress("timing", calls, unit="calls") as progress:
-        return measure(programs, repeats=_REPEATS.value, on_call=progress.advance)
+        return benchmark.measure(
+            programs, repeats=_REPEATS.value, on_call=progress.advance, wall=wall
+        )
 
 
 def _title(problem: Problem) -> str:

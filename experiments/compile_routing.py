@@ -40,10 +40,11 @@ def main() -> None:
         _WORKLOADS.value, _BATCH_SIZES.value, _DTYPES.value
     )
     folder, env = pathlib.Path(_OUTPUT.value), provenance.environment()
+    found = []
     with Progress("compiling", len(problems), unit="problems") as progress:
-        found = compile_report.compile_all(
-            problems, _PYTHON.value, on_check=progress.advance
-        )
+        for check in compile_report.compile_all(problems, _PYTHON.value):
+            found.append(check)
+            progress.advance()
     compile_report.write(folder, found, env)
     print((folder / compile_report.TABLES).read_text())
 

@@ -6,6 +6,7 @@ are seconds, and whose ``batch``, if present, is the number of images. Peak memo
 the system's account of the whole process: interpreter, libraries and compiler.
 """
 
+import contextlib
 import json
 import pathlib
 import shlex
@@ -23,8 +24,6 @@ from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.results import Row
 
-_OURS = "step_s"  # The key of our own program.
-
 # Runs a command and records its peak memory in KiB. A process inherits its parent's
 # peak, so the command gets this small parent.
 _WATCH = """
@@ -37,55 +36,48 @@ sys.exit(status)
 
 
 class Report(NamedTuple):
-    """The output of one process.
+    """The output of one process: batch size, seconds by key, and peak memory in MB."""
 
-    Attributes:
-        seconds: seconds by key, such as ``"step_s"``.
-        batch: number of images, if reported.
-        peak_rss_mb: peak memory of the process, in MB.
-    """
-
-    seconds: Mapping[str, float]
     batch: int | None
+    seconds: Mapping[str, float]
     peak_rss_mb: float
 
 
 class Comparison(NamedTuple):
-    """Reports of two programs that took turns.
+    """Times of two programs that took turns, of one run per round.
 
     Attributes:
         name: name of the other program.
-        ours: reports of our program, one per round.
-        theirs: reports of the other program, one per round.
+        ours: our step.
+        theirs: the other program's times, one for each of its keys.
     """
 
     name: str
-    ours: list[Report]
-    theirs: list[Report]
+    ours: Timing
+    theirs: list[Timing]
 
-    def ratios(self, key: str) -> list[float]:
-        """Seconds of our step divided by theirs of that key, in each round."""
-        return [
-            ours.seconds[_OURS] / theirs.seconds[key]
-            for ours, theirs in zip(self.ours, self.theirs, strict=True)
-        ]
+    def ratios(self, their: Timing) -> list[float]:
+        """Seconds of our step divided by theirs, in each round."""
+        pairs = zip(self.ours.seconds, their.seconds, strict=True)
+        return [ours / theirs for ours, theirs in pairs]
 
     def table(self) -> str:
         """A table of the medians over the rounds, and of the ratios."""
         header = ("", "median s", "peak MB", "our step takes")
         lines = []
-        for name, reports in (("capsjax", self.ours), (self.name, self.theirs)):
-            memory = max(report.peak_rss_mb for report in reports)
-            for key in reports[0].seconds:
-                median = statistics.median(report.seconds[key] for report in reports)
-                takes = ""
-                if reports is self.theirs:
-                    ratios = self.ratios(key)
-                    takes = (
-                        f"{statistics.median(ratios):.2f} times as long "
-                        f"({min(ratios):.2f} to {max(ratios):.2f})"
-                    )
-                lines.append([f"{name} {key}", f"{median:.4f}", f"{memory:.0f}", takes])
+        for name, timing in [
+            ("capsjax", self.ours),
+            *((self.name, timing) for timing in self.theirs),
+        ]:
+            takes = ""
+            if timing is not self.ours:
+                ratios = self.ratios(timing)
+                takes = (
+                    f"{statistics.median(ratios):.2f} times as long "
+                    f"({min(ratios):.2f} to {max(ratios):.2f})"
+                )
+            median, memory = f"{timing.median_s:.4f}", f"{timing.peak_rss_mb:.0f}"
+            lines.append([f"{name} {timing.stage}_s", median, memory, takes])
         return results.text_table(header, lines, numeric=header[1:3])
 
     def rows(self, problem: Problem, env: Mapping[str, Any]) -> list[Row]:
@@ -96,20 +88,8 @@ class Comparison(NamedTuple):
         # Of the other program we know only its output.
         unknown = {"model": self.name, "routing_implementation": "", "dtype": ""}
         return [
-            benchmark.row(
-                problem,
-                env,
-                Timing(
-                    tuple(report.seconds[key] for report in reports),
-                    "wall",
-                    key.removesuffix("_s"),
-                    AGAINST,
-                    peak_rss_mb=max(report.peak_rss_mb for report in reports),
-                ),
-                **columns,
-            )
-            for reports, columns in ((self.ours, {}), (self.theirs, unknown))
-            for key in reports[0].seconds
+            benchmark.row(problem, env, self.ours),
+            *(benchmark.row(problem, env, x, **unknown) for x in self.theirs),
         ]
 
 
@@ -120,13 +100,7 @@ def compare(
     rounds: int,
     on_round: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Runs our command and another in turn.
-
-    Args:
-        ours: words of our command.
-        theirs: the other command, as typed in a shell.
-        rounds: runs of each.
-        on_round: called after each round.
+    """Runs our command, in words, and another, as typed in a shell, in turn.
 
     Raises:
         UserError: a command cannot be run, fails, or prints no such line; or the batch
@@ -136,19 +110,20 @@ def compare(
     if not words:
         raise UserError("--against is empty; give the command to compare with")
     scripts = [word for word in words if word.endswith(".py")]
-    found = Comparison(pathlib.Path((scripts or words)[0]).name, [], [])
+    name = pathlib.Path((scripts or words)[0]).name
+    of_ours: list[Report] = []
+    of_theirs: list[Report] = []
     for _ in range(rounds):
         # Theirs first: it is more likely to be wrong.
-        their_report, our_report = run(words), run(ours)
-        if their_report.batch not in (None, our_report.batch):
+        of_theirs.append(their := run(words))
+        of_ours.append(our := run(ours))
+        if their.batch not in (None, our.batch):
             raise UserError(
-                f"{found.name} takes batches of {their_report.batch}, ours are of "
-                f"{our_report.batch}; give both the same"
+                f"{name} takes batches of {their.batch}, ours are of {our.batch}; "
+                "give both the same"
             )
-        found.theirs.append(their_report)
-        found.ours.append(our_report)
         on_round()
-    return found
+    return Comparison(name, _timings(of_ours)[0], _timings(of_theirs))
 
 
 def run(words: Sequence[str]) -> Report:
@@ -172,7 +147,11 @@ def run(words: Sequence[str]) -> Report:
                 f"{command} failed with status {process.returncode}: {last}"
             )
         peak_rss_mb = int(memory.read()) * 1024 / 1e6
-    found = _last_object(process.stdout)
+    found = {}
+    for line in process.stdout.splitlines():
+        with contextlib.suppress(ValueError):
+            if isinstance(value := json.loads(line), dict):
+                found = value
     seconds = {
         key: float(value)
         for key, value in found.items()
@@ -182,15 +161,18 @@ def run(words: Sequence[str]) -> Report:
         raise UserError(
             f"{command} printed no line of JSON with a number by a key that ends in _s"
         )
-    return Report(seconds, found.get("batch"), peak_rss_mb)
+    return Report(found.get("batch"), seconds, peak_rss_mb)
 
 
-def _last_object(text: str) -> dict[str, Any]:
-    for line in reversed(text.splitlines()):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
+def _timings(reports: Sequence[Report]) -> list[Timing]:
+    """The times of all rounds, one for each key of the first."""
+    return [
+        Timing(
+            tuple(report.seconds[key] for report in reports),
+            "wall",
+            key.removesuffix("_s"),
+            AGAINST,
+            peak_rss_mb=max(report.peak_rss_mb for report in reports),
+        )
+        for key in reports[0].seconds
+    ]

@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from capsjax.benchmarks import choices
@@ -21,7 +21,6 @@ from kernels.tools.ahead_of_time import DEVICE_KIND, Kernel, largest
 KERNELS, MEMORY = "routing_compile.csv", "routing_memory.csv"
 TABLES = "routing_compile.md"
 DTYPES = ("float32", "bfloat16", "float16")
-TARGET = f"{DEVICE_KIND} (ahead of time)"
 
 _TEXT = """\
 # The fused routing kernels, compiled for an {device}
@@ -67,16 +66,9 @@ def problems(
 
 
 def compile_all(
-    problems: Sequence[tuple[str, int, str]],
-    python: str,
-    on_check: Callable[[], None],
-) -> list[Check]:
-    """Checks each problem in its own process.
-
-    Args:
-        problems: from `problems`.
-        python: an interpreter with the packages to compile with.
-        on_check: called after each problem.
+    problems: Sequence[tuple[str, int, str]], python: str
+) -> Iterator[Check]:
+    """Checks each problem in its own process of the interpreter ``python``.
 
     Raises:
         UserError: there is no such interpreter, or it lacks the packages.
@@ -87,11 +79,8 @@ def compile_all(
             f"{python} is not a Python with the packages of the extra gpu-compile; "
             "`make test-gpu-compile` makes one"
         )
-    checks = []
     for problem in problems:
-        checks.append(compile_check.check(*problem, python=os.path.abspath(found)))
-        on_check()
-    return checks
+        yield compile_check.check(*problem, python=os.path.abspath(found))
 
 
 def blocks_per_multiprocessor(kernel: Kernel) -> int:
@@ -142,23 +131,18 @@ def memory_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
 
 
 def write(folder: pathlib.Path, found: Sequence[Check], env: Mapping[str, Any]) -> None:
-    """Writes the rows and, from them, the tables; replaces the files.
-
-    Args:
-        folder: folder of the three files ``routing_*``.
-        found: at least one check.
-        env: from `capsjax.runs.provenance.environment`.
-    """
+    """Replaces the three files in a folder by rows and tables of at least one check."""
     kernels = [row for check in found for row in kernel_rows(check, env)]
     memory = [row for check in found for row in memory_rows(check, env)]
     results.write(folder / KERNELS, kernels)
     results.write(folder / MEMORY, memory)
-    (folder / TABLES).write_text(tables(kernels, memory))
-
-
-def tables(kernels: Sequence[Row], memory: Sequence[Row]) -> str:
-    """The Markdown file of the rows of both kinds."""
-    return _TEXT.format(
+    spills = (
+        f"{row['kernel']} in {_name(row)}"
+        for row in kernels
+        if row["spilled_bytes"] != "0"
+    )
+    serialized = (f"in {_name(row)}" for row in memory if row["serialized"] == "True")
+    text = _TEXT.format(
         kernel_file=KERNELS,
         memory_file=MEMORY,
         device=DEVICE_KIND,
@@ -166,28 +150,29 @@ def tables(kernels: Sequence[Row], memory: Sequence[Row]) -> str:
         commit=kernels[0]["commit"],
         batches=_listed(row["batch_size"] for row in kernels),
         dtypes=_listed(row["dtype"] for row in kernels),
-        spills=_listed(
-            f"{row['kernel']} in {_name(row)}"
-            for row in kernels
-            if row["spilled_bytes"] != "0"
-        ),
-        serialized=_listed(
-            f"in {_name(row)}" for row in memory if row["serialized"] == "True"
-        ),
+        spills=_listed(spills),
+        serialized=_listed(serialized),
         kernels=kernel_table(kernels),
         memory=memory_table(memory),
     )
+    (folder / TABLES).write_text(text)
 
 
 def kernel_table(rows: Sequence[Row]) -> str:
     """A Markdown table with a line for each workload and a column for each kernel."""
-    names = list(dict.fromkeys(row["kernel"] for row in rows))
-    lines = []
-    for (workload,), members in results.grouped(rows, "workload").items():
-        kernels = results.grouped(members, "kernel")
-        cells = [_kernel_cell(kernels.get((name,), ())) for name in names]
-        lines.append([workload, *cells])
-    return results.markdown_table(["workload", *names], lines)
+    names = dict.fromkeys(row["kernel"] for row in rows)
+    lines: dict[str, dict[str, str]] = {}
+    for (workload, name), members in results.grouped(
+        rows, "workload", "kernel"
+    ).items():
+        worst = largest(Kernel(*(int(x[c]) for c in Kernel._fields)) for x in members)
+        blocks = min(int(row["blocks_per_multiprocessor"]) for row in members)
+        cells = lines.setdefault(workload, {})
+        cells[name] = f"{worst.registers} / {worst.shared_bytes / 1024:.0f} / {blocks}"
+    return results.markdown_table(
+        ["workload", *names],
+        [[key, *(x.get(name, "") for name in names)] for key, x in lines.items()],
+    )
 
 
 def memory_table(rows: Sequence[Row]) -> str:
@@ -213,7 +198,7 @@ def memory_table(rows: Sequence[Row]) -> str:
 
 def _problem(found: Check) -> dict[str, Any]:
     return {
-        "device": TARGET,
+        "device": f"{DEVICE_KIND} (ahead of time)",
         "jax": found.jax,
         "workload": found.workload,
         **found.sizes._asdict(),
@@ -224,14 +209,6 @@ def _problem(found: Check) -> dict[str, Any]:
 
 def _name(row: Row) -> str:
     return f"{row['workload']} {row['batch_size']} {row['dtype']}"
-
-
-def _kernel_cell(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    worst = largest(Kernel(*(int(row[c]) for c in Kernel._fields)) for row in rows)
-    blocks = min(int(row["blocks_per_multiprocessor"]) for row in rows)
-    return f"{worst.registers} / {worst.shared_bytes / 1024:.0f} / {blocks}"
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -18,12 +18,9 @@ _SECONDS_TO_STOP = 30
 
 
 class Step(NamedTuple):
-    """A command and its share of the time.
+    """Arguments of the Python interpreter, and the largest share of the whole time.
 
-    Attributes:
-        name: name of the step and of its log.
-        command: arguments of the Python interpreter.
-        share: largest share of the whole time. Unused time goes to the following steps.
+    Unused time goes to the following steps.
     """
 
     name: str
@@ -92,13 +89,8 @@ def run(
     """Runs every step to its end or its time limit, even if others fail.
 
     Output goes to ``<name>.log`` in the folder, line by line, so that a stopped step
-    leaves its results. It is asked to stop before it is killed.
-
-    Args:
-        steps: the steps in order.
-        output: folder of the logs.
-        seconds: time for all of them together.
-        report: called with a line before and after each step.
+    leaves its results. It is asked to stop before it is killed. All steps together have
+    these seconds; ``report`` is called with a line before and after each.
 
     Returns:
         Status by step: ``"ok"``, ``"failed"`` or ``"out of time"``.

@@ -4,12 +4,10 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array
 
 from capsjax import config as config_lib
@@ -30,21 +28,11 @@ STEP = "step"
 
 
 class Problem(NamedTuple):
-    """A model and the kind of random images that it is measured on.
-
-    Attributes:
-        config: the run's config.
-        image_shape: (H, W, C) of the images.
-        num_classes: number of classes.
-    """
+    """A run's config, and the shape (H, W, C) and classes of random images."""
 
     config: Config
     image_shape: tuple[int, int, int]
     num_classes: int
-
-    def create(self) -> tuple[nnx.GraphDef, train_step.TrainState]:
-        """Creates the model; see `capsjax.training.step.create`."""
-        return train_step.create(*self)
 
     def random_batch(self) -> dict[str, np.ndarray]:
         """A batch of random images, uint8 [B, H, W, C], and labels, int32 [B]."""
@@ -76,29 +64,10 @@ class Timing(timing.Timing):
 
 
 class Program(NamedTuple):
-    """A compiled function with its arguments.
+    """A call of a compiled function, and its measurements without seconds."""
 
-    Attributes:
-        stage: see `Timing`.
-        mode: see `Timing`.
-        call: calls the function and returns its results.
-        compile_s: see `Timing`.
-        peak_mb: see `Timing`.
-    """
-
-    stage: str
-    mode: str
     call: Callable[[], Any]
-    compile_s: float
-    peak_mb: float
-
-    def timed(
-        self, seconds: tuple[float, ...], clock: Literal["device", "wall"]
-    ) -> Timing:
-        """The measurements of this program, given the seconds of its calls."""
-        return Timing(
-            seconds, clock, self.stage, self.mode, self.compile_s, self.peak_mb
-        )
+    untimed: Timing
 
 
 def compile_call(
@@ -107,7 +76,7 @@ def compile_call(
     """Compiles a function that is called with the same arguments each time."""
     compiled = timing.compile_program(function, *arguments)
     call = functools.partial(compiled.call, *arguments)
-    return Program(stage, mode, call, compiled.compile_s, compiled.peak_mb)
+    return _program(stage, mode, call, compiled)
 
 
 def compile_in_place(
@@ -122,14 +91,14 @@ def compile_in_place(
         state, extra = compiled.call(state, argument)
         return state, extra
 
-    return Program(stage, mode, call, compiled.compile_s, compiled.peak_mb)
+    return _program(stage, mode, call, compiled)
 
 
 def compile_step(problem: Problem, devices: parallel.Devices | None = None) -> Program:
     """Compiles the whole train step of any model, on one device by default."""
     devices = devices or _one_device()
     # Each program needs its own state: it is donated, and replicas may share memory.
-    graphdef, state = problem.create()
+    graphdef, state = train_step.create(*problem)
     return compile_in_place(
         STEP,
         TRAIN,
@@ -140,19 +109,14 @@ def compile_step(problem: Problem, devices: parallel.Devices | None = None) -> P
 
 
 def step_memory(problem: Problem) -> Timing:
-    """Compiles the train step without running it or allocating its arguments.
+    """Compiles the train step without running it or allocating its parameters.
 
     Returns:
         No seconds, but ``compile_s`` and ``peak_mb``.
     """
-    graphdef, state = jax.eval_shape(problem.create)
-    B = problem.config.batch_size
-    batch = {
-        "image": jax.ShapeDtypeStruct((B, *problem.image_shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((B,), jnp.int32),
-    }
+    graphdef, state = jax.eval_shape(lambda: train_step.create(*problem))
     step = train_step.make_train_step(graphdef, problem.config, _one_device())
-    return compile_call(STEP, MEMORY, step, state, batch).timed((), "wall")
+    return compile_call(STEP, MEMORY, step, state, problem.random_batch()).untimed
 
 
 def compile_predictor(problem: Problem) -> Program:
@@ -161,7 +125,7 @@ def compile_predictor(problem: Problem) -> Program:
     Images begin and scores end in host memory, so calls include the transfers to and
     from a GPU. Small batches show the latency, large ones the throughput.
     """
-    graphdef, state = problem.create()
+    graphdef, state = train_step.create(*problem)
     predict = make_predict(graphdef, problem.config)
 
     def scores(variables: Variables, images: Array) -> Array:
@@ -181,20 +145,11 @@ def measure(
     on_call: Callable[[], None] = lambda: None,
     wall: bool = False,
 ) -> list[Timing]:
-    """Times programs in turn.
-
-    Args:
-        programs: the programs.
-        repeats: timed calls of each.
-        on_call: called after each call, ``repeats + 1`` times for each program.
-        wall: whether to use the wall clock on a GPU too.
-    """
-    time_in_turn = timing.wall_in_turn if wall else timing.measure_in_turn
-    timings = time_in_turn(
-        [program.call for program in programs], repeats=repeats, on_call=on_call
-    )
+    """Times programs in turn; see `kernels.tools.timing.measure_in_turn`."""
+    calls = [program.call for program in programs]
+    timings = timing.measure_in_turn(calls, repeats=repeats, on_call=on_call, wall=wall)
     return [
-        program.timed(found.seconds, found.clock)
+        dataclasses.replace(program.untimed, **vars(found))
         for program, found in zip(programs, timings, strict=True)
     ]
 
@@ -242,14 +197,7 @@ def combinations(
 def row(
     problem: Problem, env: Mapping[str, Any], measured: Timing, **columns: str
 ) -> Row:
-    """A row of a model's measurements.
-
-    Args:
-        problem: the measured model.
-        env: from `capsjax.runs.provenance.environment`.
-        measured: the measurements; without seconds if only memory was measured.
-        **columns: values that replace those of the config.
-    """
+    """A row of a model's measurements; ``columns`` replace values of the config."""
     config = problem.config
     found: dict[str, Any] = {
         **config.model.columns(),
@@ -269,6 +217,13 @@ def row(
     if median := found["median_s"]:
         found["images_per_s"] = config.batch_size / median
     return results.row(env, found | columns)
+
+
+def _program(
+    stage: str, mode: str, call: Callable[[], Any], compiled: timing.Program
+) -> Program:
+    untimed = Timing((), "wall", stage, mode, compiled.compile_s, compiled.peak_mb)
+    return Program(call, untimed)
 
 
 def _one_device() -> parallel.Devices:

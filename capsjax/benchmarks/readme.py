@@ -3,7 +3,7 @@
 No number is copied by hand, and a test compares README with the rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from capsjax.benchmarks.programs import AGAINST, INFERENCE, MEMORY, STEP, TRAIN
 from capsjax.errors import UserError
@@ -13,18 +13,17 @@ from capsjax.runs.results import Row
 BEGIN = "<!-- speed: written by python -m experiments.speed -->"
 END = "<!-- end of speed -->"
 
+# Columns of the tables and of the rows.
+_SETTINGS = {
+    "model": "model",
+    "routing": "routing_implementation",
+    "images": "image_shape",
+    "batch": "batch_size",
+    "dtype": "dtype",
+}
+_NUMBERS = {"images/s": "images_per_s", "MB": "peak_mb"}
 # Of rows that are equal in these columns the last one counts.
-_SAME = (
-    "device",
-    "model",
-    "routing_implementation",
-    "image_shape",
-    "num_classes",
-    "batch_size",
-    "dtype",
-    "mode",
-    "stage",
-)
+_SAME = ("device", *_SETTINGS.values(), "num_classes", "mode", "stage")
 
 
 def insert(text: str, section: str) -> str:
@@ -69,9 +68,19 @@ def section(rows: Sequence[Row]) -> str:
 
 
 def _models(rows: Sequence[Row], measured: Sequence[str]) -> str:
-    header = ("model", "routing", "images", "batch", "dtype", *measured)
-    cells = [[_CELLS[name](row) for name in header] for row in rows]
+    header = [*_SETTINGS, *measured]
+    cells = [[_cell(row, name) for name in header] for row in rows]
     return results.markdown_table(header, cells, numeric=("batch", *measured))
+
+
+def _cell(row: Row, name: str) -> str:
+    if name == "ms":
+        times = [1e3 * row.number(column) for column in ("median_s", "min_s", "max_s")]
+        texts = [f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}" for ms in times]
+        return "{} ({} to {})".format(*texts)
+    if name in _NUMBERS:
+        return f"{row.number(_NUMBERS[name]):.0f}"
+    return row[_SETTINGS.get(name, "num_classes")]
 
 
 def _against(rows: Sequence[Row]) -> str:
@@ -83,34 +92,8 @@ def _against(rows: Sequence[Row]) -> str:
         if row["dtype"]:  # Unknown for other programs.
             ours = row.number("median_s")
             what = f"capsjax, {row['routing_implementation']} routing, whole step"
-        lines.append(
-            [
-                what,
-                row["batch_size"],
-                _milliseconds(row),
-                f"{ours / row.number('median_s'):.2f}",
-                f"{row.number('peak_rss_mb'):.0f}",
-            ]
-        )
+        ratio = f"{ours / row.number('median_s'):.2f}"
+        memory = f"{row.number('peak_rss_mb'):.0f}"
+        lines.append([what, row["batch_size"], _cell(row, "ms"), ratio, memory])
     header = ("program", "batch", "ms", "ratio (ours / theirs)", "process's peak MB")
     return results.markdown_table(header, lines, numeric=header[1:])
-
-
-def _milliseconds(row: Row) -> str:
-    times = [1e3 * row.number(column) for column in ("median_s", "min_s", "max_s")]
-    return "{} ({} to {})".format(
-        *(f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}" for ms in times)
-    )
-
-
-_CELLS: Mapping[str, Callable[[Row], str]] = {
-    "model": lambda row: row["model"],
-    "routing": lambda row: row["routing_implementation"],
-    "images": lambda row: row["image_shape"],
-    "batch": lambda row: row["batch_size"],
-    "dtype": lambda row: row["dtype"],
-    "classes": lambda row: row["num_classes"],
-    "ms": _milliseconds,
-    "images/s": lambda row: f"{row.number('images_per_s'):.0f}",
-    "MB": lambda row: f"{row.number('peak_mb'):.0f}",
-}

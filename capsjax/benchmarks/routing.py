@@ -5,11 +5,9 @@ in full float32. A failure is also a row, with its reason and without a time. Ev
 runs in JAX's default precision, which on a GPU multiplies float32 as tf32.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -28,9 +26,7 @@ FORWARD, BOTH = MODES = ("forward", "forward+backward")
 # Largest allowed difference from full float32, relative to the largest absolute value
 # of an output. One rounding is 5e-4 for tf32 and float16, in which float32 inputs may
 # be multiplied too, and 4e-3 for bfloat16; routing accumulates a few of them.
-ERROR_BOUNDS: Mapping[str, float] = MappingProxyType(
-    {"float32": 2e-3, "bfloat16": 3e-2, "float16": 4e-3}
-)
+ERROR_BOUNDS: Mapping[str, float] = {"float32": 2e-3, "bfloat16": 3e-2, "float16": 4e-3}
 
 OK, WRONG, FAILED = "ok", "wrong", "failed"
 
@@ -39,27 +35,19 @@ _SLICE = 32
 
 
 class Peak(NamedTuple):
-    """Peak performance of a device.
-
-    Attributes:
-        bytes_per_s: bandwidth of its memory.
-        flops_per_s: speed of its matrix units without sparsity, by dtype of the inputs;
-            float32 as tf32.
-    """
+    """Peak bytes per second of a device's memory, and FLOP/s by dtype of the inputs."""
 
     bytes_per_s: float
     flops_per_s: Mapping[str, float]
 
 
 # By JAX's device kind. From NVIDIA's data sheets of the H100 and H200 (SXM), whose
-# FLOP/s with sparsity are halved here.
+# FLOP/s with sparsity are halved here; float32 as tf32.
 _HOPPER_FLOPS = {"float32": 495e12, "bfloat16": 989e12, "float16": 989e12}
-PEAKS: Mapping[str, Peak] = MappingProxyType(
-    {
-        "NVIDIA H200": Peak(4.8e12, _HOPPER_FLOPS),
-        "NVIDIA H100 80GB HBM3": Peak(3.35e12, _HOPPER_FLOPS),
-    }
-)
+PEAKS: Mapping[str, Peak] = {
+    "NVIDIA H200": Peak(4.8e12, _HOPPER_FLOPS),
+    "NVIDIA H100 80GB HBM3": Peak(3.35e12, _HOPPER_FLOPS),
+}
 
 
 class Combination(NamedTuple):
@@ -79,6 +67,13 @@ class Combination(NamedTuple):
         cotangent = np.random.default_rng(1).normal(size=shape)
         return *arguments, jnp.asarray(cotangent, self.dtype)
 
+    def route(self, implementation: str) -> Callable[..., jax.Array]:
+        """An implementation of this task."""
+        options = WORKLOADS[self.workload].options
+        return functools.partial(
+            routing.route, **options, implementation=implementation
+        )
+
     def columns(self) -> dict[str, Any]:
         """The columns that the rows of all implementations share."""
         workload = WORKLOADS[self.workload]
@@ -94,15 +89,11 @@ class Combination(NamedTuple):
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What to measure: all combinations, ``repeats`` timed calls of each."""
+class Plan(NamedTuple):
+    """All measurements: ``repeats`` timed calls of each."""
 
-    workloads: Sequence[str]
-    batch_sizes: Sequence[int]
+    combinations: Sequence[Combination]
     implementations: Sequence[str]
-    modes: Sequence[str]
-    dtypes: Sequence[str]
     repeats: int
 
 
@@ -118,8 +109,8 @@ def make_plan(
     """Checks the flags; None is replaced by what suits this machine.
 
     Raises:
-        UserError: an unknown name, an invalid batch size, or an implementation that has
-            no meaningful time on this machine.
+        UserError: an unknown name, an invalid batch size, or an implementation without
+            a meaningful time on this machine.
     """
     on_gpu = jax.default_backend() == "gpu"
     if batch_sizes is None:
@@ -135,15 +126,11 @@ def make_plan(
     choices.check_implementations(
         "implementations", implementations, routing.IMPLEMENTATIONS
     )
-    return Plan(
-        workloads,
-        choices.counts("batch_sizes", batch_sizes, "examples"),
-        implementations,
-        modes,
-        # float32 first: the others are compared with it.
-        [dtype for dtype in ERROR_BOUNDS if dtype in dtypes],
-        repeats,
-    )
+    sizes = choices.counts("batch_sizes", batch_sizes, "examples")
+    # float32 first: the others are compared with it.
+    dtypes = [dtype for dtype in ERROR_BOUNDS if dtype in dtypes]
+    product = itertools.product(workloads, sizes, dtypes, modes)
+    return Plan([Combination(*x) for x in product], implementations, repeats)
 
 
 def run(plan: Plan, env: Mapping[str, Any]) -> Iterator[list[Row]]:
@@ -154,13 +141,10 @@ def run(plan: Plan, env: Mapping[str, Any]) -> Iterator[list[Row]]:
         env: from `capsjax.runs.provenance.environment`.
 
     Yields:
-        Rows of all implementations on one combination.
+        Rows of all implementations, one combination after the other.
     """
     references: dict[Combination, float | None] = {}
-    for combination in itertools.starmap(
-        Combination,
-        itertools.product(plan.workloads, plan.batch_sizes, plan.dtypes, plan.modes),
-    ):
+    for combination in plan.combinations:
         outcomes = _measure(combination, plan)
         reference = outcomes.get("reference", {}).get("median_s")
         references[combination] = reference
@@ -253,8 +237,7 @@ def expected_results(combination: Combination) -> list[np.ndarray]:
         Poses; with the backward also the gradients of inputs, weights and bias.
     """
     u, W, bias, *cotangent = (x.astype(jnp.float32) for x in combination.arguments())
-    workload = WORKLOADS[combination.workload]
-    function = jitted(_route(workload, "reference"), combination.mode)
+    function = _jitted(combination.route("reference"), combination.mode)
     slices = []
     # GPUs would multiply float32 as tf32.
     with jax.default_matmul_precision("highest"):
@@ -269,40 +252,54 @@ def expected_results(combination: Combination) -> list[np.ndarray]:
     return [np.concatenate(poses), np.concatenate(du), np.sum(dW, 0), np.sum(dbias, 0)]
 
 
-def jitted(route: Callable[..., jax.Array], mode: str) -> jax.stages.Wrapped:
-    """Poses [B, J, Q]; with the backward also the gradients of all arguments."""
+def check(
+    route: Callable[..., jax.Array],
+    combination: Combination,
+    arguments: Sequence[jax.Array],
+    expected: Sequence[np.ndarray],
+) -> tuple[dict[str, Any], Callable[[], Any] | None]:
+    """Compiles an implementation and compares its results with the expected ones.
 
-    def forward_and_backward(u, W, bias, cotangent):
-        poses, vjp = jax.vjp(route, u, W, bias)
-        return poses, *vjp(cotangent)
-
-    if mode == FORWARD:
-        return jax.jit(lambda *arguments: (route(*arguments),))
-    return jax.jit(forward_and_backward)
-
-
-def max_error(found: Sequence[jax.Array], expected: Sequence[np.ndarray]) -> float:
-    """Largest difference, relative to the largest absolute value of its output."""
+    Returns:
+        Columns of a row; and a call to be timed, or None if it fails or is wrong.
+    """
+    function = _jitted(route, combination.mode)
+    try:
+        program = timing.compile_program(function, *arguments)
+        found = jax.block_until_ready(program.call(*arguments))
+    except (RuntimeError, ValueError) as error:
+        return _failure(error), None
+    # The largest difference, relative to the largest absolute value of its output.
     errors = [
         np.max(np.abs(np.asarray(x).astype(np.float32) - y)) / np.max(np.abs(y))
         for x, y in zip(found, expected, strict=True)
     ]
-    return float(np.max(errors))
+    off = float(np.max(errors))
+    bound = ERROR_BOUNDS[combination.dtype]
+    columns = {
+        "compile_s": program.compile_s,
+        "temp_mb": program.temp_mb,
+        "peak_mb": program.peak_mb,
+        "max_error": off,
+    }
+    if off <= bound:
+        call = functools.partial(program.call, *arguments)
+        return columns | {"status": OK}, call
+    # NaN ends up here too.
+    reason = f"off by {off:.2g} of the largest value; {bound:g} is allowed"
+    return columns | {"status": WRONG, "reason": reason}, None
 
 
 def _measure(combination: Combination, plan: Plan) -> dict[str, dict[str, Any]]:
     """Columns of each implementation, by its name."""
-    workload, arguments = WORKLOADS[combination.workload], combination.arguments()
-    expected = expected_results(combination)
-    bound = ERROR_BOUNDS[combination.dtype]
+    arguments, expected = combination.arguments(), expected_results(combination)
     outcomes: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[[], Any]] = {}
     for name in plan.implementations:
-        function = jitted(_route(workload, name), combination.mode)
-        outcome = outcomes[name] = _check(function, arguments, expected, bound)
-        call = outcome.pop("call", None)
-        if outcome["status"] == OK:
-            calls[name] = functools.partial(call, *arguments)
+        route = combination.route(name)
+        outcomes[name], call = check(route, combination, arguments, expected)
+        if call is not None:
+            calls[name] = call
     # Device times need no alternation, and one that fails must not affect the others.
     in_turn = jax.default_backend() == "cpu"
     for names in [list(calls)] if in_turn else [[name] for name in calls]:
@@ -319,47 +316,25 @@ def _measure(combination: Combination, plan: Plan) -> dict[str, dict[str, Any]]:
     return outcomes
 
 
-def _check(
-    function: jax.stages.Wrapped,
-    arguments: Sequence[jax.Array],
-    expected: Sequence[np.ndarray],
-    bound: float,
-) -> dict[str, Any]:
-    """Compiles a function and compares its results with the expected ones."""
-    try:
-        program = timing.compile_program(function, *arguments)
-        found = jax.block_until_ready(program.call(*arguments))
-    except (ValueError, NotImplementedError) as error:
-        return {"status": "refused", "reason": _first_line(error)}
-    except RuntimeError as error:
-        return _failure(error)
-    off = max_error(found, expected)
-    outcome = {**program._asdict(), "max_error": off}
-    if off <= bound:
-        return {**outcome, "status": OK}
-    # NaN ends up here too.
-    reason = f"off by {off:.2g} of the largest value; {bound:g} is allowed"
-    return {**outcome, "status": WRONG, "reason": reason}
+def _jitted(route: Callable[..., jax.Array], mode: str) -> jax.stages.Wrapped:
+    """Poses [B, J, Q]; with the backward also the gradients of all arguments."""
+
+    def forward_and_backward(u, W, bias, cotangent):
+        poses, vjp = jax.vjp(route, u, W, bias)
+        return poses, *vjp(cotangent)
+
+    if mode == FORWARD:
+        return jax.jit(lambda *arguments: (route(*arguments),))
+    return jax.jit(forward_and_backward)
 
 
-def _route(workload: Workload, implementation: str) -> Callable[..., jax.Array]:
-    return functools.partial(
-        routing.route,
-        num_iterations=workload.num_iterations,
-        leaky=workload.leaky,
-        implementation=implementation,
-    )
-
-
-def _failure(error: RuntimeError) -> dict[str, str]:
-    out_of_memory = "RESOURCE_EXHAUSTED" in str(error)
-    status = "out of memory" if out_of_memory else FAILED
-    return {"status": status, "reason": _first_line(error)}
-
-
-def _first_line(error: Exception) -> str:
+def _failure(error: Exception) -> dict[str, str]:
     text = str(error) or type(error).__name__
-    return text.splitlines()[0][:200]
+    if isinstance(error, ValueError | NotImplementedError):
+        status = "refused"
+    else:
+        status = "out of memory" if "RESOURCE_EXHAUSTED" in text else FAILED
+    return {"status": status, "reason": text.splitlines()[0][:200]}
 
 
 def _least_s(known: Mapping[str, Any], device: str) -> float | None:

@@ -6,14 +6,12 @@ distributing the step also costs time outside the devices.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from capsjax import config as config_lib
-from capsjax.benchmarks import programs as benchmark
-from capsjax.benchmarks.programs import Problem
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
@@ -75,44 +73,21 @@ def make_configs(config: Config, counts: Sequence[int], scaling: str) -> list[Co
     return configs
 
 
-def measure(
-    problems: Sequence[Problem],
-    *,
-    repeats: int,
-    on_call: Callable[[], None] = lambda: None,
-) -> list[benchmark.Timing]:
-    """Times the train steps in turn; see `capsjax.benchmarks.programs.measure`.
-
-    The batch is already on the devices: loading and feeding it are not timed.
-    """
-    steps = [
-        benchmark.compile_step(problem, parallel.choose(problem.config))
-        for problem in problems
-    ]
-    return benchmark.measure(steps, repeats=repeats, on_call=on_call, wall=True)
-
-
 def rows(
     configs: Sequence[Config],
     scaling: str,
     timings: Sequence[Timing],
     env: Mapping[str, Any],
 ) -> list[Row]:
-    """A row for each config.
+    """A row for each config of `make_configs` and the time of its train step.
 
     Efficiency is each device's images per second relative to the fewest devices: 1 is
     ideal.
-
-    Args:
-        configs: from `make_configs`.
-        scaling: the scaling of the configs.
-        timings: from `measure`.
-        env: from `capsjax.runs.provenance.environment`.
     """
+    fewest = configs[0].batch_size / timings[0].median_s / configs[0].num_devices
     found = []
     for config, timing in zip(configs, timings, strict=True):
         speed = config.batch_size / timing.median_s
-        fewest = configs[0].batch_size / timings[0].median_s / configs[0].num_devices
         measured = {
             **config.model.columns(),
             "parallelism": config.parallelism,

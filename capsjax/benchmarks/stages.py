@@ -35,13 +35,7 @@ _Values = dict[str, Array]  # by name
 
 
 class Summary(NamedTuple):
-    """Median seconds from the rows of one combination.
-
-    Attributes:
-        stages: seconds by stage, in the order of the step, and by mode.
-        convolutions: seconds of the two convolutions alone; None without stages.
-        step: seconds of the whole step.
-    """
+    """Median seconds of the stages by mode, the convolutions if timed, and the step."""
 
     stages: dict[str, dict[str, float]]
     convolutions: float | None
@@ -133,7 +127,7 @@ def compile_programs(problem: Problem) -> list[Program]:
             f"config.model.name is {config.model.name!r}, which is not divided into "
             "stages; leave them out with --nostages, or choose a capsnet"
         )
-    graphdef, state = problem.create()
+    graphdef, state = train_step.create(*problem)
     params = state.params
     model = nnx.merge(graphdef, params, state.model_state)
     stages = stages_of(model, config)
@@ -187,27 +181,20 @@ def compile_programs(problem: Problem) -> list[Program]:
     ]
 
 
-def measure(
-    programs: Sequence[Program],
-    *,
-    repeats: int,
-    on_call: Callable[[], None] = lambda: None,
-) -> list[Timing]:
-    """Times programs in turn; see `capsjax.benchmarks.programs.measure`.
+def without_forward(timings: Sequence[Timing]) -> list[Timing]:
+    """Subtracts from each backward the median of its forward (never below zero).
 
-    A backward cannot run without its forward: both are timed together, and the
-    forward's median is subtracted from each call (never below zero). So a backward's
-    median is a difference of medians; its spread, memory and compile time are those of
-    both.
+    A backward cannot run without its forward, so both are timed together. A backward's
+    median is then a difference of medians; its spread, memory and compile time are
+    those of both.
     """
-    timings = benchmark.measure(programs, repeats=repeats, on_call=on_call)
-    forward = {found.stage: found for found in timings if found.mode == FORWARD}
-    for index, found in enumerate(timings):
-        if found.mode == BACKWARD:
-            less = forward[found.stage].median_s
-            seconds = tuple(max(s - less, 0.0) for s in found.seconds)
-            timings[index] = dataclasses.replace(found, seconds=seconds)
-    return timings
+    forward = {x.stage: x.median_s for x in timings if x.mode == FORWARD}
+
+    def subtracted(found: Timing) -> Timing:
+        seconds = tuple(max(s - forward[found.stage], 0.0) for s in found.seconds)
+        return dataclasses.replace(found, seconds=seconds)
+
+    return [subtracted(x) if x.mode == BACKWARD else x for x in timings]
 
 
 def summarize(rows: Sequence[Mapping[str, str]]) -> Summary:

@@ -6,14 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from capsjax.benchmarks.routing import (
-    BOTH,
-    ERROR_BOUNDS,
-    Combination,
-    expected_results,
-    jitted,
-    max_error,
-)
+from capsjax.benchmarks.routing import Combination, check, expected_results
 from capsjax.errors import UserError
 from kernels import gpu
 from kernels.routing import WORKLOADS
@@ -27,7 +20,6 @@ from kernels.routing.dynamic.mosaic_gpu.config import (
 )
 from kernels.tools import timing
 
-_REPEATS = 10
 # Fields that only the passes use, and those that only the last kernel uses.
 _PASSES = ("groups_per_block", "slots", "scaled_inputs")
 _LAST = ("final_chunk", "final_row_blocks")
@@ -36,13 +28,9 @@ _LAST = ("final_chunk", "final_row_blocks")
 def find(problem: Problem, measure: Callable[[Config], float | None]) -> Config:
     """The fastest config.
 
-    The passes and the last kernel are independent. So `candidates` varies one or the
-    other, and the best of both are combined.
-
-    Args:
-        problem: sizes and dtype.
-        measure: returns the seconds of a config, or None if it does not run or is
-            wrong.
+    The passes and the last kernel are independent: `candidates` varies one or the
+    other, and the best of both are combined. ``measure`` returns a config's seconds, or
+    None if it fails or is wrong.
 
     Raises:
         UserError: no config runs.
@@ -72,15 +60,9 @@ def find(problem: Problem, measure: Callable[[Config], float | None]) -> Config:
 
 
 def tune(
-    workload_name: str, batch_size: int, dtype: str, report: Callable[[str], None]
+    combination: Combination, report: Callable[[str], None]
 ) -> tuple[Problem, Config]:
-    """Measures all candidates of a named workload, forward and backward, on this GPU.
-
-    Args:
-        workload_name: a name from `kernels.routing.WORKLOADS`.
-        batch_size: number of examples.
-        dtype: dtype of the arguments.
-        report: called with a line for each config.
+    """Measures all candidates on this GPU, and reports a line for each.
 
     Raises:
         UserError: there is no GPU that the kernels run on.
@@ -88,29 +70,16 @@ def tune(
     reason = "there is only a CPU" if gpu.interpreted() else gpu.without_hopper()
     if reason is not None:
         raise UserError(f"--tune measures on a Hopper GPU, and {reason}")
-    combination = Combination(workload_name, batch_size, dtype, BOTH)
     arguments, expected = combination.arguments(), expected_results(combination)
-    route = functools.partial(
-        mosaic_gpu.route,
-        num_iterations=WORKLOADS[workload_name].num_iterations,
-        leaky=WORKLOADS[workload_name].leaky,
-        stop_gradient=False,
-    )
+    options = WORKLOADS[combination.workload].options | {"stop_gradient": False}
 
     def measure(config: Config) -> float | None:
-        call = jitted(functools.partial(route, config=config), BOTH)
-        try:
-            compiled = call.lower(*arguments).compile()
-            off = max_error(compiled(*arguments), expected)
-        except (RuntimeError, ValueError) as error:
-            report(f"{config}: {str(error).splitlines()[0]}")
+        route = functools.partial(mosaic_gpu.route, **options, config=config)
+        columns, call = check(route, combination, arguments, expected)
+        if call is None:
+            report(f"{config}: {columns['reason']}")
             return None
-        if not off <= ERROR_BOUNDS[dtype]:
-            report(f"{config}: off by {off:.2g}")
-            return None
-        (found,) = timing.measure_in_turn(
-            [functools.partial(compiled, *arguments)], repeats=_REPEATS
-        )
+        (found,) = timing.measure_in_turn([call], repeats=10)
         report(f"{config}: {1e6 * found.median_s:.1f} us")
         return found.median_s
 

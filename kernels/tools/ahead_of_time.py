@@ -55,7 +55,7 @@ class Compilation(NamedTuple):
             equal kernels in one process only the first is reported.
         serialized: whether the assembler made matrix products wait for each other.
         temp_bytes: XLA's temporaries in the device's memory.
-        text: the optimized program.
+        text: text of the optimized program.
     """
 
     kernels: dict[str, Kernel]
@@ -91,21 +91,16 @@ def compile_for_h200(
     mesh: Mesh,
     specs: Sequence[PartitionSpec] | None = None,
 ) -> Compilation:
-    """Compiles ``jax.jit(function)``.
+    """Compiles ``jax.jit(function)`` for arguments of these shapes and dtypes.
 
-    Args:
-        function: a function of arrays.
-        arguments: the arrays' shapes and dtypes.
-        mesh: from `mesh`.
-        specs: placement of each argument on the mesh; None for replicated.
+    ``specs`` places each argument on the mesh; by default they are replicated.
 
     Raises:
         RuntimeError: this process was not started with `environment`.
     """
     if _DUMP not in os.environ:
         raise RuntimeError(f"{_DUMP} must be set before JAX is imported")
-    if specs is None:
-        specs = [PartitionSpec()] * len(arguments)
+    specs = specs or [PartitionSpec()] * len(arguments)
     placed = [
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
         for x, spec in zip(arguments, specs, strict=True)
@@ -165,13 +160,13 @@ def _output() -> Iterator[list[str]]:
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
-        saved = [os.dup(stream) for stream in (1, 2)]
+        saved = {stream: os.dup(stream) for stream in (1, 2)}
         try:
-            for stream in (1, 2):
+            for stream in saved:
                 os.dup2(file.fileno(), stream)
             yield caught
         finally:
-            for stream, old in zip((1, 2), saved, strict=True):
+            for stream, old in saved.items():
                 os.dup2(old, stream)
                 os.close(old)
         file.seek(0)

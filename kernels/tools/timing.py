@@ -1,13 +1,10 @@
 """Timing of compiled functions: device time on a GPU, wall clock on a CPU.
 
-A routing kernel takes tens of microseconds, as does its launch from Python, so on a GPU
-the wall clock would measure both. The GPU's own clock, which JAX's profiler reads, sees
-the kernels alone: not the gaps between the kernels of one call, which in practice slow
-down a chain of many small kernels.
-
-`jax.experimental.mosaic.gpu.profiler.measure` also reads that clock, but counts no
-copies or memsets, and leaves on XLA's command buffers (CUDA graphs), which XLA turns
-off under its own profiler because they conflict with CUPTI.
+A routing kernel takes tens of microseconds, as does its launch from Python; the wall
+clock would measure both. The GPU's clock, read through JAX's profiler, sees the kernels
+alone, without the gaps between the kernels of one call. (Mosaic's profiler reads it
+too, but counts no copies or memsets, and leaves on XLA's command buffers, which XLA
+turns off under its own profiler because they conflict with CUPTI.)
 """
 
 import dataclasses
@@ -33,8 +30,8 @@ class Timing:
 
     Attributes:
         seconds: duration of each call.
-        clock: ``"device"``: while the device worked; ``"wall"``: until the results were
-            there.
+        clock: ``"device"`` counts the device's work, ``"wall"`` the time until the
+            results are available.
     """
 
     seconds: tuple[float, ...]
@@ -93,39 +90,28 @@ def measure_in_turn(
     *,
     repeats: int,
     on_call: Callable[[], None] = lambda: None,
+    wall: bool = False,
 ) -> list[Timing]:
     """Times functions on the default device, after one untimed call of each.
 
-    On a CPU as `wall_in_turn`. Device time needs no alternation: on a GPU the functions
-    are measured one after the other.
+    By the wall clock they alternate: other work on the machine slows all of them alike,
+    so their ratios are meaningful. Device time does not need that.
 
     Args:
         calls: compiled functions that return arrays.
         repeats: timed calls of each.
         on_call: called between the calls, ``repeats + 1`` times for each function.
+        wall: whether to use the wall clock on a GPU too, to include transfers, dispatch
+            and the cost of several devices.
 
     Raises:
         RuntimeError: on a GPU, if the profiler saw no device work or not the same work
             in every call. There is no fallback to the wall clock.
     """
-    if jax.default_backend() == "gpu":
+    if jax.default_backend() == "gpu" and not wall:
         return [
             Timing(_device_seconds(call, repeats, on_call), "device") for call in calls
         ]
-    return wall_in_turn(calls, repeats=repeats, on_call=on_call)
-
-
-def wall_in_turn(
-    calls: Sequence[Callable[[], Any]],
-    *,
-    repeats: int,
-    on_call: Callable[[], None] = lambda: None,
-) -> list[Timing]:
-    """Times functions in turn by the wall clock; arguments as of `measure_in_turn`.
-
-    Other work on the machine slows all of them alike, so their ratios are meaningful.
-    On a GPU this includes transfers, dispatch and the cost of several devices.
-    """
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):
         for call, times in zip(calls, seconds, strict=True):
@@ -154,15 +140,11 @@ def _device_seconds(
 
 
 def busy_seconds(profile: ProfileData, num_calls: int) -> tuple[float, ...]:
-    """Seconds in which the device worked on each of the calls in a trace.
+    """Seconds of device work of each call in a trace of one function's calls alone.
 
     Overlapping work counts once. The trace does not say where a call begins; but the
     calls do the same work and do not overlap, so each has an equal share of the events
     in order of time.
-
-    Args:
-        profile: trace of ``num_calls`` calls of one function and nothing else.
-        num_calls: number of calls.
 
     Raises:
         RuntimeError: there is no device work, or it differs between the calls.

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from unittest.mock import Mock
 
 import pytest
 from matplotlib.patches import Rectangle
@@ -26,28 +27,30 @@ def printing(**values) -> str:
     return program(f"print('warming up'); print({json.dumps(values)!r})")
 
 
-COMPARISON = Comparison(
-    "other.py",
-    [Report({"step_s": 2.0}, 16, 100.0), Report({"step_s": 3.0}, 16, 120.0)],
-    [
-        Report({"full_s": 4.0, "part_s": 1.0}, None, 300.0),
-        Report({"full_s": 12.0, "part_s": 1.0}, None, 200.0),
-    ],
-)
+@pytest.fixture
+def comparison(monkeypatch) -> Comparison:
+    """Two rounds, in which the other program always goes first."""
+    reports = [
+        Report(None, {"full_s": 4.0, "part_s": 1.0}, 300.0),
+        Report(16, {"step_s": 2.0}, 100.0),
+        Report(None, {"full_s": 12.0, "part_s": 1.0}, 200.0),
+        Report(16, {"step_s": 3.0}, 120.0),
+    ]
+    monkeypatch.setattr(benchmark_against, "run", Mock(side_effect=reports))
+    return benchmark_against.compare(["ours"], "python other.py", rounds=2)
 
 
-def test_ratios_are_of_the_same_round():
-    assert COMPARISON.ratios("full_s") == [0.5, 0.25]
-    assert COMPARISON.ratios("part_s") == [2.0, 3.0]
-    _, ours, full, part = COMPARISON.table().splitlines()
+def test_ratios_are_of_the_same_round(comparison):
+    assert [*map(comparison.ratios, comparison.theirs)] == [[0.5, 0.25], [2.0, 3.0]]
+    _, ours, full, part = comparison.table().splitlines()
     assert ours.split() == ["capsjax", "step_s", "2.5000", "120"]
     assert full.split()[:4] == ["other.py", "full_s", "8.0000", "300"]
     assert full.endswith("0.38 times as long (0.25 to 0.50)")
     assert part.endswith("2.50 times as long (2.00 to 3.00)")
 
 
-def test_rows_of_both(tiny_config):
-    rows = COMPARISON.rows(Problem(tiny_config, (8, 8, 1), 10), ENV)
+def test_rows_of_both(tiny_config, comparison):
+    rows = comparison.rows(Problem(tiny_config, (8, 8, 1), 10), ENV)
     assert [row["model"] for row in rows] == ["capsnet", "other.py", "other.py"]
     assert [row["stage"] for row in rows] == ["step", "full", "part"]
     ours, full, _ = rows
@@ -73,8 +76,9 @@ def test_programs_take_turns(tmp_path):
         rounds=2,
     )
     assert log.read_text() == "toto"
-    assert [report.seconds for report in found.theirs] == [{"full_s": 3.0}] * 2
-    assert found.ratios("full_s") == [0.5, 0.5]
+    (full,) = found.theirs
+    assert (full.stage, full.seconds) == ("full", (3.0, 3.0))
+    assert found.ratios(full) == [0.5, 0.5]
 
 
 def test_the_name_is_the_scripts(tmp_path):
@@ -116,16 +120,9 @@ def test_bad_commands_are_refused(command, message):
 def test_the_command_prints_compares_and_draws(tmp_path):
     """Stages, our step beside the other's, their rows and the picture of all."""
     output = tmp_path / "rows.csv"
-    process = run(
-        "benchmark_training",
-        DIGITS,
-        "--config.batch_size=4",
-        "--image_shape=8,8,1",
-        "--repeats=1",
-        "--rounds=1",
-        f"--against={printing(full_s=1000, batch=4)}",
-        f"--output={output}",
-    )
+    against = f"--against={printing(full_s=1000, batch=4)}"
+    size = ("--config.batch_size=4", "--image_shape=8,8,1", "--repeats=1", "--rounds=1")
+    process = run("benchmark_training", DIGITS, *size, against, f"--output={output}")
     assert process.returncode == 0, process.stderr
     for words in ("the stages add up to", "the convolutions alone", "our step takes"):
         assert words in process.stdout

@@ -14,11 +14,9 @@ OK = ["-c", "print('fine')"]
 
 
 def test_every_step_runs_and_leaves_its_log(tmp_path):
-    steps = [
-        gpu_run.Step("first", OK, 0.3),
-        gpu_run.Step("second", ["-c", "print('so far'); raise SystemExit(3)"], 0.3),
-        gpu_run.Step("third", OK, 0.4),
-    ]
+    fails = ["-c", "print('so far'); raise SystemExit(3)"]
+    commands = {"first": OK, "second": fails, "third": OK}
+    steps = [gpu_run.Step(*item, 0.33) for item in commands.items()]
     lines: list[str] = []
     statuses = gpu_run.run(steps, tmp_path / "new", 60, lines.append)
     assert statuses == {"first": "ok", "second": "failed", "third": "ok"}
@@ -57,9 +55,8 @@ def test_the_steps_share_the_time_and_their_modules_are_there(data_dir):
     for step in steps:
         module = step.command[1]
         assert importlib.util.find_spec(module)
-        assert (f"--data_dir={data_dir}" in step.command) == (
-            data_dir is not None and step.name == "table1"
-        )
+        needs_data = data_dir is not None and step.name == "table1"
+        assert (f"--data_dir={data_dir}" in step.command) == needs_data
 
 
 def test_the_folder_is_named_after_the_device():

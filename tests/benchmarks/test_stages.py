@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,9 @@ from capsjax.benchmarks.stages import BACKWARD, CONVOLUTIONS, FORWARD, OPTIMIZER
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs.results import Row
+from capsjax.training import step as train_step
 from experiments.configs import digits, mnist
 from kernels import routing
-from kernels.tools import timing
 from tests.benchmarks.test_routing import ENV
 from tests.tables import committed_columns
 
@@ -29,18 +30,12 @@ IMAGES = SHAPE, NUM_CLASSES = (8, 8, 1), 10
 STAGES = ["conv1", "primary_capsules", "routing", "decoder", "loss"]
 
 
-def as_it_is(config: Config) -> None:
-    pass
-
-
-def without_decoder(config: Config) -> None:
-    """And with a bias in the routing, whose parameters then are two."""
-    config.model = config.model.without_decoder()
-    fields.update(config, {"model.routing_bias": True, "model.route_primary": True})
-
-
-def bfloat16(config: Config) -> None:
-    config.dtype = "bfloat16"
+# The routing has two parameters if it has a bias.
+CHANGES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "no decoder": {"model.routing_bias": True, "model.route_primary": True},
+    "bfloat16": {"dtype": "bfloat16"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,23 +48,24 @@ class Run:
     calls: int
 
 
-@pytest.fixture(scope="module", params=[as_it_is, without_decoder, bfloat16])
+@pytest.fixture(scope="module", params=CHANGES)
 def measured(request) -> Run:
     config = digits.get_config("quick")
     config.batch_size = 16
     config.augment.shift = 0  # The step sees the same images, whatever its keys.
-    request.param(config)
+    if request.param == "no decoder":
+        config.model = config.model.without_decoder()
+    fields.update(config, CHANGES[request.param])
     programs = benchmark_stages.compile_programs(Problem(config, *IMAGES))
     # Copies: the optimizer and the step take back what they return.
     results = {
-        (program.stage, program.mode): jax.tree.map(np.array, program.call())
-        for program in programs
+        (untimed.stage, untimed.mode): jax.tree.map(np.array, call())
+        for call, untimed in programs
     }
-    called: list[int] = []
-    timings = benchmark_stages.measure(
-        programs, repeats=2, on_call=lambda: called.append(1)
-    )
-    return Run(config, results, timings, len(called))
+    on_call = Mock()
+    timings = benchmark.measure(programs, repeats=2, on_call=on_call)
+    timings = benchmark_stages.without_forward(timings)
+    return Run(config, results, timings, on_call.call_count)
 
 
 def names_of(config: Config) -> list[str]:
@@ -80,15 +76,10 @@ def rows_of(config: Config, timings: list[Timing]) -> list[Row]:
     return [benchmark.row(Problem(config, *IMAGES), ENV, found) for found in timings]
 
 
-def tolerance(config: Config) -> float:
-    """Rounding alone may differ: of bfloat16 there are 8 bits."""
-    return 3e-2 if config.dtype == "bfloat16" else 1e-5
-
-
 def whole(config: Config):
     """Loss and gradients of the model in one piece, and its parameters."""
     problem = Problem(config, *IMAGES)
-    graphdef, state = problem.create()
+    graphdef, state = train_step.create(*problem)
     batch = benchmark_stages.augmented(problem.random_batch(), config)
 
     def loss(params):
@@ -110,14 +101,12 @@ def whole(config: Config):
 def test_the_stages_are_the_model(measured):
     """Its loss, its gradients of all parameters, and what the step makes of them."""
     config, results = measured.config, measured.results
-    bound = tolerance(config)
+    # Rounding alone may differ: bfloat16 has 8 bits.
+    bound = 3e-2 if config.dtype == "bfloat16" else 1e-5
     expected, gradients, params = whole(config)
     stepped, metrics = results[STEP, TRAIN]
-    for loss in (
-        results["loss", FORWARD]["loss"],
-        results["loss", BACKWARD][0]["loss"],
-        metrics["loss"],
-    ):
+    forward, (backward, _) = results["loss", FORWARD], results["loss", BACKWARD]
+    for loss in (forward["loss"], backward["loss"], metrics["loss"]):
         assert loss.dtype == np.float32
         np.testing.assert_allclose(loss, expected, rtol=bound)
 
@@ -170,19 +159,13 @@ def test_images_are_those_of_training(tiny_config):
 
 
 def test_the_routing_is_the_one_of_the_config(tiny_config, monkeypatch):
-    seen = []
-    route = routing.route
-
-    def spy(*arguments, **options):
-        seen.append(options["implementation"])
-        return route(*arguments, **options)
-
     tiny_config.model = tiny_config.model.routed_by("reference")
-    graphdef, state = Problem(tiny_config, *IMAGES).create()
+    graphdef, state = train_step.create(tiny_config, *IMAGES)
     model = nnx.merge(graphdef, state.params)
     (stage,) = (stage for stage in model.stages() if stage.name == "routing")
     function = benchmark_stages.function_of(stage, model, tiny_config)
-    monkeypatch.setattr(routing, "route", spy)
+    route = Mock(side_effect=routing.route)
+    monkeypatch.setattr(routing, "route", route)
     weights = model.class_capsules.weights
     primary = jax.ShapeDtypeStruct((2, weights.shape[0], weights.shape[3]), "float32")
     batch = {
@@ -190,42 +173,36 @@ def test_the_routing_is_the_one_of_the_config(tiny_config, monkeypatch):
         "label": jax.ShapeDtypeStruct((2,), "int32"),
     }
     made = jax.eval_shape(function, state.params, {"primary": primary}, batch)
-    assert seen == ["reference"]
+    (call,) = route.call_args_list
+    assert call.kwargs["implementation"] == "reference"
     assert made["scores"].shape == (2, NUM_CLASSES)
 
 
-@pytest.fixture
-def given(monkeypatch):
-    """The function from times of conv1, the optimizer and the step to `Timing`s."""
+def given(*seconds: tuple[float, ...]) -> list[Timing]:
+    """Measurements from these times of conv1, the optimizer and the step."""
     stages = ("conv1", "conv1", OPTIMIZER, STEP)
-    programs = [
-        benchmark.Program(stage, mode, lambda: None, 1.0, 2.0)
-        for stage, mode in zip(stages, (FORWARD, BACKWARD, TRAIN, TRAIN), strict=True)
-    ]
-
-    def measure(*seconds: tuple[float, ...]) -> list[Timing]:
-        timings = [timing.Timing(times, "wall") for times in seconds]
-        monkeypatch.setattr(timing, "measure_in_turn", lambda *_, **__: timings)
-        return benchmark_stages.measure(programs, repeats=3)
-
-    return measure
+    modes = (FORWARD, BACKWARD, TRAIN, TRAIN)
+    each = zip(seconds, stages, modes, strict=True)
+    return benchmark_stages.without_forward(
+        [Timing(s, "wall", stage, mode) for s, stage, mode in each]
+    )
 
 
-def test_a_backward_is_a_difference_of_medians(given):
+def test_a_backward_is_a_difference_of_medians():
     forward, backward, *_ = given((1.0, 2.0, 9.0), (4.0, 7.0, 5.0), (2.0,), (8.0,))
     assert backward.seconds == (2.0, 5.0, 3.0)
     assert (backward.columns()["min_s"], backward.median_s) == (2.0, 3.0)
     assert forward.seconds == (1.0, 2.0, 9.0)
 
 
-def test_a_backward_without_extra_time_has_no_images_per_second(tiny_config, given):
+def test_a_backward_without_extra_time_has_no_images_per_second(tiny_config):
     rows = rows_of(tiny_config, given((2.0,), (1.5,), (2.0,), (8.0,)))
     assert (rows[1]["median_s"], rows[1]["images_per_s"]) == ("0", "")
     assert rows[0]["images_per_s"] == "8"  # of 16
     assert "50.0" in benchmark_stages.table(rows)
 
 
-def test_the_table_compares_the_sum_with_the_step(tiny_config, given):
+def test_the_table_compares_the_sum_with_the_step(tiny_config):
     rows = rows_of(tiny_config, given((0.001,), (0.004,), (0.002,), (0.008,)))
     header, conv1, optimizer, last = benchmark_stages.table(rows).splitlines()
     assert " ".join(header.split()) == "stage forward ms backward ms total ms % of sum"
@@ -236,7 +213,7 @@ def test_the_table_compares_the_sum_with_the_step(tiny_config, given):
     assert "0.75 times the step" in last
 
 
-def test_the_figure_shows_the_medians(tiny_config, given):
+def test_the_figure_shows_the_medians(tiny_config):
     rows = rows_of(tiny_config, given((0.001,), (0.004,), (0.002,), (0.008,)))
     (axes,) = plots_stages.times(rows).axes
     # Start and length of the pieces: conv1, optimizer, the sum of both, the step.

@@ -86,14 +86,12 @@ def scaling(rows: Sequence[Row]) -> Figure:
 
 
 def _title(row: Row) -> str:
-    batch = int(row["batch_size"])
+    batch, sharers = int(row["batch_size"]), "all devices together"
     if row["scaling"] == "weak":
-        batch_size = f"{batch // int(row['devices'])} images for each device"
-    else:
-        batch_size = f"{batch} images for all devices together"
+        batch, sharers = batch // int(row["devices"]), "each device"
     title = (
         f"{row['scaling'].capitalize()} scaling of the train step on "
         f"{results.device_name(row)}\n{row['model']}, {row['dtype']}, "
-        f"{row['parallelism']}, batch of {batch_size}"
+        f"{row['parallelism']}, batch of {batch} images for {sharers}"
     )
     return f"{title}\n{SHARED_CORES}" if row["device"] == "cpu" else title

@@ -31,7 +31,7 @@ _TAIL_LINES = 15
 
 
 class Program(NamedTuple):
-    """A compiled program.
+    """Costs of a compiled program.
 
     Attributes:
         temp_bytes: XLA's temporaries in the device's memory.
@@ -45,12 +45,7 @@ class Program(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """An implementation's programs.
-
-    Attributes:
-        forward: the poses.
-        both: the poses and the gradients of inputs, weights and bias.
-    """
+    """Programs for the poses, and for both the poses and all gradients."""
 
     forward: Program
     both: Program
@@ -60,10 +55,6 @@ class Check(NamedTuple):
     """The results for a workload.
 
     Attributes:
-        workload: the workload's name.
-        sizes: the workload's sizes.
-        batch: number of examples.
-        dtype: dtype of the arguments.
         config: config of the fused kernels, as chosen for an H200.
         kernels: kernels by name; of several with one name, the largest numbers.
         serialized: whether the assembler made matrix products wait for each other.
@@ -87,13 +78,9 @@ class Check(NamedTuple):
 def check(
     workload: str, batch: int, dtype: str, *, python: str = sys.executable
 ) -> Check:
-    """Compiles a workload's programs in another process.
+    """Compiles a named workload's programs in another process.
 
-    Args:
-        workload: a name from `WORKLOADS`.
-        batch: number of examples.
-        dtype: dtype of the arguments.
-        python: an interpreter with the packages to compile with.
+    ``python`` is an interpreter with the packages to compile with.
 
     Raises:
         RuntimeError: the process failed; with the end of its error output.
@@ -149,7 +136,7 @@ def to_json(found: Any) -> Any:
 def _compile(workload: str, batch: int, dtype: str) -> Check:
     """Returns the result of `check`, in this process."""
     sizes = WORKLOADS[workload]
-    I, P, J, Q, leaky, num_iterations = sizes
+    I, P, J, Q, *_ = sizes
     inputs, weights, bias, gradient = (
         jax.ShapeDtypeStruct(shape, dtype)
         for shape in [(batch, I, P), (I, J, Q, P), (J, Q), (batch, J, Q)]
@@ -160,10 +147,7 @@ def _compile(workload: str, batch: int, dtype: str) -> Check:
 
     def compile_programs(implementation: str) -> Programs:
         forward = functools.partial(
-            route,
-            num_iterations=num_iterations,
-            leaky=leaky,
-            implementation=implementation,
+            route, **sizes.options, implementation=implementation
         )
 
         def both(gradient, *arguments):
