@@ -44,7 +44,7 @@ class Report(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Times of two programs that took turns, of one run per round.
+    """Times of two programs that took turns: each has seconds of every round.
 
     Attributes:
         name: name of the other program.
@@ -65,12 +65,10 @@ class Comparison(NamedTuple):
         """A table of the medians over the rounds, and of the ratios."""
         header = ("", "median s", "peak MB", "our step takes")
         lines = []
-        for name, timing in [
-            ("capsjax", self.ours),
-            *((self.name, timing) for timing in self.theirs),
-        ]:
-            takes = ""
+        for timing in (self.ours, *self.theirs):
+            name, takes = "capsjax", ""
             if timing is not self.ours:
+                name = self.name
                 ratios = self.ratios(timing)
                 takes = (
                     f"{statistics.median(ratios):.2f} times as long "
@@ -100,7 +98,9 @@ def compare(
     rounds: int,
     on_round: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Runs our command, in words, and another, as typed in a shell, in turn.
+    """Runs our command, in words, and theirs, as typed in a shell, in turn.
+
+    Each runs ``rounds`` times; ``on_round`` is called after each round.
 
     Raises:
         UserError: a command cannot be run, fails, or prints no such line; or the batch

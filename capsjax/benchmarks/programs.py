@@ -96,7 +96,7 @@ def compile_in_place(
 
 def compile_step(problem: Problem, devices: parallel.Devices | None = None) -> Program:
     """Compiles the whole train step of any model, on one device by default."""
-    devices = devices or _one_device()
+    devices = devices or parallel.Devices(jax.devices()[:1])
     # Each program needs its own state: it is donated, and replicas may share memory.
     graphdef, state = train_step.create(*problem)
     return compile_in_place(
@@ -115,7 +115,8 @@ def step_memory(problem: Problem) -> Timing:
         No seconds, but ``compile_s`` and ``peak_mb``.
     """
     graphdef, state = jax.eval_shape(lambda: train_step.create(*problem))
-    step = train_step.make_train_step(graphdef, problem.config, _one_device())
+    one_device = parallel.Devices(jax.devices()[:1])
+    step = train_step.make_train_step(graphdef, problem.config, one_device)
     return compile_call(STEP, MEMORY, step, state, problem.random_batch()).untimed
 
 
@@ -224,7 +225,3 @@ def _program(
 ) -> Program:
     untimed = Timing((), "wall", stage, mode, compiled.compile_s, compiled.peak_mb)
     return Program(call, untimed)
-
-
-def _one_device() -> parallel.Devices:
-    return parallel.Devices(jax.devices()[:1])

@@ -227,7 +227,9 @@ def is_bad(row: Mapping[str, str]) -> bool:
     return row["status"] in (WRONG, FAILED)
 
 
-def expected_results(combination: Combination) -> list[np.ndarray]:
+def expected_results(
+    combination: Combination, arguments: Sequence[jax.Array]
+) -> list[np.ndarray]:
     """The textbook's results in float32, for the same rounded arguments.
 
     Computed in slices of the batch, because the votes of the whole batch may not fit in
@@ -236,7 +238,7 @@ def expected_results(combination: Combination) -> list[np.ndarray]:
     Returns:
         Poses; with the backward also the gradients of inputs, weights and bias.
     """
-    u, W, bias, *cotangent = (x.astype(jnp.float32) for x in combination.arguments())
+    u, W, bias, *cotangent = (x.astype(jnp.float32) for x in arguments)
     function = _jitted(combination.route("reference"), combination.mode)
     slices = []
     # GPUs would multiply float32 as tf32.
@@ -258,7 +260,7 @@ def check(
     arguments: Sequence[jax.Array],
     expected: Sequence[np.ndarray],
 ) -> tuple[dict[str, Any], Callable[[], Any] | None]:
-    """Compiles an implementation and compares its results with the expected ones.
+    """Compiles an implementation and compares its results with `expected_results`.
 
     Returns:
         Columns of a row; and a call to be timed, or None if it fails or is wrong.
@@ -292,7 +294,8 @@ def check(
 
 def _measure(combination: Combination, plan: Plan) -> dict[str, dict[str, Any]]:
     """Columns of each implementation, by its name."""
-    arguments, expected = combination.arguments(), expected_results(combination)
+    arguments = combination.arguments()
+    expected = expected_results(combination, arguments)
     outcomes: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[[], Any]] = {}
     for name in plan.implementations:

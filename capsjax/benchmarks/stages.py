@@ -223,11 +223,11 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
         ]
         for name, modes in summary.stages.items()
     ]
-    lines = [results.text_table(header, cells, numeric=header[1:])]
-    lines.append(
+    lines = [
+        results.text_table(header, cells, numeric=header[1:]),
         f"the whole step takes {1e3 * summary.step:.3f} ms; the stages add up to "
-        f"{summary.total / summary.step:.2f} times the step"
-    )
+        f"{summary.total / summary.step:.2f} times the step",
+    ]
     if summary.convolutions:
         lines.append(
             f"the convolutions alone take {1e3 * summary.convolutions:.3f} ms; the "

@@ -70,7 +70,8 @@ def tune(
     reason = "there is only a CPU" if gpu.interpreted() else gpu.without_hopper()
     if reason is not None:
         raise UserError(f"--tune measures on a Hopper GPU, and {reason}")
-    arguments, expected = combination.arguments(), expected_results(combination)
+    arguments = combination.arguments()
+    expected = expected_results(combination, arguments)
     options = WORKLOADS[combination.workload].options | {"stop_gradient": False}
 
     def measure(config: Config) -> float | None:

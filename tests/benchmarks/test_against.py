@@ -118,7 +118,7 @@ def test_bad_commands_are_refused(command, message):
 
 
 def test_the_command_prints_compares_and_draws(tmp_path):
-    """Stages, our step beside the other's, their rows and the picture of all."""
+    """Stages, both programs' steps, their rows and the figure of all of them."""
     output = tmp_path / "rows.csv"
     against = f"--against={printing(full_s=1000, batch=4)}"
     size = ("--config.batch_size=4", "--image_shape=8,8,1", "--repeats=1", "--rounds=1")

@@ -187,7 +187,7 @@ def test_figure_shows_speed_and_efficiency(tiny_config, scaling, device):
 
 
 def test_launcher_makes_rows_and_the_picture(tmp_path):
-    """Of a CPU that has as many devices as are asked for, and no more."""
+    """The CPU is split into as many devices as are asked for."""
     output = tmp_path / "results" / "rows.csv"
     flags = ("--config.batch_size=4", "--image_shape=8,8,1", "--devices=1,3")
     to = ("--repeats=2", f"--output={output}")

@@ -16,7 +16,6 @@ _COLORS = {"reference": "tab:gray", "xla": "tab:blue", "mosaic_gpu": "tab:green"
 _STYLES = {"float32": "-", "bfloat16": "--", "float16": ":"}
 # Factor between the positions of the lines, whose bars would otherwise hide each other.
 _ASIDE = 1.02
-_TIMES = ("median_s", "min_s", "max_s")
 
 
 def times(rows: Sequence[Row]) -> Figure:
@@ -44,11 +43,12 @@ def times(rows: Sequence[Row]) -> Figure:
     figure.suptitle(f"Routing on {results.device_name(rows[0])}, {', '.join(dtypes)}")
     panels = itertools.product(workloads, modes)
     lines = list(itertools.product(names, dtypes))
+    columns = ("median_s", "min_s", "max_s")
     for panel, axes in zip(panels, grid.flat, strict=True):
         for index, (name, dtype) in enumerate(lines):
             aside = _ASIDE ** (index - (len(lines) - 1) / 2)
             points = sorted(
-                (int(row["B"]), *(1e3 * row.number(column) for column in _TIMES))
+                (int(row["B"]), *(1e3 * row.number(column) for column in columns))
                 for row in groups.get((*panel, name, dtype), ())
             )
             B, median, low, high = np.reshape(points, (-1, 4)).T

@@ -27,7 +27,6 @@ from kernels.tools.ahead_of_time import Kernel, largest
 CUSTOM_CALL = 'custom_call_target="mosaic_gpu_v2"'
 
 _ROOT = pathlib.Path(__file__).parents[3]
-_TAIL_LINES = 15
 
 
 class Program(NamedTuple):
@@ -117,7 +116,7 @@ def run_child(python: str, module: str, *arguments: str) -> Any:
         check=False,
     )
     if process.returncode != 0:
-        tail = "\n".join(process.stderr.strip().splitlines()[-_TAIL_LINES:])
+        tail = "\n".join(process.stderr.strip().splitlines()[-15:])
         raise RuntimeError(
             f"{module} {' '.join(arguments)} exited with {process.returncode}:\n{tail}"
         )
