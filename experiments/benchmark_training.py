@@ -133,11 +133,13 @@ def _train(problems: list[Problem], env: dict[str, Any]) -> Iterator[Rows]:
     """Times and prints the train steps; yields the rows of each combination."""
     for problem in problems:
         in_stages = _STAGES.value and problem.config.model.has_stages
-        if in_stages:
-            programs = benchmark_stages.compile_programs(problem)
-        else:
-            programs = [benchmark.compile_step(problem)]
-        timings = benchmark_stages.without_forward(_timed(programs))
+        timings = benchmark_stages.without_forward(
+            _timed(  # The programs are freed before the next combination's.
+                benchmark_stages.compile_programs(problem)
+                if in_stages
+                else [benchmark.compile_step(problem)]
+            )
+        )
         step = timings[-1]
         if len(problems) == 1 and not in_stages:
             # The process has run nothing else.

@@ -43,7 +43,7 @@ def section(rows: Sequence[Row]) -> str:
     """The newest measurements on each device, in Markdown.
 
     Args:
-        rows: of `capsjax.benchmarks.programs.row`, the oldest first.
+        rows: rows of `capsjax.benchmarks.programs.row`, the oldest first.
     """
     newest = [members[-1] for members in results.grouped(rows, *_SAME).values()]
     parts = []

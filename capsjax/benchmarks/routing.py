@@ -137,8 +137,8 @@ def run(plan: Plan, env: Mapping[str, Any]) -> Iterator[list[Row]]:
     """Measures everything in a plan.
 
     Args:
-        plan: from `make_plan`.
-        env: from `capsjax.runs.provenance.environment`.
+        plan: a plan from `make_plan`.
+        env: environment from `capsjax.runs.provenance.environment`.
 
     Yields:
         Rows of all implementations, one combination after the other.
