@@ -95,8 +95,8 @@ def function_of(
             "labels": batch["label"],
             **made,
         }
-        results = stage.call(layer, *(known[name] for name in stage.takes))
-        return dict(zip(stage.makes, results, strict=True))
+        outputs = stage.call(layer, *(known[name] for name in stage.takes))
+        return dict(zip(stage.makes, outputs, strict=True))
 
     return function
 
