@@ -1,4 +1,4 @@
-"""Times the routing implementations beside each other, each checked before it counts.
+"""Times the routing implementations side by side; only checked results count.
 
 python -m experiments.benchmark_routing
 python -m experiments.benchmark_routing --workloads=mnist,cifar10 \
@@ -6,8 +6,8 @@ python -m experiments.benchmark_routing --workloads=mnist,cifar10 \
 
 Random capsules in the sizes of the named networks, so no data is needed. Prints a
 table, appends its rows with their provenance to a CSV file after each combination, and
-draws the run as a picture beside it. A result that is off the textbook's by more than
-rounding gets no time, and the exit status is 1.
+draws the run in a picture beside it. A result that differs from the textbook's by more
+than rounding gets no time, and the exit status is 1.
 
 On a GPU, --tune first searches the fused kernels' configs for these workloads, batch
 sizes and dtypes, and saves the fastest in kernels/routing/dynamic/mosaic_gpu/tuned.
@@ -21,6 +21,7 @@ from capsjax import figures
 from capsjax.benchmarks import routing as benchmark_routing
 from capsjax.benchmarks import tuning as tune_routing
 from capsjax.benchmarks.figures import routing as plots_routing
+from capsjax.benchmarks.routing import BOTH
 from capsjax.errors import UserError
 from capsjax.runs import provenance, results
 from experiments import launch
@@ -36,8 +37,8 @@ _BATCH_SIZES = flags.DEFINE_list(
 _IMPLEMENTATIONS = flags.DEFINE_list(
     "implementations",
     None,
-    f"From {', '.join(benchmark_routing.routing.IMPLEMENTATIONS)}; by default all that "
-    "suit the machine.",
+    f"From {', '.join(benchmark_routing.routing.IMPLEMENTATIONS)}; by default all "
+    "suitable for this machine.",
 )
 _MODES = flags.DEFINE_list(
     "modes",
@@ -75,7 +76,7 @@ def main() -> None:
         repeats=_REPEATS.value,
     )
     output = pathlib.Path(_OUTPUT.value)
-    results.read(output)  # Complains before the work.
+    results.read(output)  # Raises its errors before the work.
     if _TUNE.value:
         _tune(plan)
     env = provenance.environment()
@@ -96,15 +97,11 @@ def main() -> None:
 
 
 def _tune(plan: benchmark_routing.Plan) -> None:
-    for workload in plan.workloads:
-        for batch_size in plan.batch_sizes:
-            for dtype in plan.dtypes:
-                print(f"tuning {workload}, batch {batch_size}, {dtype}", flush=True)
-                problem, config = tune_routing.tune(
-                    workload, batch_size, dtype, report=print
-                )
-                path = tune_routing.save(problem, config)
-                print(f"fastest: {config}, saved in {path.name}", flush=True)
+    for task in dict.fromkeys(x._replace(mode=BOTH) for x in plan.combinations):
+        print(f"tuning {task.workload}, batch {task.batch_size}, {task.dtype}")
+        problem, config = tune_routing.tune(task, report=print)
+        path = tune_routing.save(problem, config)
+        print(f"fastest: {config}, saved in {path.name}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ python -m experiments.benchmark_scaling \
 python -m experiments.benchmark_scaling --config=experiments/configs/digits.py:quick \
     --image_shape=8,8,1 --devices=1,2,4 --scaling=strong
 
-Random images of the data set's shape, so no data is needed. Prints a table, appends its
-rows with their provenance to a CSV file, and draws them as a picture beside it. On a
-CPU, devices named in --devices are made of it; they share its cores, so training gets
-no faster.
+Random images, so no data is needed. Prints a table, appends its rows with their
+provenance to a CSV file, and draws them in a picture beside it. On a CPU, --devices
+splits it into virtual devices, which share its cores, so training gets no faster.
 """
 
 import pathlib
@@ -17,10 +16,14 @@ import jax
 from absl import flags
 
 from capsjax import figures
+from capsjax.benchmarks import choices
+from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks import scaling as benchmark_scaling
 from capsjax.benchmarks.figures import scaling as plots_scaling
+from capsjax.benchmarks.programs import Problem
 from capsjax.runs import provenance, results
 from capsjax.runs.progress import Progress
+from capsjax.training import parallel
 from experiments import launch
 
 _CONFIG = launch.define_config()
@@ -28,15 +31,15 @@ _images = launch.define_images()
 _DEVICES = flags.DEFINE_list(
     "devices",
     None,
-    "Numbers of devices to compare, such as 1,2,4; by default 1, 2, 4, ... and all "
-    "there are.",
+    "Numbers of devices to compare, such as 1,2,4; by default the powers of two and "
+    "all devices.",
 )
 _SCALING = flags.DEFINE_enum(
     "scaling",
     "weak",
     benchmark_scaling.SCALINGS,
-    "weak: config.batch_size is each device's; strong: it is the whole batch, which "
-    "the devices share.",
+    "weak: config.batch_size is the batch of each device; strong: it is the whole "
+    "batch, which the devices share.",
 )
 _REPEATS = flags.DEFINE_integer(
     "repeats", 20, "Timed steps on each number of devices.", lower_bound=1
@@ -50,13 +53,13 @@ _OUTPUT = flags.DEFINE_string(
 
 def main() -> None:
     """Measures, prints, records and draws."""
-    image_shape, num_classes = _images()
+    images = _images()
     counts = None
     if _DEVICES.value is not None:
-        counts = benchmark_scaling.parse_counts(_DEVICES.value)
+        counts = choices.counts("devices", _DEVICES.value, "devices")
         jax.config.update("jax_num_cpu_devices", max(counts))  # Of a CPU only.
     output = pathlib.Path(_OUTPUT.value)
-    results.read(output)  # Complains before the work.
+    results.read(output)  # Raises its errors before the work.
     configs = benchmark_scaling.make_configs(
         _CONFIG.value,
         counts or benchmark_scaling.default_counts(len(jax.devices())),
@@ -66,15 +69,15 @@ def main() -> None:
     if env["platform"] == "cpu":
         print(f"note: {benchmark_scaling.SHARED_CORES}", flush=True)
         if counts is None:
-            print("note: --devices=1,2,4 makes so many of the CPU", flush=True)
-    steps = len(configs) * (_REPEATS.value + 1)
-    with Progress("timing", steps, unit="steps") as progress:
-        timings = benchmark_scaling.measure(
-            configs,
-            image_shape,
-            num_classes,
-            repeats=_REPEATS.value,
-            on_call=progress.advance,
+            print("note: --devices=1,2,4 splits the CPU into devices", flush=True)
+    steps = [
+        benchmark.compile_step(Problem(config, *images), parallel.choose(config))
+        for config in configs
+    ]
+    total = len(steps) * (_REPEATS.value + 1)
+    with Progress("timing", total, unit="steps") as progress:
+        timings = benchmark.measure(
+            steps, repeats=_REPEATS.value, on_call=progress.advance, wall=True
         )
     rows = benchmark_scaling.rows(configs, _SCALING.value, timings, env)
     print(benchmark_scaling.table(rows))

@@ -1,10 +1,10 @@
-"""Compiles the fused routing kernels for an H200 and reports what the compiler says.
+"""Compiles the fused routing kernels for an H200 and records the compiler's report.
 
 python -m experiments.compile_routing
 
-needs no GPU, but the environment that ``make test-gpu-compile`` makes. It writes anew
-the rows ``results/routing_compile.csv`` and ``results/routing_memory.csv``, and from
-them the tables ``results/routing_compile.md``.
+needs no GPU, but the environment that ``make test-gpu-compile`` makes. It replaces the
+rows ``results/routing_compile.csv`` and ``results/routing_memory.csv``, and the tables
+made from them, ``results/routing_compile.md``.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ _WORKLOADS = flags.DEFINE_list(
 )
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["128", "1024"], "Examples in a batch.")
 _DTYPES = flags.DEFINE_list(
-    "dtypes", ["float32", "bfloat16"], "Of the arguments; float16 is a third."
+    "dtypes", ["float32", "bfloat16"], "Dtypes of the arguments; float16 works too."
 )
 _PYTHON = flags.DEFINE_string(
     "python",
@@ -40,10 +40,11 @@ def main() -> None:
         _WORKLOADS.value, _BATCH_SIZES.value, _DTYPES.value
     )
     folder, env = pathlib.Path(_OUTPUT.value), provenance.environment()
+    found = []
     with Progress("compiling", len(problems), unit="problems") as progress:
-        found = compile_report.compile_all(
-            problems, _PYTHON.value, on_check=progress.advance
-        )
+        for check in compile_report.compile_all(problems, _PYTHON.value):
+            found.append(check)
+            progress.advance()
     compile_report.write(folder, found, env)
     print((folder / compile_report.TABLES).read_text())
 

@@ -1,11 +1,11 @@
-"""Everything that wants a GPU, in one command: what ``make gpu`` runs.
+"""Runs everything that needs a GPU in one command, as ``make gpu`` does.
 
 python -m experiments.run_on_gpu --data_dir=DIR
 
-Runs the kernels' tests, the routing benchmark and as much of the paper's table 1 as
-there fits, with trainings shorter than the paper's, in the given time, and leaves rows,
-tables, figures and logs in ``results/<device>``. A step that fails or runs out of time
-does not stop the others; the exit status is 1 then.
+Runs the kernels' tests, the benchmarks of routing and training, and as much of the
+paper's table 1 as fits in the given time, with shorter trainings than the paper's.
+Leaves rows, tables, figures and logs in ``results/<device>``. A step that fails or runs
+out of time does not stop the others, but makes the exit status 1.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ _DATA_DIR = launch.define_data_dir()
 
 
 def main() -> None:
-    """Runs the steps and says how they ended."""
+    """Runs the steps and reports those that failed."""
     gpu_run.take_no_memory()
     reason = "there is only a CPU" if gpu.interpreted() else gpu.without_hopper()
     if reason is not None:
@@ -38,8 +38,8 @@ def main() -> None:
     output = results / gpu_run.folder_name(gpu.device_kind())
     with tempfile.TemporaryDirectory() as folder:
         steps = gpu_run.steps(output, data_dir, pathlib.Path(folder) / "run")
-        outcomes = gpu_run.run(steps, output, 60 * _MINUTES.value, report=print)
-    bad = [f"{name} {status}" for name, status, _ in outcomes if status != "ok"]
+        statuses = gpu_run.run(steps, output, 60 * _MINUTES.value, report=print)
+    bad = [f"{name} {x}" for name, x in statuses.items() if x != "ok"]
     if bad:
         raise UserError(f"{', '.join(bad)}; see the logs in {output}")
 

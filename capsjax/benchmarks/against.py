@@ -1,13 +1,12 @@
-"""Our train step beside another program's, each in a process of its own, in turn.
+"""Our train step compared with another program's, each in its own process, in turn.
 
-Machines get faster and slower while one looks; what two programs need in the same
-minutes can be compared. Both are asked for the same: to print, as their last line of
-JSON, an object whose keys that end in ``_s`` are seconds (and whose ``batch``, if it
-has one, is the number of images). The most memory that a
-process had in use is the system's account, so all of it counts: interpreter, libraries
-and compiler.
+Machines get faster and slower over time, so only times from the same minutes compare.
+As its last line of JSON each program must print an object whose keys that end in ``_s``
+are seconds, and whose ``batch``, if present, is the number of images. Peak memory is
+the system's account of the whole process: interpreter, libraries and compiler.
 """
 
+import contextlib
 import json
 import pathlib
 import shlex
@@ -20,18 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from capsjax.benchmarks import programs as benchmark
-from capsjax.benchmarks.programs import Timing
-from capsjax.config import Config
+from capsjax.benchmarks.programs import AGAINST, Problem, Timing
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.results import Row
 
-# What our own command calls the whole step.
-STEP = "step_s"
-MODE = "against"  # Of the rows.
-
-# Starts a command and writes down its memory, in KiB. A process counts what the one
-# that started it had in use then; this one, in between, has little.
+# Runs a command and records its peak memory in KiB. A process inherits its parent's
+# peak, so the command gets this small parent.
 _WATCH = """
 import resource, subprocess, sys
 status = subprocess.call(sys.argv[2:])
@@ -42,56 +36,59 @@ sys.exit(status)
 
 
 class Report(NamedTuple):
-    """What one process said.
+    """The output of one process: batch size, seconds by key, and peak memory in MB."""
 
-    Attributes:
-        seconds: by key, such as ``"step_s"``.
-        batch: number of images, if it said so.
-        peak_rss_mb: the most memory it had in use, in MB.
-    """
-
-    seconds: Mapping[str, float]
     batch: int | None
+    seconds: Mapping[str, float]
     peak_rss_mb: float
 
 
 class Comparison(NamedTuple):
-    """Two programs, of which each round has run one after the other.
+    """Times of two programs that took turns: each has seconds of every round.
 
     Attributes:
-        name: the other program's.
-        ours: what ours said in each round.
-        theirs: what the other said in each round.
+        name: name of the other program.
+        ours: our step.
+        theirs: the other program's times, one for each of its keys.
     """
 
     name: str
-    ours: Sequence[Report]
-    theirs: Sequence[Report]
+    ours: Timing
+    theirs: list[Timing]
 
-    def ratios(self, key: str) -> list[float]:
-        """Seconds of our step over theirs by that key, in each round."""
-        return [
-            ours.seconds[STEP] / theirs.seconds[key]
-            for ours, theirs in zip(self.ours, self.theirs, strict=True)
-        ]
+    def ratios(self, their: Timing) -> list[float]:
+        """Seconds of our step divided by theirs, in each round."""
+        pairs = zip(self.ours.seconds, their.seconds, strict=True)
+        return [ours / theirs for ours, theirs in pairs]
 
     def table(self) -> str:
-        """Medians over the rounds, and the ratios, as people read them."""
+        """A table of the medians over the rounds, and of the ratios."""
         header = ("", "median s", "peak MB", "our step takes")
         lines = []
-        for name, reports in (("capsjax", self.ours), (self.name, self.theirs)):
-            memory = max(report.peak_rss_mb for report in reports)
-            for key in reports[0].seconds:
-                median = statistics.median(report.seconds[key] for report in reports)
-                takes = ""
-                if reports is self.theirs:
-                    ratios = self.ratios(key)
-                    takes = (
-                        f"{statistics.median(ratios):.2f} times as long "
-                        f"({min(ratios):.2f} to {max(ratios):.2f})"
-                    )
-                lines.append([f"{name} {key}", f"{median:.4f}", f"{memory:.0f}", takes])
+        for timing in (self.ours, *self.theirs):
+            name, takes = "capsjax", ""
+            if timing is not self.ours:
+                name = self.name
+                ratios = self.ratios(timing)
+                takes = (
+                    f"{statistics.median(ratios):.2f} times as long "
+                    f"({min(ratios):.2f} to {max(ratios):.2f})"
+                )
+            median, memory = f"{timing.median_s:.4f}", f"{timing.peak_rss_mb:.0f}"
+            lines.append([f"{name} {timing.stage}_s", median, memory, takes])
         return results.text_table(header, lines, numeric=header[1:3])
+
+    def rows(self, problem: Problem, env: Mapping[str, Any]) -> list[Row]:
+        """Rows of the benchmark: ours, then theirs by the program's name.
+
+        Their ``repeats`` are rounds, each with its own median.
+        """
+        # Of the other program we know only its output.
+        unknown = {"model": self.name, "routing_implementation": "", "dtype": ""}
+        return [
+            benchmark.row(problem, env, self.ours),
+            *(benchmark.row(problem, env, x, **unknown) for x in self.theirs),
+        ]
 
 
 def compare(
@@ -101,36 +98,32 @@ def compare(
     rounds: int,
     on_round: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Runs our command and another in turn.
+    """Runs our command, in words, and theirs, as typed in a shell, in turn.
 
-    Args:
-        ours: words of our command.
-        theirs: the other's, as one would type it.
-        rounds: how often each is run.
-        on_round: called after each round.
+    Each runs ``rounds`` times; ``on_round`` is called after each round.
 
     Raises:
-        UserError: a command cannot be run, fails, or prints no such line; or the two
-            took batches of different sizes.
+        UserError: a command cannot be run, fails, or prints no such line; or the batch
+            sizes differ.
     """
     words = shlex.split(theirs)
     if not words:
         raise UserError("--against is empty; give the command to compare with")
     scripts = [word for word in words if word.endswith(".py")]
     name = pathlib.Path((scripts or words)[0]).name
-    of_ours, of_theirs = [], []
+    of_ours: list[Report] = []
+    of_theirs: list[Report] = []
     for _ in range(rounds):
-        # Theirs first: it is the one that is likelier to be wrong.
-        of_theirs.append(run(words))
-        of_ours.append(run(ours))
-        theirs_batch, ours_batch = of_theirs[-1].batch, of_ours[-1].batch
-        if theirs_batch not in (None, ours_batch):
+        # Theirs first: it is more likely to be wrong.
+        of_theirs.append(their := run(words))
+        of_ours.append(our := run(ours))
+        if their.batch not in (None, our.batch):
             raise UserError(
-                f"{name} takes batches of {theirs_batch}, ours are of {ours_batch}; "
+                f"{name} takes batches of {their.batch}, ours are of {our.batch}; "
                 "give both the same"
             )
         on_round()
-    return Comparison(name, of_ours, of_theirs)
+    return Comparison(name, _timings(of_ours)[0], _timings(of_theirs))
 
 
 def run(words: Sequence[str]) -> Report:
@@ -142,10 +135,9 @@ def run(words: Sequence[str]) -> Report:
     command = shlex.join(words)
     if shutil.which(words[0]) is None:
         raise UserError(f"cannot run {command}: there is no program {words[0]}")
-    with tempfile.TemporaryDirectory() as folder:
-        memory = pathlib.Path(folder) / "memory"
+    with tempfile.NamedTemporaryFile("r") as memory:
         process = subprocess.run(
-            [sys.executable, "-S", "-c", _WATCH, str(memory), *words],
+            [sys.executable, "-S", "-c", _WATCH, memory.name, *words],
             capture_output=True,
             text=True,
         )
@@ -154,8 +146,12 @@ def run(words: Sequence[str]) -> Report:
             raise UserError(
                 f"{command} failed with status {process.returncode}: {last}"
             )
-        peak_rss_mb = int(memory.read_text()) * 1024 / 1e6
-    found = _last_object(process.stdout)
+        peak_rss_mb = int(memory.read()) * 1024 / 1e6
+    found = {}
+    for line in process.stdout.splitlines():
+        with contextlib.suppress(ValueError):
+            if isinstance(value := json.loads(line), dict):
+                found = value
     seconds = {
         key: float(value)
         for key, value in found.items()
@@ -165,51 +161,18 @@ def run(words: Sequence[str]) -> Report:
         raise UserError(
             f"{command} printed no line of JSON with a number by a key that ends in _s"
         )
-    return Report(seconds, found.get("batch"), peak_rss_mb)
+    return Report(found.get("batch"), seconds, peak_rss_mb)
 
 
-def rows(
-    comparison: Comparison,
-    config: Config,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    env: Mapping[str, Any],
-) -> list[Row]:
-    """Rows of the benchmarks' columns: ours, then theirs by the program's name.
-
-    Their ``repeats`` are rounds, each with a median of its own.
-    """
-    found = []
-    for name, reports in (
-        (config.model.name, comparison.ours),
-        (comparison.name, comparison.theirs),
-    ):
-        # Of the other program we only know what it said.
-        unknown = {"model": name, "routing_implementation": "", "dtype": ""}
-        for key in reports[0].seconds:
-            seconds = tuple(report.seconds[key] for report in reports)
-            found.append(
-                benchmark.row(
-                    config,
-                    image_shape,
-                    num_classes,
-                    env,
-                    stage=key.removesuffix("_s"),
-                    mode=MODE,
-                    measured=Timing(seconds, "wall", None, None),
-                    peak_rss_mb=max(report.peak_rss_mb for report in reports),
-                    **(unknown if reports is comparison.theirs else {}),
-                )
-            )
-    return found
-
-
-def _last_object(text: str) -> dict[str, Any]:
-    for line in reversed(text.splitlines()):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
+def _timings(reports: Sequence[Report]) -> list[Timing]:
+    """The times of all rounds, one for each key of the first."""
+    return [
+        Timing(
+            tuple(report.seconds[key] for report in reports),
+            "wall",
+            key.removesuffix("_s"),
+            AGAINST,
+            peak_rss_mb=max(report.peak_rss_mb for report in reports),
+        )
+        for key in reports[0].seconds
+    ]

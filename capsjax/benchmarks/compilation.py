@@ -1,12 +1,14 @@
-"""Rows and tables of what the compiler makes of the fused routing kernels."""
+"""Rows and tables of the fused routing kernels as the compiler reports them."""
 
 import itertools
+import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+from capsjax.benchmarks import choices
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.results import Row
@@ -15,20 +17,10 @@ from kernels.routing.dynamic.compile_check import Check
 from kernels.routing.dynamic.workloads import WORKLOADS
 from kernels.tools.ahead_of_time import DEVICE_KIND, Kernel, largest
 
-# Files of the rows and, generated from them, of the tables.
-KERNELS, MEMORY, TABLES = (
-    "routing_compile.csv",
-    "routing_memory.csv",
-    "routing_compile.md",
-)
+# Files of the rows, and of the tables that are generated from them.
+KERNELS, MEMORY = "routing_compile.csv", "routing_memory.csv"
+TABLES = "routing_compile.md"
 DTYPES = ("float32", "bfloat16", "float16")
-TARGET = f"{DEVICE_KIND} (ahead of time)"
-# A multiprocessor of compute capability 9.0, and what a block takes of it.
-_REGISTERS = 65_536
-_REGISTER_UNIT = 8
-_THREADS = 128
-_SHARED_BYTES = 233_472
-_RESERVED_SHARED_BYTES = 1_024
 
 _TEXT = """\
 # The fused routing kernels, compiled for an {device}
@@ -59,46 +51,27 @@ gradients of inputs, weights and bias; and how many fused kernels run.
 """
 
 
-class Problem(NamedTuple):
-    """What one check compiles: a workload's name, examples, the arguments' dtype."""
-
-    workload: str
-    batch_size: int
-    dtype: str
-
-
 def problems(
     workloads: Sequence[str], batch_sizes: Sequence[str], dtypes: Sequence[str]
-) -> list[Problem]:
-    """All combinations of what the flags name.
+) -> list[tuple[str, int, str]]:
+    """All combinations of a workload's name, a batch size and a dtype.
 
     Raises:
-        UserError: one of them does not exist.
+        UserError: an unknown name or an invalid batch size.
     """
-    for word, known in [(x, WORKLOADS) for x in workloads] + [
-        (x, DTYPES) for x in dtypes
-    ]:
-        if word not in known:
-            raise UserError(f"there is no {word!r}; choose from {', '.join(known)}")
-    for size in batch_sizes:
-        if not size.isdecimal() or int(size) < 1:
-            raise UserError(f"a batch has a whole number of examples, not {size!r}")
-    sizes = [int(size) for size in batch_sizes]
-    return list(itertools.starmap(Problem, itertools.product(workloads, sizes, dtypes)))
+    choices.check_names("workloads", workloads, WORKLOADS)
+    choices.check_names("dtypes", dtypes, DTYPES)
+    sizes = choices.counts("batch_sizes", batch_sizes, "examples")
+    return list(itertools.product(workloads, sizes, dtypes))
 
 
 def compile_all(
-    problems: Sequence[Problem], python: str, on_check: Callable[[], None]
-) -> list[Check]:
-    """Checks each problem in a process of its own.
-
-    Args:
-        problems: what to compile.
-        python: an interpreter with the packages to compile with.
-        on_check: called after each.
+    problems: Sequence[tuple[str, int, str]], python: str
+) -> Iterator[Check]:
+    """Checks each problem in its own process of the interpreter ``python``.
 
     Raises:
-        UserError: there is no such interpreter, or it does not have them.
+        UserError: there is no such interpreter, or it lacks the packages.
     """
     found = shutil.which(python)
     if found is None or not compile_check.has_compiler(found):
@@ -106,18 +79,19 @@ def compile_all(
             f"{python} is not a Python with the packages of the extra gpu-compile; "
             "`make test-gpu-compile` makes one"
         )
-    checks = []
     for problem in problems:
-        checks.append(compile_check.check(*problem, python=os.path.abspath(found)))
-        on_check()
-    return checks
+        yield compile_check.check(*problem, python=os.path.abspath(found))
 
 
 def blocks_per_multiprocessor(kernel: Kernel) -> int:
-    """How many blocks of 128 threads fit, by their registers and shared memory."""
-    registers = -(-kernel.registers // _REGISTER_UNIT) * _REGISTER_UNIT * _THREADS
-    shared = kernel.shared_bytes + _RESERVED_SHARED_BYTES
-    return min(_REGISTERS // registers, _SHARED_BYTES // shared)
+    """Number of blocks of 128 threads that fit, by registers and shared memory.
+
+    A multiprocessor of compute capability 9.0 has 65,536 registers, handed out to
+    threads in units of 8, and 233,472 bytes of shared memory, of which each block
+    reserves 1,024.
+    """
+    registers = math.ceil(kernel.registers / 8) * 8 * 128
+    return min(65_536 // registers, 233_472 // (kernel.shared_bytes + 1_024))
 
 
 def kernel_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
@@ -134,11 +108,8 @@ def kernel_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
 
 
 def memory_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
-    """A row for each of a checked workload's directions."""
-    programs = {
-        "forward": (found.fused.forward, found.textbook.forward),
-        "forward+backward": (found.fused.both, found.textbook.both),
-    }
+    """A row for each direction of a checked workload."""
+    directions = ("forward", "forward+backward")
     return [
         results.row(
             env,
@@ -153,28 +124,25 @@ def memory_rows(found: Check, env: Mapping[str, Any]) -> list[Row]:
                 "config": " ".join(f"{k}={v}" for k, v in found.config.items()),
             },
         )
-        for direction, (fused, textbook) in programs.items()
+        for direction, fused, textbook in zip(
+            directions, found.fused, found.textbook, strict=True
+        )
     ]
 
 
 def write(folder: pathlib.Path, found: Sequence[Check], env: Mapping[str, Any]) -> None:
-    """Writes the rows and, from them, the tables; what was there is replaced.
-
-    Args:
-        folder: of the three files ``routing_*``.
-        found: at least one check.
-        env: of `capsjax.runs.provenance.environment`.
-    """
+    """Replaces the three files in a folder by rows and tables of at least one check."""
     kernels = [row for check in found for row in kernel_rows(check, env)]
     memory = [row for check in found for row in memory_rows(check, env)]
     results.write(folder / KERNELS, kernels)
     results.write(folder / MEMORY, memory)
-    (folder / TABLES).write_text(tables(kernels, memory))
-
-
-def tables(kernels: Sequence[Row], memory: Sequence[Row]) -> str:
-    """The Markdown file of the rows of both kinds."""
-    return _TEXT.format(
+    spills = (
+        f"{row['kernel']} in {_name(row)}"
+        for row in kernels
+        if row["spilled_bytes"] != "0"
+    )
+    serialized = (f"in {_name(row)}" for row in memory if row["serialized"] == "True")
+    text = _TEXT.format(
         kernel_file=KERNELS,
         memory_file=MEMORY,
         device=DEVICE_KIND,
@@ -182,34 +150,29 @@ def tables(kernels: Sequence[Row], memory: Sequence[Row]) -> str:
         commit=kernels[0]["commit"],
         batches=_listed(row["batch_size"] for row in kernels),
         dtypes=_listed(row["dtype"] for row in kernels),
-        spills=_listed(
-            f"{row['kernel']} in {_name(row)}"
-            for row in kernels
-            if row["spilled_bytes"] != "0"
-        ),
-        serialized=_listed(
-            f"in {_name(row)}" for row in memory if row["serialized"] == "True"
-        ),
+        spills=_listed(spills),
+        serialized=_listed(serialized),
         kernels=kernel_table(kernels),
         memory=memory_table(memory),
     )
+    (folder / TABLES).write_text(text)
 
 
 def kernel_table(rows: Sequence[Row]) -> str:
     """A Markdown table with a line for each workload and a column for each kernel."""
-    workloads, kernels = (
-        list(dict.fromkeys(row[column] for row in rows))
-        for column in ("workload", "kernel")
+    names = dict.fromkeys(row["kernel"] for row in rows)
+    lines: dict[str, dict[str, str]] = {}
+    for (workload, name), members in results.grouped(
+        rows, "workload", "kernel"
+    ).items():
+        worst = largest(Kernel(*(int(x[c]) for c in Kernel._fields)) for x in members)
+        blocks = min(int(row["blocks_per_multiprocessor"]) for row in members)
+        cells = lines.setdefault(workload, {})
+        cells[name] = f"{worst.registers} / {worst.shared_bytes / 1024:.0f} / {blocks}"
+    return results.markdown_table(
+        ["workload", *names],
+        [[key, *(x.get(name, "") for name in names)] for key, x in lines.items()],
     )
-    groups = results.grouped(rows, "workload", "kernel")
-    lines = [
-        [
-            workload,
-            *(_kernel_cell(groups.get((workload, name), ())) for name in kernels),
-        ]
-        for workload in workloads
-    ]
-    return results.markdown_table(["workload", *kernels], lines)
 
 
 def memory_table(rows: Sequence[Row]) -> str:
@@ -235,7 +198,7 @@ def memory_table(rows: Sequence[Row]) -> str:
 
 def _problem(found: Check) -> dict[str, Any]:
     return {
-        "device": TARGET,
+        "device": f"{DEVICE_KIND} (ahead of time)",
         "jax": found.jax,
         "workload": found.workload,
         **found.sizes._asdict(),
@@ -246,14 +209,6 @@ def _problem(found: Check) -> dict[str, Any]:
 
 def _name(row: Row) -> str:
     return f"{row['workload']} {row['batch_size']} {row['dtype']}"
-
-
-def _kernel_cell(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    worst = largest(Kernel(*(int(row[c]) for c in Kernel._fields)) for row in rows)
-    blocks = min(int(row["blocks_per_multiprocessor"]) for row in rows)
-    return f"{worst.registers} / {worst.shared_bytes / 1024:.0f} / {blocks}"
 
 
 def _listed(words: Iterable[str]) -> str:

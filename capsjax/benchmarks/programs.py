@@ -1,4 +1,4 @@
-"""What the benchmarks of training and inference share: programs, times and rows."""
+"""The programs that the benchmarks of training and inference time, and their rows."""
 
 import dataclasses
 import functools
@@ -8,61 +8,81 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from capsjax import config as config_lib
+from capsjax.benchmarks import choices
 from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.inference.predict import make_predict
+from capsjax.models import Variables
 from capsjax.runs import results
 from capsjax.runs.results import Row
-from capsjax.training import allocator
+from capsjax.training import allocator, parallel
+from capsjax.training import step as train_step
 from kernels.tools import timing
+
+# Values of a row's ``mode`` and, of the whole train step, of its ``stage``.
+TRAIN, INFERENCE, MEMORY, AGAINST = "train", "inference", "memory", "against"
+STEP = "step"
+
+
+class Problem(NamedTuple):
+    """A run's config, and the shape (H, W, C) and classes of random images."""
+
+    config: Config
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    def random_batch(self) -> dict[str, np.ndarray]:
+        """A batch of random images, uint8 [B, H, W, C], and labels, int32 [B]."""
+        rng = np.random.default_rng(self.config.seed)
+        B = self.config.batch_size
+        return {
+            "image": rng.integers(0, 256, (B, *self.image_shape), np.uint8),
+            "label": rng.integers(0, self.num_classes, B, np.int32),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing(timing.Timing):
-    """Seconds that calls of a program took, and what it needs.
+    """Measurements of a program; None is unknown.
 
     Attributes:
-        compile_s: seconds of tracing and compiling; None of another program.
-        peak_mb: memory of arguments, results and temporaries by XLA's account, in MB;
-            None of another program.
-    """
-
-    compile_s: float | None
-    peak_mb: float | None
-
-
-class Program(NamedTuple):
-    """A compiled function with its arguments.
-
-    Attributes:
-        stage: what it does, a row's ``stage``.
-        mode: how, a row's ``mode``.
-        call: calls it and returns its results.
+        stage: what the program computes, a row's ``stage``.
+        mode: the kind of measurement, a row's ``mode``.
         compile_s: seconds of tracing and compiling.
         peak_mb: memory of arguments, results and temporaries by XLA's account, in MB.
+        peak_rss_mb: peak memory of the whole process, in MB.
     """
 
     stage: str
     mode: str
+    compile_s: float | None = None
+    peak_mb: float | None = None
+    peak_rss_mb: float | None = None
+
+
+class Program(NamedTuple):
+    """A call of a compiled function, and its measurements without seconds."""
+
     call: Callable[[], Any]
-    compile_s: float
-    peak_mb: float
+    untimed: Timing
 
 
 def compile_call(
-    stage: str, mode: str, function: jax.stages.Wrapped, arguments: Sequence[Any]
+    stage: str, mode: str, function: jax.stages.Wrapped, *arguments: Any
 ) -> Program:
-    """Compiles a function to be called on the same arguments each time."""
+    """Compiles a function that is called with the same arguments each time."""
     compiled = timing.compile_program(function, *arguments)
     call = functools.partial(compiled.call, *arguments)
-    return Program(stage, mode, call, compiled.compile_s, compiled.peak_mb)
+    return _program(stage, mode, call, compiled)
 
 
 def compile_in_place(
     stage: str, mode: str, function: jax.stages.Wrapped, state: Any, argument: Any
 ) -> Program:
-    """Of a function of a donated state, which each call gets from the one before."""
+    """Compiles a function of a donated state, which each call hands to the next."""
     compiled = timing.compile_program(function, state, argument)
     allocator.release_unused()  # As training does.
 
@@ -71,18 +91,68 @@ def compile_in_place(
         state, extra = compiled.call(state, argument)
         return state, extra
 
-    return Program(stage, mode, call, compiled.compile_s, compiled.peak_mb)
+    return _program(stage, mode, call, compiled)
 
 
-def random_batch(
-    config: Config, image_shape: tuple[int, int, int], num_classes: int
-) -> dict[str, np.ndarray]:
-    """A batch of random images, uint8 [B, H, W, C], and labels, int32 [B]."""
-    rng = np.random.default_rng(config.seed)
-    return {
-        "image": rng.integers(0, 256, (config.batch_size, *image_shape), np.uint8),
-        "label": rng.integers(0, num_classes, config.batch_size, np.int32),
-    }
+def compile_step(problem: Problem, devices: parallel.Devices | None = None) -> Program:
+    """Compiles the whole train step of any model, on one device by default."""
+    devices = devices or parallel.Devices(jax.devices()[:1])
+    # Each program needs its own state: it is donated, and replicas may share memory.
+    graphdef, state = train_step.create(*problem)
+    return compile_in_place(
+        STEP,
+        TRAIN,
+        train_step.make_train_step(graphdef, problem.config, devices),
+        devices.replicate(state),
+        devices.shard(problem.random_batch()),
+    )
+
+
+def step_memory(problem: Problem) -> Timing:
+    """Compiles the train step without running it or allocating its parameters.
+
+    Returns:
+        No seconds, but ``compile_s`` and ``peak_mb``.
+    """
+    graphdef, state = jax.eval_shape(lambda: train_step.create(*problem))
+    one_device = parallel.Devices(jax.devices()[:1])
+    step = train_step.make_train_step(graphdef, problem.config, one_device)
+    return compile_call(STEP, MEMORY, step, state, problem.random_batch()).untimed
+
+
+def compile_predictor(problem: Problem) -> Program:
+    """Compiles inference as a model's users run it.
+
+    Images begin and scores end in host memory, so calls include the transfers to and
+    from a GPU. Small batches show the latency, large ones the throughput.
+    """
+    graphdef, state = train_step.create(*problem)
+    predict = make_predict(graphdef, problem.config)
+
+    def scores(variables: Variables, images: Array) -> Array:
+        return predict(variables, images)["scores"]
+
+    images = problem.random_batch()["image"]
+    program = compile_call(
+        "predict", INFERENCE, jax.jit(scores), state.variables, images
+    )
+    return program._replace(call=lambda: jax.device_get(program.call()))
+
+
+def measure(
+    programs: Sequence[Program],
+    *,
+    repeats: int,
+    on_call: Callable[[], None] = lambda: None,
+    wall: bool = False,
+) -> list[Timing]:
+    """Times programs in turn; see `kernels.tools.timing.measure_in_turn`."""
+    calls = [program.call for program in programs]
+    timings = timing.measure_in_turn(calls, repeats=repeats, on_call=on_call, wall=wall)
+    return [
+        dataclasses.replace(program.untimed, **vars(found))
+        for program, found in zip(programs, timings, strict=True)
+    ]
 
 
 def combinations(
@@ -92,46 +162,32 @@ def combinations(
     batch_sizes: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
 ) -> list[Config]:
-    """A config for each combination; None is what the config says.
+    """A config for each combination; None keeps the config's own value.
 
     Raises:
-        UserError: a batch size or dtype that no run can have, an unknown
-            implementation, one that only runs in an interpreter here, or one for a
-            model that routes nothing.
+        UserError: a value that no run can have, an implementation that only runs in an
+            interpreter here, or an implementation for a model without routing.
     """
-    own_routing = config.model.routing
-    known = () if own_routing is None else own_routing.implementations
-    if routing_implementations and not known:
-        raise UserError(
-            f"config.model.name is {config.model.name!r}, which has no routing with "
-            "several implementations; leave --routing_implementations out"
+    if routing_implementations:
+        routing = config.model.routing
+        if routing is None or not routing.implementations:
+            raise UserError(
+                f"config.model.name is {config.model.name!r}, which has no routing "
+                "with several implementations; leave --routing_implementations out"
+            )
+        choices.check_implementations(
+            "routing_implementations", routing_implementations, routing.implementations
         )
-    for name in routing_implementations or ():
-        if name not in known:
-            raise UserError(
-                f"unknown routing implementation {name!r}; choose from "
-                f"{', '.join(known)}"
-            )
-        if name == "mosaic_gpu" and jax.default_backend() != "gpu":
-            raise UserError(
-                f"--routing_implementations: without a GPU {name} runs in an "
-                "interpreter, whose time says nothing; leave it out"
-            )
-    for size in batch_sizes or ():
-        if not size.isdecimal() or int(size) < 1:
-            raise UserError(f"--batch_sizes: {size!r} is not a number of images")
-    for dtype in dtypes or ():
-        if dtype not in config_lib.DTYPES:
-            raise UserError(
-                f"unknown dtype {dtype!r}; choose from {', '.join(config_lib.DTYPES)}"
-            )
+    if dtypes:
+        choices.check_names("dtypes", dtypes, config_lib.DTYPES)
+    sizes = [config.batch_size]
+    if batch_sizes:
+        sizes = choices.counts("batch_sizes", batch_sizes, "images")
     configs = []
     for implementation, size, dtype in itertools.product(
-        routing_implementations or [""],
-        batch_sizes or [str(config.batch_size)],
-        dtypes or [config.dtype],
+        routing_implementations or [""], sizes, dtypes or [config.dtype]
     ):
-        one = config.replace(batch_size=int(size), dtype=dtype)
+        one = config.replace(batch_size=size, dtype=dtype)
         if implementation:
             one.model = one.model.routed_by(implementation)
         config_lib.check(one)
@@ -140,47 +196,32 @@ def combinations(
 
 
 def row(
-    config: Config,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    env: Mapping[str, Any],
-    *,
-    stage: str,
-    mode: str,
-    measured: Timing,
-    peak_rss_mb: float | None = None,
-    **columns: str,
+    problem: Problem, env: Mapping[str, Any], measured: Timing, **columns: str
 ) -> Row:
-    """A row of what was measured of a model.
-
-    Args:
-        config: that was measured.
-        image_shape: (H, W, C) of the images.
-        num_classes: number of classes.
-        env: from `capsjax.runs.provenance.environment`.
-        stage: what was measured.
-        mode: how.
-        measured: its times, empty if only its memory was measured.
-        peak_rss_mb: the most memory that the process had in use, in MB.
-        **columns: what is known better than by the config.
-    """
+    """A row of a model's measurements; ``columns`` replace values of the config."""
+    config = problem.config
     found: dict[str, Any] = {
         **config.model.columns(),
-        "image_shape": "x".join(map(str, image_shape)),
-        "num_classes": num_classes,
+        "image_shape": "x".join(map(str, problem.image_shape)),
+        "num_classes": problem.num_classes,
         "batch_size": config.batch_size,
         "dtype": config.dtype,
-        "mode": mode,
-        "stage": stage,
+        "mode": measured.mode,
+        "stage": measured.stage,
         **dict.fromkeys(("median_s", "min_s", "max_s", "images_per_s")),
-        "repeats": len(measured.seconds),
+        **measured.columns(),
         "peak_mb": measured.peak_mb,
-        "peak_rss_mb": peak_rss_mb,
+        "peak_rss_mb": measured.peak_rss_mb,
         "compile_s": measured.compile_s,
     }
-    if measured.seconds:
-        found["median_s"] = median = measured.median_s
-        found["min_s"], found["max_s"] = measured.min_s, measured.max_s
-        # Of a difference of times nothing may be left.
-        found["images_per_s"] = config.batch_size / median if median else None
+    # A difference of times can be zero.
+    if median := found["median_s"]:
+        found["images_per_s"] = config.batch_size / median
     return results.row(env, found | columns)
+
+
+def _program(
+    stage: str, mode: str, call: Callable[[], Any], compiled: timing.Program
+) -> Program:
+    untimed = Timing((), "wall", stage, mode, compiled.compile_s, compiled.peak_mb)
+    return Program(call, untimed)

@@ -1,13 +1,11 @@
 """README's section on speed, written from the rows of the training benchmark.
 
-Nobody copies a number by hand, and a test compares README with the rows.
+No number is copied by hand, and a test compares README with the rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-from capsjax.benchmarks import against as benchmark_against
-from capsjax.benchmarks import inference as benchmark_inference
-from capsjax.benchmarks.stages import STEP, TRAIN
+from capsjax.benchmarks.programs import AGAINST, INFERENCE, MEMORY, STEP, TRAIN
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.results import Row
@@ -15,25 +13,24 @@ from capsjax.runs.results import Row
 BEGIN = "<!-- speed: written by python -m experiments.speed -->"
 END = "<!-- end of speed -->"
 
-# Rows alike in these are of the same thing; the last one counts.
-_SAME = (
-    "device",
-    "model",
-    "routing_implementation",
-    "image_shape",
-    "num_classes",
-    "batch_size",
-    "dtype",
-    "mode",
-    "stage",
-)
+# Columns of the tables and of the rows.
+_SETTINGS = {
+    "model": "model",
+    "routing": "routing_implementation",
+    "images": "image_shape",
+    "batch": "batch_size",
+    "dtype": "dtype",
+}
+_NUMBERS = {"images/s": "images_per_s", "MB": "peak_mb"}
+# Of rows that are equal in these columns the last one counts.
+_SAME = ("device", *_SETTINGS.values(), "num_classes", "mode", "stage")
 
 
 def insert(text: str, section: str) -> str:
-    """A document with another section between its two marks.
+    """A document with the section between its two marks replaced.
 
     Raises:
-        UserError: it does not have the marks, in this order.
+        UserError: the marks are missing or in the wrong order.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -43,22 +40,21 @@ def insert(text: str, section: str) -> str:
 
 
 def section(rows: Sequence[Row]) -> str:
-    """What was measured last on each device, in Markdown.
+    """The newest measurements on each device, in Markdown.
 
     Args:
-        rows: of `capsjax.benchmarks.programs.row`, the oldest first.
+        rows: rows of `capsjax.benchmarks.programs.row`, the oldest first.
     """
-    newest = {tuple(row[column] for column in _SAME): row for row in rows}
+    newest = [members[-1] for members in results.grouped(rows, *_SAME).values()]
     parts = []
-    for device in dict.fromkeys(row["device"] for row in newest.values()):
-        here = [row for row in newest.values() if row["device"] == device]
+    for here in results.grouped(newest, "device").values():
         machines = dict.fromkeys(results.device_name(row) for row in here)
         parts.append(f"Measured on {' and '.join(machines)}.")
         for heading, mode, measured in (
             ("Train steps", TRAIN, ("ms", "images/s", "MB")),
-            ("In turn with another program", benchmark_against.MODE, ()),
-            ("Answers", benchmark_inference.MODE, ("ms", "images/s")),
-            ("Memory of a train step", "memory", ("classes", "MB")),
+            ("In turn with another program", AGAINST, ()),
+            ("Inference", INFERENCE, ("ms", "images/s")),
+            ("Memory of a train step", MEMORY, ("classes", "MB")),
         ):
             chosen = [
                 row
@@ -72,51 +68,32 @@ def section(rows: Sequence[Row]) -> str:
 
 
 def _models(rows: Sequence[Row], measured: Sequence[str]) -> str:
-    header = ("model", "routing", "images", "batch", "dtype", *measured)
-    cells = [[_CELLS[name](row) for name in header] for row in rows]
+    header = [*_SETTINGS, *measured]
+    cells = [[_cell(row, name) for name in header] for row in rows]
     return results.markdown_table(header, cells, numeric=("batch", *measured))
 
 
+def _cell(row: Row, name: str) -> str:
+    if name == "ms":
+        times = [1e3 * row.number(column) for column in ("median_s", "min_s", "max_s")]
+        texts = [f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}" for ms in times]
+        return "{} ({} to {})".format(*texts)
+    if name in _NUMBERS:
+        return f"{row.number(_NUMBERS[name]):.0f}"
+    return row[_SETTINGS.get(name, "num_classes")]
+
+
 def _against(rows: Sequence[Row]) -> str:
-    """Our steps, each followed by the programs that took turns with it."""
+    """Our steps, each followed by the programs that it took turns with."""
     lines = []
     ours = float("nan")
     for row in rows:
         what = f"{row['model']}, {row['stage'].replace('_', ' ')}"
-        if row["dtype"]:  # Of the other programs it is not known.
+        if row["dtype"]:  # Unknown for other programs.
             ours = row.number("median_s")
             what = f"capsjax, {row['routing_implementation']} routing, whole step"
-        lines.append(
-            [
-                what,
-                row["batch_size"],
-                _milliseconds(row),
-                f"{ours / row.number('median_s'):.2f}",
-                f"{row.number('peak_rss_mb'):.0f}",
-            ]
-        )
-    header = ("program", "batch", "ms", "our step / this", "process's peak MB")
+        ratio = f"{ours / row.number('median_s'):.2f}"
+        memory = f"{row.number('peak_rss_mb'):.0f}"
+        lines.append([what, row["batch_size"], _cell(row, "ms"), ratio, memory])
+    header = ("program", "batch", "ms", "ratio (ours / theirs)", "process's peak MB")
     return results.markdown_table(header, lines, numeric=header[1:])
-
-
-def _milliseconds(row: Row) -> str:
-    median, low, high = (
-        f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
-        for ms in (
-            1e3 * row.number(column) for column in ("median_s", "min_s", "max_s")
-        )
-    )
-    return f"{median} ({low} to {high})"
-
-
-_CELLS: Mapping[str, Callable[[Row], str]] = {
-    "model": lambda row: row["model"],
-    "routing": lambda row: row["routing_implementation"],
-    "images": lambda row: row["image_shape"],
-    "batch": lambda row: row["batch_size"],
-    "dtype": lambda row: row["dtype"],
-    "classes": lambda row: row["num_classes"],
-    "ms": _milliseconds,
-    "images/s": lambda row: f"{row.number('images_per_s'):.0f}",
-    "MB": lambda row: f"{row.number('peak_mb'):.0f}",
-}

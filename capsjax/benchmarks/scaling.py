@@ -1,49 +1,31 @@
-"""The scaling benchmark: images per second of the train step on more and more devices.
+"""The scaling benchmark: images per second of the train step on 1, 2, ... devices.
 
-Weak scaling gives each device a batch of its own, as many as there are; strong scaling
-shares one batch out. Times are by the wall clock also on a GPU, for what spreading the
-step costs outside the devices counts too. The numbers of devices are timed in turn, so
-that what else the machine does slows all of them, and the ratios hold.
+Weak scaling gives each device its own batch of the same size; strong scaling divides
+one batch among the devices. Times are by the wall clock on a GPU too, because
+distributing the step also costs time outside the devices.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from capsjax import config as config_lib
-from capsjax.benchmarks.programs import Program, compile_in_place, random_batch
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.results import Row
 from capsjax.training import parallel
-from capsjax.training import step as train_step
-from kernels.tools.timing import Timing, wall_in_turn
+from kernels.tools.timing import Timing
 
 SCALINGS = ("weak", "strong")
 
-# What a reader must know of times on several devices made of one CPU.
+# A warning for times on several virtual devices of one CPU.
 SHARED_CORES = (
-    "virtual devices share the CPU's cores: no speed-up is to be expected, "
-    "only the cost of spreading shows"
+    "virtual devices share the CPU's cores: expect no speed-up, only the cost of "
+    "distributing the step"
 )
-
-
-def parse_counts(words: Sequence[str]) -> list[int]:
-    """Numbers of devices as a user gives them.
-
-    Raises:
-        UserError: one of them is no number of devices, or there is none.
-    """
-    for word in words or [""]:
-        if not word.isdecimal() or int(word) < 1:
-            raise UserError(
-                f"--devices={','.join(words)}: {word!r} is not a number of devices; "
-                "give some, such as 1,2,4"
-            )
-    return [int(word) for word in words]
 
 
 def default_counts(available: int) -> list[int]:
@@ -53,24 +35,25 @@ def default_counts(available: int) -> list[int]:
 
 
 def make_configs(config: Config, counts: Sequence[int], scaling: str) -> list[Config]:
-    """The configs to compare: ``num_devices`` ascends, ``batch_size`` is of all.
+    """The configs to compare, in ascending order of ``num_devices``.
 
     Args:
-        config: a run's. Its ``batch_size`` is one device's where scaling is weak, the
-            whole batch where it is strong; its ``num_devices`` is not looked at.
+        config: a run's config. Its ``batch_size`` is that of each device in weak
+            scaling and of all devices together in strong scaling and in the results;
+            its ``num_devices`` is ignored.
         counts: numbers of devices.
         scaling: one of `SCALINGS`.
 
     Raises:
-        UserError: there are not so many devices, they cannot share the batch equally,
-            or the config has values that no run can have.
+        UserError: there are too few devices, they cannot share the batch equally, or
+            the config has invalid values.
     """
     config_lib.check(config)
     devices = jax.devices()
     if max(counts) > len(devices):
         raise UserError(
             f"--devices asks for {max(counts)}, but there are {len(devices)} "
-            f"({devices[0].device_kind}); name at most so many"
+            f"({devices[0].device_kind}); name at most that many"
         )
     configs = []
     for count in sorted(set(counts)):
@@ -85,39 +68,9 @@ def make_configs(config: Config, counts: Sequence[int], scaling: str) -> list[Co
                 f"cannot share equally; choose a multiple of {multiple} such as "
                 f"{nearest}, or leave {count} out of --devices"
             )
-        parallel.choose(one)  # Complains before the work.
+        parallel.choose(one)  # Raises its errors before the work.
         configs.append(one)
     return configs
-
-
-def measure(
-    configs: Sequence[Config],
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    *,
-    repeats: int,
-    on_call: Callable[[], None] = lambda: None,
-) -> list[Timing]:
-    """Times the train step of each config, in turn, after one untimed call.
-
-    The batch lies on the devices before: loading and feeding it are not in the time.
-
-    Args:
-        configs: from `make_configs`.
-        image_shape: (H, W, C) of the (random) images.
-        num_classes: number of classes.
-        repeats: timed calls of each.
-        on_call: called after each call.
-
-    Returns:
-        Wall clock times, in the order of the configs.
-
-    Raises:
-        UserError: settings that are unknown or do not fit together.
-    """
-    steps = [_train_step(config, image_shape, num_classes) for config in configs]
-    calls = [step.call for step in steps]
-    return wall_in_turn(calls, repeats=repeats, on_call=on_call)
 
 
 def rows(
@@ -126,23 +79,15 @@ def rows(
     timings: Sequence[Timing],
     env: Mapping[str, Any],
 ) -> list[Row]:
-    """A row for each config.
+    """A row for each config of `make_configs` and the time of its train step.
 
-    Efficiency is the share that is left of each device's images per second on the
-    fewest devices: 1 is ideal.
-
-    Args:
-        configs: from `make_configs`.
-        scaling: by which they were made.
-        timings: from `measure`.
-        env: from `capsjax.runs.provenance.environment`.
+    Efficiency is each device's images per second relative to the fewest devices: 1 is
+    ideal.
     """
-    speeds = [
-        config.batch_size / timing.median_s
-        for config, timing in zip(configs, timings, strict=True)
-    ]
+    fewest = configs[0].batch_size / timings[0].median_s / configs[0].num_devices
     found = []
-    for config, timing, speed in zip(configs, timings, speeds, strict=True):
+    for config, timing in zip(configs, timings, strict=True):
+        speed = config.batch_size / timing.median_s
         measured = {
             **config.model.columns(),
             "parallelism": config.parallelism,
@@ -150,20 +95,16 @@ def rows(
             "dtype": config.dtype,
             "devices": config.num_devices,
             "batch_size": config.batch_size,
-            "median_s": timing.median_s,
-            "min_s": timing.min_s,
-            "max_s": timing.max_s,
-            "repeats": len(timing.seconds),
+            **timing.columns(),
             "images_per_s": speed,
-            "efficiency": (speed / config.num_devices)
-            / (speeds[0] / configs[0].num_devices),
+            "efficiency": (speed / config.num_devices) / fewest,
         }
         found.append(results.row(env, measured))
     return found
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows of one measurement, the fewest devices first, as people read them."""
+    """A table of one measurement for the terminal, the fewest devices first."""
     times = {"median s": "median_s", "min": "min_s", "max": "max_s"}
     header = ("devices", "batch", *times, "images/s", "speed-up", "efficiency")
     cells = [
@@ -177,16 +118,3 @@ def table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return results.text_table(header, cells, numeric=header)
-
-
-def _train_step(
-    config: Config, image_shape: tuple[int, int, int], num_classes: int
-) -> Program:
-    batch = random_batch(config, image_shape, num_classes)
-    devices = parallel.choose(config)
-    # A state of its own: the step donates it, and replicas may share its memory.
-    graphdef, state = train_step.create(config, image_shape, num_classes)
-    step = train_step.make_train_step(graphdef, config, devices)
-    return compile_in_place(
-        "step", "train", step, devices.replicate(state), devices.shard(batch)
-    )

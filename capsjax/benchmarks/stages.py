@@ -1,14 +1,14 @@
-"""Where a CapsNet's train step spends its time, stage by stage.
+"""The times of a CapsNet's train step, stage by stage.
 
-Each stage is compiled and timed by itself, on what the stages before it make of random
-images, and its gradient on what the stages after it pass back. The whole step is timed
-in turn with them, and so is the part of it that any implementation has: the two
-convolutions alone, with their gradients and their optimizer. Stages and step need not
-agree: the step alone has augmentation, accuracy and the gradient's norm, and gains by
-being compiled as one; every stage has a launch of its own, which the wall clock sees
-and a GPU's clock does not.
+Each stage is compiled and timed by itself on the outputs of the stages before it, and
+its gradient on those of the stages after it. The whole step is timed in turn with them,
+and so are its two convolutions alone, with gradients and optimizer, which any
+implementation has. Stages and step need not agree: only the step has augmentation,
+accuracy and the gradient's norm, and it gains by being compiled as one; each stage has
+its own launch, which the wall clock sees and a GPU's clock does not.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,47 +21,21 @@ from jaxtyping import Array
 
 from capsjax import losses, models
 from capsjax.benchmarks import programs as benchmark
-from capsjax.benchmarks.programs import Program, Timing
+from capsjax.benchmarks.programs import STEP, TRAIN, Problem, Program, Timing
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
-from capsjax.training import augment, optim, parallel
+from capsjax.training import augment, optim
 from capsjax.training import step as train_step
-from kernels.tools import timing
 
-OPTIMIZER, CONVOLUTIONS, STEP = "optimizer", "convolutions", "step"
-FORWARD, BACKWARD, TRAIN = "forward", "backward", "train"
+OPTIMIZER, CONVOLUTIONS = "optimizer", "convolutions"
+FORWARD, BACKWARD = "forward", "backward"
 
 _Values = dict[str, Array]  # by name
 
 
-class Part(NamedTuple):
-    """A part of the train step that has a gradient.
-
-    Attributes:
-        name: name in the table.
-        layer: layer of the model that holds its parameters, or None.
-        takes: names of what it takes from the parts before.
-        makes: names of what it makes.
-        function: function of the parameters, by layer, of what it takes, and of the
-            batch, which has no gradient.
-    """
-
-    name: str
-    layer: str | None
-    takes: tuple[str, ...]
-    makes: tuple[str, ...]
-    function: Callable[[nnx.State, _Values, _Values], _Values]
-
-
 class Summary(NamedTuple):
-    """Median seconds from the rows of one run.
-
-    Attributes:
-        stages: by stage, in the order of the step, and by mode.
-        convolutions: of the two convolutions alone; None without stages.
-        step: of the whole step.
-    """
+    """Median seconds of the stages by mode, the convolutions if timed, and the step."""
 
     stages: dict[str, dict[str, float]]
     convolutions: float | None
@@ -74,56 +48,57 @@ class Summary(NamedTuple):
 
     @property
     def shares(self) -> dict[str, float]:
-        """Each stage's share of all stages together; they add up to 1."""
+        """Each stage's share of the total; they add up to 1."""
         return {
             name: sum(modes.values()) / self.total
             for name, modes in self.stages.items()
         }
 
 
-def make_parts(model: models.Model, config: Config) -> list[Part]:
-    """The parts of a train step from the images to the loss.
+def stages_of(model: models.Model, config: Config) -> list[models.Stage]:
+    """The parts of a train step with a gradient, from the images to the loss."""
+    stages = model.stages()
+    made = {name for stage in stages for name in stage.makes}
+    takes = ("scores", "labels", "targets", *({"reconstructions"} & made))
 
-    Args:
-        model: model with stages; its layers are used, but not its parameters.
-        config: config of the run. As in `capsjax.models.apply`, parameters and images
-            are cast to ``config.dtype``, here within each part, and the loss is
-            float32.
-    """
-
-    def part(stage: models.Stage) -> Part:
-        graphdef, _ = nnx.split(getattr(model, stage.layer))
-        taken_from_batch = {"images", "labels"}.intersection(stage.takes)
-
-        def function(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
-            cast = jax.tree.map(lambda x: x.astype(config.dtype), params[stage.layer])
-            known = {
-                "images": batch["image"].astype(config.dtype),
-                "labels": batch["label"],
-                **taken,
-            }
-            layer = nnx.merge(graphdef, cast)
-            made = stage.call(layer, *(known[name] for name in stage.takes))
-            return dict(zip(stage.makes, made, strict=True))
-
-        takes = tuple(name for name in stage.takes if name not in taken_from_batch)
-        return Part(stage.name, stage.layer, takes, stage.makes, function)
-
-    def loss(params: nnx.State, taken: _Values, batch: _Values) -> _Values:
+    def loss(_, scores, labels, targets, reconstructions=None):
         parts = losses.per_example(
             config.loss,
-            taken["scores"],
-            batch["label"],
-            reconstructions=taken.get("reconstructions"),
-            targets=batch["image"],
+            scores,
+            labels,
+            reconstructions=reconstructions,
+            targets=targets,
             train=True,
         )
-        return {"loss": jnp.mean(parts["loss"])}
+        return (jnp.mean(parts["loss"]),)
 
-    stages = [part(stage) for stage in model.stages()]
-    made = [name for stage in stages for name in stage.makes]
-    takes = tuple(name for name in ("scores", "reconstructions") if name in made)
-    return [*stages, Part("loss", None, takes, ("loss",), loss)]
+    return [*stages, models.Stage("loss", "", takes, ("loss",), loss)]
+
+
+def function_of(
+    stage: models.Stage, model: models.Model, config: Config
+) -> Callable[[nnx.State, _Values, _Values], _Values]:
+    """A stage's function of parameters by layer, earlier results, and the batch.
+
+    As in `capsjax.models.apply`, parameters and images are cast to ``config.dtype``,
+    and the loss is float32. The model's own parameters are not used.
+    """
+    graphdef = nnx.graphdef(getattr(model, stage.layer)) if stage.layer else None
+
+    def function(params: nnx.State, made: _Values, batch: _Values) -> _Values:
+        layer = None
+        if graphdef is not None:
+            layer = nnx.merge(graphdef, _cast(params[stage.layer], config))
+        known = {
+            "images": batch["image"].astype(config.dtype),
+            "targets": batch["image"],
+            "labels": batch["label"],
+            **made,
+        }
+        outputs = stage.call(layer, *(known[name] for name in stage.takes))
+        return dict(zip(stage.makes, outputs, strict=True))
+
+    return function
 
 
 def augmented(batch: train_step.Batch, config: Config) -> _Values:
@@ -136,34 +111,8 @@ def augmented(batch: train_step.Batch, config: Config) -> _Values:
     }
 
 
-def compile_step(
-    config: Config, image_shape: tuple[int, int, int], num_classes: int
-) -> Program:
-    """Compiles the whole train step of any model, on one device.
-
-    Args:
-        config: the run's.
-        image_shape: (H, W, C) of the (random) images.
-        num_classes: number of classes.
-    """
-    raw = benchmark.random_batch(config, image_shape, num_classes)
-    graphdef, state = train_step.create(config, image_shape, num_classes)
-    devices = parallel.Devices(jax.devices()[:1])
-    step = train_step.make_train_step(graphdef, config, devices)
-    return benchmark.compile_in_place(
-        STEP, TRAIN, step, devices.replicate(state), devices.shard(raw)
-    )
-
-
-def compile_programs(
-    config: Config, image_shape: tuple[int, int, int], num_classes: int
-) -> list[Program]:
-    """Compiles all stages, the convolutions alone, and the whole step.
-
-    Args:
-        config: the run's; the model has stages. One device is used.
-        image_shape: (H, W, C) of the (random) images.
-        num_classes: number of classes.
+def compile_programs(problem: Problem) -> list[Program]:
+    """Compiles all stages, the convolutions alone, and the whole step, on one device.
 
     Returns:
         The programs in the order of the table: each stage forward and backward, the
@@ -172,28 +121,47 @@ def compile_programs(
     Raises:
         UserError: the model is not divided into stages.
     """
+    config = problem.config
     if not config.model.has_stages:
         raise UserError(
             f"config.model.name is {config.model.name!r}, which is not divided into "
             "stages; leave them out with --nostages, or choose a capsnet"
         )
-    raw = benchmark.random_batch(config, image_shape, num_classes)
-    graphdef, state = train_step.create(config, image_shape, num_classes)
+    graphdef, state = train_step.create(*problem)
     params = state.params
     model = nnx.merge(graphdef, params, state.model_state)
-    stages, batch = make_parts(model, config), augmented(raw, config)
+    stages = stages_of(model, config)
+    functions = [function_of(stage, model, config) for stage in stages]
+    batch = augmented(problem.random_batch(), config)
+
+    def arguments(stage: models.Stage) -> tuple[nnx.State, _Values, _Values]:
+        own = nnx.State({stage.layer: params[stage.layer]} if stage.layer else {})
+        return own, {name: made[name] for name in stage.takes if name in made}, batch
 
     made: _Values = {}
     forward = {}
-    for stage in stages:
-        program = _compile_forward(stage, params, made, batch)
+    for stage, function in zip(stages, functions, strict=True):
+        program = benchmark.compile_call(
+            stage.name, FORWARD, jax.jit(function), *arguments(stage)
+        )
         forward[stage.name] = program
         made |= program.call()
     gradients = []
     passed_back = {"loss": jnp.ones_like(made["loss"])}
     backward = {}
-    for stage in reversed(stages):
-        program = _compile_backward(stage, params, made, batch, passed_back)
+    for stage, function in zip(reversed(stages), reversed(functions), strict=True):
+        # Without a decoder nothing is passed back to the poses.
+        cotangents = {
+            name: passed_back.get(name, jnp.zeros_like(made[name]))
+            for name in stage.makes
+        }
+        program = benchmark.compile_call(
+            stage.name,
+            BACKWARD,
+            _with_gradients(function),
+            *arguments(stage),
+            cotangents,
+        )
         backward[stage.name] = program
         _, (of_params, of_taken) = program.call()
         gradients.append(of_params)
@@ -201,49 +169,36 @@ def compile_programs(
 
     return [
         *(each[stage.name] for stage in stages for each in (forward, backward)),
-        _compile_optimizer(config, params, nnx.merge_state(*gradients)),
+        benchmark.compile_in_place(
+            OPTIMIZER,
+            TRAIN,
+            jax.jit(_make_update(config), donate_argnums=0),
+            _start(config, params),
+            nnx.merge_state(*gradients),
+        ),
         _compile_convolutions(model, config, batch["image"]),
-        compile_step(config, image_shape, num_classes),
+        benchmark.compile_step(problem),
     ]
 
 
-def measure(
-    programs: Sequence[Program],
-    *,
-    repeats: int,
-    on_call: Callable[[], None] = lambda: None,
-) -> dict[tuple[str, str], Timing]:
-    """Times programs in turn; see `kernels.tools.timing.measure_in_turn`.
+def without_forward(timings: Sequence[Timing]) -> list[Timing]:
+    """Subtracts from each backward the median of its forward (never below zero).
 
-    Args:
-        programs: from `compile_programs`.
-        repeats: timed calls of each.
-        on_call: called after each call, ``repeats + 1`` times for each program.
-
-    Returns:
-        Seconds by stage and mode. A backward cannot be called without its forward: what
-        is timed is both together, and the forward's median is subtracted from each call
-        (never below zero). So a backward's median is a difference of medians, its
-        fastest and slowest call have the spread of both together, and its memory and
-        compile time are those of both.
+    A backward cannot run without its forward, so both are timed together. A backward's
+    median is then a difference of medians; its spread, memory and compile time are
+    those of both.
     """
-    measured = timing.measure_in_turn(
-        [program.call for program in programs], repeats=repeats, on_call=on_call
-    )
-    timings: dict[tuple[str, str], Timing] = {}
-    for program, times in zip(programs, measured, strict=True):
-        seconds = times.seconds
-        if program.mode == BACKWARD:
-            less = timings[program.stage, FORWARD].median_s
-            seconds = tuple(max(s - less, 0.0) for s in seconds)
-        timings[program.stage, program.mode] = Timing(
-            seconds, times.clock, program.compile_s, program.peak_mb
-        )
-    return timings
+    forward = {x.stage: x.median_s for x in timings if x.mode == FORWARD}
+
+    def subtracted(found: Timing) -> Timing:
+        seconds = tuple(max(s - forward[found.stage], 0.0) for s in found.seconds)
+        return dataclasses.replace(found, seconds=seconds)
+
+    return [subtracted(x) if x.mode == BACKWARD else x for x in timings]
 
 
 def summarize(rows: Sequence[Mapping[str, str]]) -> Summary:
-    """The medians in the rows of one combination, as `measure` has them."""
+    """Summarizes the rows of one combination."""
     stages: dict[str, dict[str, float]] = {}
     for row in rows:
         stages.setdefault(row["stage"], {})[row["mode"]] = float(row["median_s"])
@@ -253,7 +208,7 @@ def summarize(rows: Sequence[Mapping[str, str]]) -> Summary:
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """The rows of one combination as people read them, in milliseconds."""
+    """A table of the rows of one combination for the terminal, in milliseconds."""
     summary = summarize(rows)
     header = ("stage", "forward ms", "backward ms", "total ms", "% of sum")
     cells = [
@@ -268,11 +223,11 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
         ]
         for name, modes in summary.stages.items()
     ]
-    lines = [results.text_table(header, cells, numeric=header[1:])]
-    lines.append(
+    lines = [
+        results.text_table(header, cells, numeric=header[1:]),
         f"the whole step takes {1e3 * summary.step:.3f} ms; the stages add up to "
-        f"{summary.total / summary.step:.2f} times the step"
-    )
+        f"{summary.total / summary.step:.2f} times the step",
+    ]
     if summary.convolutions:
         lines.append(
             f"the convolutions alone take {1e3 * summary.convolutions:.3f} ms; the "
@@ -281,61 +236,27 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _arguments(
-    stage: Part, params: nnx.State, made: _Values, batch: _Values
-) -> tuple[Any, ...]:
-    layers = [] if stage.layer is None else [stage.layer]
-    own = nnx.State({layer: params[layer] for layer in layers})
-    return own, {name: made[name] for name in stage.takes}, batch
+def _cast(params: Any, config: Config) -> Any:
+    return jax.tree.map(lambda x: x.astype(config.dtype), params)
 
 
-def _compile_forward(
-    stage: Part, params: nnx.State, made: _Values, batch: _Values
-) -> Program:
-    arguments = _arguments(stage, params, made, batch)
-    return benchmark.compile_call(
-        stage.name, FORWARD, jax.jit(stage.function), arguments
-    )
-
-
-def _compile_backward(
-    stage: Part,
-    params: nnx.State,
-    made: _Values,
-    batch: _Values,
-    passed_back: _Values,
-) -> Program:
-    """Forward and gradients, given those of what later stages take."""
+def _with_gradients(function: Callable[..., _Values]) -> jax.stages.Wrapped:
+    """A stage's results and its gradients, given those of its results."""
 
     def forward_and_backward(own, taken, batch, cotangents):
         results, vjp = jax.vjp(
-            lambda own, taken: stage.function(own, taken, batch), own, taken
+            lambda own, taken: function(own, taken, batch), own, taken
         )
-        # The results, or the compiler would leave out what no gradient needs.
+        # Without the results the compiler would drop what no gradient needs.
         return results, vjp(cotangents)
 
-    # Without a decoder nothing is passed back to the poses.
-    cotangents = {
-        name: passed_back.get(name, jnp.zeros_like(made[name])) for name in stage.makes
-    }
-    arguments = (*_arguments(stage, params, made, batch), cotangents)
-    return benchmark.compile_call(
-        stage.name, BACKWARD, jax.jit(forward_and_backward), arguments
-    )
-
-
-def _compile_optimizer(
-    config: Config, params: nnx.State, gradients: nnx.State
-) -> Program:
-    update = jax.jit(_make_update(config), donate_argnums=0)
-    state = _start(config, params)
-    return benchmark.compile_in_place(OPTIMIZER, TRAIN, update, state, gradients)
+    return jax.jit(forward_and_backward)
 
 
 def _compile_convolutions(
     model: models.Model, config: Config, images: Array
 ) -> Program:
-    """The convolutions of a model, their gradients and update."""
+    """Compiles a model's convolutions with their gradients and update."""
     found = model.convolutions()
     assert found is not None  # The model has stages.
     layers, features_of = found
@@ -343,8 +264,7 @@ def _compile_convolutions(
     update = _make_update(config)
 
     def loss(params, images):
-        cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
-        merged = tuple(map(nnx.merge, graphdefs, cast))
+        merged = tuple(map(nnx.merge, graphdefs, _cast(params, config)))
         features = features_of(merged, images.astype(config.dtype))
         return jnp.mean(jnp.square(features.astype(images.dtype)))
 
@@ -362,7 +282,7 @@ def _compile_convolutions(
 
 
 def _start(config: Config, params: Any) -> tuple[Any, optax.OptState]:
-    """Parameters, copied because they are donated, and the optimizer's state."""
+    """The parameters, copied because they are donated, and the optimizer's state."""
     params = jax.tree.map(jnp.copy, params)
     return params, optim.build(config.optimizer).init(params)
 

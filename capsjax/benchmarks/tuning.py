@@ -4,10 +4,9 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
-import jax
-
-from capsjax.benchmarks.routing import ERROR_BOUNDS, expected_results, max_error
+from capsjax.benchmarks.routing import Combination, check, expected_results
 from capsjax.errors import UserError
 from kernels import gpu
 from kernels.routing import WORKLOADS
@@ -21,18 +20,17 @@ from kernels.routing.dynamic.mosaic_gpu.config import (
 )
 from kernels.tools import timing
 
-_REPEATS = 10
+# Fields that only the passes use, and those that only the last kernel uses.
+_PASSES = ("groups_per_block", "slots", "scaled_inputs")
+_LAST = ("final_chunk", "final_row_blocks")
 
 
 def find(problem: Problem, measure: Callable[[Config], float | None]) -> Config:
     """The fastest config.
 
-    The passes and the last kernel do not influence each other. So `candidates` varies
-    the one or the other, and the best of both are put together.
-
-    Args:
-        problem: sizes and dtype.
-        measure: seconds of a config, or None if it does not run or is wrong.
+    The passes and the last kernel are independent: `candidates` varies one or the
+    other, and the best of both are combined. ``measure`` returns a config's seconds, or
+    None if it fails or is wrong.
 
     Raises:
         UserError: no config runs.
@@ -43,36 +41,28 @@ def find(problem: Problem, measure: Callable[[Config], float | None]) -> Config:
     if not good:
         raise UserError(f"no config of the kernels runs on {problem}")
 
-    def best(fields: tuple[str, ...]) -> dict[str, object]:
-        """Of the configs that differ from the heuristic's in these fields at most."""
-        others = {field.name for field in dataclasses.fields(Config)} - set(fields)
+    def values(config: Config, fields: tuple[str, ...]) -> dict[str, Any]:
+        return {name: getattr(config, name) for name in fields}
+
+    def best(fields: tuple[str, ...]) -> Config:
+        """The best config that differs from the heuristic's in these fields only."""
         alike = [
             config
             for config in good
-            if all(getattr(config, name) == getattr(start, name) for name in others)
+            if dataclasses.replace(config, **values(start, fields)) == start
         ]
-        fastest = min(alike or good, key=good.__getitem__)
-        return {name: getattr(fastest, name) for name in fields}
+        return min(alike or good, key=good.__getitem__)
 
-    together = Config(
-        **best(("groups_per_block", "slots", "scaled_inputs")),  # type: ignore[arg-type]
-        **best(("final_chunk", "final_row_blocks")),  # type: ignore[arg-type]
-    )
+    together = dataclasses.replace(best(_PASSES), **values(best(_LAST), _LAST))
     if together not in good and (seconds := measure(together)) is not None:
         good[together] = seconds
     return min(good, key=good.__getitem__)
 
 
 def tune(
-    workload_name: str, batch_size: int, dtype: str, report: Callable[[str], None]
+    combination: Combination, report: Callable[[str], None]
 ) -> tuple[Problem, Config]:
-    """Measures all candidates of a named workload, forward and backward, on this GPU.
-
-    Args:
-        workload_name: from `kernels.routing.WORKLOADS`.
-        batch_size: examples.
-        dtype: of the arguments.
-        report: is given a line for each config.
+    """Measures all candidates on this GPU, and reports a line for each.
 
     Raises:
         UserError: there is no GPU that the kernels run on.
@@ -80,38 +70,21 @@ def tune(
     reason = "there is only a CPU" if gpu.interpreted() else gpu.without_hopper()
     if reason is not None:
         raise UserError(f"--tune measures on a Hopper GPU, and {reason}")
-    workload = WORKLOADS[workload_name]
-    arguments, expected = expected_results(workload_name, batch_size, dtype)
-    problem = Problem.of(*arguments[:2])
+    arguments = combination.arguments()
+    expected = expected_results(combination, arguments)
+    options = WORKLOADS[combination.workload].options | {"stop_gradient": False}
 
     def measure(config: Config) -> float | None:
-        @jax.jit
-        def call(u, W, bias, cotangent):
-            run = functools.partial(
-                mosaic_gpu.route,
-                num_iterations=workload.num_iterations,
-                leaky=workload.leaky,
-                stop_gradient=False,
-                config=config,
-            )
-            poses, vjp = jax.vjp(run, u, W, bias)
-            return poses, *vjp(cotangent)
-
-        try:
-            compiled = call.lower(*arguments).compile()
-            off = max_error(compiled(*arguments), expected)
-        except (RuntimeError, ValueError) as error:
-            report(f"{config}: {str(error).splitlines()[0]}")
+        route = functools.partial(mosaic_gpu.route, **options, config=config)
+        columns, call = check(route, combination, arguments, expected)
+        if call is None:
+            report(f"{config}: {columns['reason']}")
             return None
-        if not off <= ERROR_BOUNDS[dtype]:
-            report(f"{config}: off by {off:.2g}")
-            return None
-        seconds = timing.measure(
-            functools.partial(compiled, *arguments), repeats=_REPEATS
-        ).median_s
-        report(f"{config}: {1e6 * seconds:.1f} us")
-        return seconds
+        (found,) = timing.measure_in_turn([call], repeats=10)
+        report(f"{config}: {1e6 * found.median_s:.1f} us")
+        return found.median_s
 
+    problem = Problem.of(*arguments[:2])
     return problem, find(problem, measure)
 
 

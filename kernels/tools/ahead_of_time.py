@@ -1,9 +1,9 @@
 """Compiles for an H200 on a machine without a GPU, and reads the assembler's report.
 
-Needs the packages of the extra ``gpu-compile``, in an environment of their own: where
-they are installed, JAX complains about the missing GPU whenever it starts. Registers,
-spills and the compiler's remarks come from the assembler's own output, which has to be
-asked for before JAX is imported; see `environment`.
+Needs the packages of the extra ``gpu-compile`` in a separate environment: where they
+are installed, JAX complains about the missing GPU whenever it starts. Registers, spills
+and the compiler's remarks come from the assembler's own output, which must be requested
+before JAX is imported; see `environment`.
 """
 
 import logging
@@ -29,11 +29,11 @@ _DUMP = "MOSAIC_GPU_DUMP_PTXAS"
 
 
 class Kernel(NamedTuple):
-    """What the assembler says of a kernel.
+    """The assembler's report on a kernel.
 
     Attributes:
-        registers: in each thread.
-        spilled_bytes: stored to and loaded from memory for want of registers.
+        registers: registers of each thread.
+        spilled_bytes: bytes stored to and loaded from memory for lack of registers.
         shared_bytes: shared memory of a block.
     """
 
@@ -43,7 +43,7 @@ class Kernel(NamedTuple):
 
 
 def largest(kernels: Iterable[Kernel]) -> Kernel:
-    """The largest of each number."""
+    """The maximum of each number."""
     return Kernel(*map(max, zip(*kernels, strict=True)))
 
 
@@ -51,11 +51,11 @@ class Compilation(NamedTuple):
     """A function compiled for an H200.
 
     Attributes:
-        kernels: by name; of several with one name, the largest numbers. Of equal
-            kernels in one process only the first is reported.
+        kernels: kernels by name; of several with one name, the largest numbers. Of
+            equal kernels in one process only the first is reported.
         serialized: whether the assembler made matrix products wait for each other.
         temp_bytes: XLA's temporaries in the device's memory.
-        text: the optimized program.
+        text: text of the optimized program.
     """
 
     kernels: dict[str, Kernel]
@@ -65,7 +65,7 @@ class Compilation(NamedTuple):
 
 
 def environment() -> dict[str, str]:
-    """The environment variables that a process must start with to compile here."""
+    """Environment variables with which a process that compiles must be started."""
     return {
         **os.environ,
         _DUMP: "1",
@@ -75,7 +75,7 @@ def environment() -> dict[str, str]:
 
 
 def mesh(num_devices: int) -> Mesh:
-    """A mesh with the axis ``data`` of H200s that are not there."""
+    """A mesh of absent H200s with the axis ``data``."""
     topology = topologies.get_topology_desc(
         platform="cuda",
         target_config=_TARGET.read_text(),
@@ -91,21 +91,16 @@ def compile_for_h200(
     mesh: Mesh,
     specs: Sequence[PartitionSpec] | None = None,
 ) -> Compilation:
-    """Compiles ``jax.jit(function)``.
+    """Compiles ``jax.jit(function)`` for arguments of these shapes and dtypes.
 
-    Args:
-        function: of arrays.
-        arguments: their shapes and dtypes.
-        mesh: from `mesh`.
-        specs: how each argument lies on the mesh; None for replicated.
+    ``specs`` places each argument on the mesh; by default they are replicated.
 
     Raises:
         RuntimeError: this process was not started with `environment`.
     """
     if _DUMP not in os.environ:
         raise RuntimeError(f"{_DUMP} must be set before JAX is imported")
-    if specs is None:
-        specs = [PartitionSpec()] * len(arguments)
+    specs = specs or [PartitionSpec()] * len(arguments)
     placed = [
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
         for x, spec in zip(arguments, specs, strict=True)
@@ -125,7 +120,7 @@ def compile_for_h200(
 
 def _kernels(report: str, shared: dict[str, int]) -> dict[str, Kernel]:
     kernels: dict[str, Kernel] = {}
-    # A report begins with a kernel's name and ends where the next begins.
+    # A kernel's report begins with its name and ends where the next one begins.
     for entry in report.split("Compiling entry function '")[1:]:
         name = entry.split("'")[0].removesuffix("_mosaic_gpu_kernel")
         registers = re.search(r"Used (\d+) registers", entry)
@@ -139,7 +134,7 @@ def _kernels(report: str, shared: dict[str, int]) -> dict[str, Kernel]:
 
 @contextmanager
 def _logged_kernels(shared: dict[str, int]) -> Iterator[None]:
-    """Fills in the shared memory of each kernel that is built meanwhile."""
+    """Records the shared memory of each kernel that is built in the context."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -160,18 +155,18 @@ def _logged_kernels(shared: dict[str, int]) -> Iterator[None]:
 
 @contextmanager
 def _output() -> Iterator[list[str]]:
-    """Catches what the process, and not only Python, writes meanwhile."""
+    """Captures all output of the process in the context, not only Python's."""
     caught: list[str] = []
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
-        saved = [os.dup(stream) for stream in (1, 2)]
+        saved = {stream: os.dup(stream) for stream in (1, 2)}
         try:
-            for stream in (1, 2):
+            for stream in saved:
                 os.dup2(file.fileno(), stream)
             yield caught
         finally:
-            for stream, old in zip((1, 2), saved, strict=True):
+            for stream, old in saved.items():
                 os.dup2(old, stream)
                 os.close(old)
         file.seek(0)

@@ -1,13 +1,10 @@
 """Timing of compiled functions: device time on a GPU, wall clock on a CPU.
 
-A routing kernel takes tens of microseconds, as does the launch of one from Python; by
-the wall clock both would be measured. The GPU's own clock sees the kernels alone. It
-does not see the gaps between the kernels of one call, which a chain of many small
-kernels would be slower by in practice.
-
-JAX's profiler reads that clock. `jax.experimental.mosaic.gpu.profiler.measure` does so
-too, but counts no copies or memsets and leaves XLA's command buffers (CUDA graphs) on,
-which XLA turns off under its own profiler because CUPTI does not get along with them.
+A routing kernel takes tens of microseconds, as does its launch from Python; the wall
+clock would measure both. The GPU's clock, read through JAX's profiler, sees the kernels
+alone, without the gaps between the kernels of one call. (Mosaic's profiler reads it
+too, but counts no copies or memsets, and leaves on XLA's command buffers, which XLA
+turns off under its own profiler because they conflict with CUPTI.)
 """
 
 import dataclasses
@@ -23,18 +20,18 @@ from typing import Any, Literal, NamedTuple
 import jax
 from jax.profiler import ProfileData
 
-# Statistics that XLA gives to nothing but a kernel, a copy or a memset on the device.
+# XLA attaches these statistics only to kernels, copies and memsets on the device.
 _DEVICE_WORK = {"kernel_details", "memcpy_details", "Memset_details"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds that calls of a function took.
+    """Durations of calls of a function.
 
     Attributes:
-        seconds: of each call.
-        clock: ``"device"``: in which the device worked on the call; ``"wall"``: until
-            its results were there.
+        seconds: duration of each call.
+        clock: ``"device"`` counts the device's work, ``"wall"`` the time until the
+            results are available.
     """
 
     seconds: tuple[float, ...]
@@ -45,25 +42,26 @@ class Timing:
         """Median seconds of a call."""
         return statistics.median(self.seconds)
 
-    @property
-    def min_s(self) -> float:
-        """Seconds of the fastest call."""
-        return min(self.seconds)
-
-    @property
-    def max_s(self) -> float:
-        """Seconds of the slowest call."""
-        return max(self.seconds)
+    def columns(self) -> dict[str, float]:
+        """Median, extremes and number of the calls, by column of a benchmark's rows."""
+        if not self.seconds:
+            return {"repeats": 0}
+        return {
+            "median_s": self.median_s,
+            "min_s": min(self.seconds),
+            "max_s": max(self.seconds),
+            "repeats": len(self.seconds),
+        }
 
 
 class Program(NamedTuple):
-    """A compiled function and what it costs before and beside its running time.
+    """A compiled function and its cost besides running time.
 
     Attributes:
         call: the function.
         compile_s: seconds of tracing and compiling.
         temp_mb: memory of temporaries by XLA's account, in MB.
-        peak_mb: that of arguments, results and temporaries.
+        peak_mb: memory of arguments, results and temporaries, likewise.
     """
 
     call: jax.stages.Compiled
@@ -87,53 +85,33 @@ def compile_program(function: jax.stages.Wrapped, *arguments: Any) -> Program:
     return Program(compiled, compile_s, memory.temp_size_in_bytes / 1e6, peak / 1e6)
 
 
-def measure(call: Callable[[], Any], *, repeats: int) -> Timing:
-    """Times a function; see `measure_in_turn`."""
-    return measure_in_turn([call], repeats=repeats)[0]
-
-
 def measure_in_turn(
     calls: Sequence[Callable[[], Any]],
     *,
     repeats: int,
     on_call: Callable[[], None] = lambda: None,
+    wall: bool = False,
 ) -> list[Timing]:
     """Times functions on the default device, after one untimed call of each.
 
-    By the wall clock they alternate: what else the machine does slows all of them, and
-    the ratios hold. Device time does not need that; there each is measured by itself.
+    By the wall clock they alternate: other work on the machine slows all of them alike,
+    so their ratios are meaningful. Device time does not need that.
 
     Args:
         calls: compiled functions that return arrays.
         repeats: timed calls of each.
         on_call: called between the calls, ``repeats + 1`` times for each function.
+        wall: whether to use the wall clock on a GPU too, to include transfers, dispatch
+            and the cost of several devices.
 
     Raises:
         RuntimeError: on a GPU, if the profiler saw no device work or not the same work
-            in every call. There is no falling back to the wall clock.
+            in every call. There is no fallback to the wall clock.
     """
-    if jax.default_backend() == "gpu":
+    if jax.default_backend() == "gpu" and not wall:
         return [
             Timing(_device_seconds(call, repeats, on_call), "device") for call in calls
         ]
-    return wall_in_turn(calls, repeats=repeats, on_call=on_call)
-
-
-def wall_in_turn(
-    calls: Sequence[Callable[[], Any]],
-    *,
-    repeats: int,
-    on_call: Callable[[], None] = lambda: None,
-) -> list[Timing]:
-    """Times functions in turn by the wall clock, also on a GPU.
-
-    For what is more than the device's work: transfers, several devices, dispatch.
-
-    Args:
-        calls: compiled functions that return arrays.
-        repeats: timed calls of each, after one that is not timed.
-        on_call: called between the calls, ``repeats + 1`` times for each function.
-    """
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):
         for call, times in zip(calls, seconds, strict=True):
@@ -152,7 +130,7 @@ def _device_seconds(
     options.host_tracer_level = options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
-            # One more, not timed: the first call without command buffers.
+            # One extra, untimed: the first call without command buffers.
             for _ in range(repeats + 1):
                 jax.block_until_ready(call())
                 on_call()
@@ -162,28 +140,24 @@ def _device_seconds(
 
 
 def busy_seconds(profile: ProfileData, num_calls: int) -> tuple[float, ...]:
-    """Seconds in which the device worked on each of the calls in a trace.
+    """Seconds of device work of each call in a trace of one function's calls alone.
 
-    Work that overlaps counts once. The trace does not say where a call begins; but the
-    calls did not overlap and do the same work, so equal shares of the events in order
-    of time are the calls.
-
-    Args:
-        profile: trace of ``num_calls`` calls of one function and nothing else.
-        num_calls: how many.
+    Overlapping work counts once. The trace does not say where a call begins; but the
+    calls do the same work and do not overlap, so each has an equal share of the events
+    in order of time.
 
     Raises:
-        RuntimeError: there is no device work, or it is not the same in every call.
+        RuntimeError: there is no device work, or it differs between the calls.
     """
     with warnings.catch_warnings():
-        # Python misses the module of jaxlib's iterator over statistics; as an error
-        # this would end the process.
+        # jaxlib's iterator over statistics has no module, of which Python warns; as an
+        # error the warning would end the process.
         warnings.filterwarnings("ignore", "builtin type event_stats has no __module__")
         work = sorted(_device_work(profile))
     if not work:
         raise RuntimeError(
-            "the profiler saw no work on the GPU; is CUPTI installed, and no other "
-            "profiler attached?"
+            "the profiler saw no work on the GPU; check that CUPTI is installed and "
+            "that no other profiler is attached"
         )
     length, rest = divmod(len(work), num_calls)
     shares = [work[i * length : (i + 1) * length] for i in range(num_calls)]
@@ -193,9 +167,7 @@ def busy_seconds(profile: ProfileData, num_calls: int) -> tuple[float, ...]:
             f"the profiler saw {len(work)} pieces of device work in {num_calls} calls, "
             "which are not the same work in every call"
         )
-    return tuple(
-        _covered((start, end) for start, end, _ in share) * 1e-9 for share in shares
-    )
+    return tuple(map(_covered_seconds, shares))
 
 
 def _device_work(profile: ProfileData) -> Iterable[tuple[float, float, str]]:
@@ -208,10 +180,10 @@ def _device_work(profile: ProfileData) -> Iterable[tuple[float, float, str]]:
                         yield event.start_ns, event.end_ns, event.name
 
 
-def _covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of intervals in order of their starts."""
+def _covered_seconds(work: Iterable[tuple[float, float, str]]) -> float:
+    """Length of the union of the work's intervals, in order of their starts."""
     total, covered_to = 0.0, float("-inf")
-    for start, end in intervals:
+    for start, end, _ in work:
         total += max(0.0, end - max(start, covered_to))
         covered_to = max(covered_to, end)
-    return total
+    return total * 1e-9

@@ -1,8 +1,9 @@
-"""Programs beside our step: what is believed of them, and what is refused."""
+"""Other programs compared with our step, and those that are refused."""
 
 import json
 import shlex
 import sys
+from unittest.mock import Mock
 
 import pytest
 from matplotlib.patches import Rectangle
@@ -10,13 +11,12 @@ from matplotlib.patches import Rectangle
 from capsjax.benchmarks import against as benchmark_against
 from capsjax.benchmarks.against import Comparison, Report
 from capsjax.benchmarks.figures import stages as plots_stages
+from capsjax.benchmarks.programs import Problem
 from capsjax.errors import UserError
 from capsjax.runs import results
 from tests.benchmarks.test_routing import ENV
-from tests.launching import run
+from tests.launching import DIGITS, run
 from tests.tables import committed_columns
-
-SHAPE, NUM_CLASSES = (8, 8, 1), 10
 
 
 def program(code: str) -> str:
@@ -27,40 +27,39 @@ def printing(**values) -> str:
     return program(f"print('warming up'); print({json.dumps(values)!r})")
 
 
-COMPARISON = Comparison(
-    "other.py",
-    [Report({"step_s": 2.0}, 16, 100.0), Report({"step_s": 3.0}, 16, 120.0)],
-    [
-        Report({"full_s": 4.0, "part_s": 1.0}, None, 300.0),
-        Report({"full_s": 12.0, "part_s": 1.0}, None, 200.0),
-    ],
-)
+@pytest.fixture
+def comparison(monkeypatch) -> Comparison:
+    """Two rounds, in which the other program always goes first."""
+    reports = [
+        Report(None, {"full_s": 4.0, "part_s": 1.0}, 300.0),
+        Report(16, {"step_s": 2.0}, 100.0),
+        Report(None, {"full_s": 12.0, "part_s": 1.0}, 200.0),
+        Report(16, {"step_s": 3.0}, 120.0),
+    ]
+    monkeypatch.setattr(benchmark_against, "run", Mock(side_effect=reports))
+    return benchmark_against.compare(["ours"], "python other.py", rounds=2)
 
 
-def test_ratios_are_of_the_same_round():
-    assert COMPARISON.ratios("full_s") == [0.5, 0.25]
-    assert COMPARISON.ratios("part_s") == [2.0, 3.0]
-    _, ours, full, part = COMPARISON.table().splitlines()
+def test_ratios_are_of_the_same_round(comparison):
+    assert [*map(comparison.ratios, comparison.theirs)] == [[0.5, 0.25], [2.0, 3.0]]
+    _, ours, full, part = comparison.table().splitlines()
     assert ours.split() == ["capsjax", "step_s", "2.5000", "120"]
     assert full.split()[:4] == ["other.py", "full_s", "8.0000", "300"]
     assert full.endswith("0.38 times as long (0.25 to 0.50)")
     assert part.endswith("2.50 times as long (2.00 to 3.00)")
 
 
-def test_rows_of_both(tiny_config):
-    rows = benchmark_against.rows(COMPARISON, tiny_config, SHAPE, NUM_CLASSES, ENV)
-    assert [(row["model"], row["stage"]) for row in rows] == [
-        ("capsnet", "step"),
-        ("other.py", "full"),
-        ("other.py", "part"),
-    ]
+def test_rows_of_both(tiny_config, comparison):
+    rows = comparison.rows(Problem(tiny_config, (8, 8, 1), 10), ENV)
+    assert [row["model"] for row in rows] == ["capsnet", "other.py", "other.py"]
+    assert [row["stage"] for row in rows] == ["step", "full", "part"]
     ours, full, _ = rows
     assert full.keys() >= committed_columns("benchmark_training.csv")
     assert (full["median_s"], full["min_s"], full["repeats"]) == ("8", "4", "2")
     assert (full["images_per_s"], full["peak_rss_mb"]) == ("2", "300")
     assert (ours["dtype"], ours["peak_rss_mb"]) == ("float32", "120")
     assert {row["mode"] for row in rows} == {"against"}
-    # What the other program computes in is not known.
+    # The other program's dtype is unknown.
     assert full["dtype"] == full["routing_implementation"] == full["peak_mb"] == ""
 
 
@@ -77,8 +76,9 @@ def test_programs_take_turns(tmp_path):
         rounds=2,
     )
     assert log.read_text() == "toto"
-    assert [report.seconds for report in found.theirs] == [{"full_s": 3.0}] * 2
-    assert found.ratios("full_s") == [0.5, 0.5]
+    (full,) = found.theirs
+    assert (full.stage, full.seconds) == ("full", (3.0, 3.0))
+    assert found.ratios(full) == [0.5, 0.5]
 
 
 def test_the_name_is_the_scripts(tmp_path):
@@ -90,7 +90,7 @@ def test_the_name_is_the_scripts(tmp_path):
 
 
 def test_memory_is_the_commands_own():
-    """Not what this process has in use, and all that the command had at once."""
+    """It excludes this process, and includes the command's peak."""
     here = bytearray(400 * 10**6)  # noqa: F841
     small = benchmark_against.run(shlex.split(printing(step_s=1)))
     large = benchmark_against.run(
@@ -111,25 +111,18 @@ def test_memory_is_the_commands_own():
         (printing(step_s=1, batch=64), "takes batches of 64, ours are of 8"),
     ],
 )
-def test_what_is_refused(command, message):
+def test_bad_commands_are_refused(command, message):
     ours = shlex.split(printing(step_s=1, batch=8))
     with pytest.raises(UserError, match=message):
         benchmark_against.compare(ours, command, rounds=1)
 
 
 def test_the_command_prints_compares_and_draws(tmp_path):
-    """Stages, our step beside the other's, their rows and the picture of all."""
+    """Stages, both programs' steps, their rows and the figure of all of them."""
     output = tmp_path / "rows.csv"
-    process = run(
-        "benchmark_training",
-        "--config=experiments/configs/digits.py:quick",
-        "--config.batch_size=4",
-        "--image_shape=8,8,1",
-        "--repeats=1",
-        "--rounds=1",
-        f"--against={printing(full_s=1000, batch=4)}",
-        f"--output={output}",
-    )
+    against = f"--against={printing(full_s=1000, batch=4)}"
+    size = ("--config.batch_size=4", "--image_shape=8,8,1", "--repeats=1", "--rounds=1")
+    process = run("benchmark_training", DIGITS, *size, against, f"--output={output}")
     assert process.returncode == 0, process.stderr
     for words in ("the stages add up to", "the convolutions alone", "our step takes"):
         assert words in process.stdout

@@ -1,25 +1,22 @@
 """README's section on speed, from rows of known numbers and from the committed ones."""
 
-import pathlib
-
 import pytest
 
 from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks import readme as speed
-from capsjax.benchmarks.programs import Timing
+from capsjax.benchmarks.programs import Problem, Timing
 from capsjax.errors import UserError
 from capsjax.runs import results
 from tests.benchmarks.test_routing import ENV
+from tests.launching import ROOT
 from tests.tables import unpadded
 
-ROOT = pathlib.Path(__file__).parents[2]
+MODEL = "| capsnet | default | 8x8x1 | 16 | float32 |"
 
 
-def row(config, *seconds, stage="step", mode="train", **columns):
-    measured = Timing(tuple(seconds), "wall", 1.0, 345.6)
-    return benchmark.row(
-        config, (8, 8, 1), 10, ENV, stage=stage, mode=mode, measured=measured, **columns
-    )
+def row(config, *seconds, stage="step", mode="train", rss=None, **columns):
+    measured = Timing(seconds, "wall", stage, mode, 1.0, 345.6, rss)
+    return benchmark.row(Problem(config, (8, 8, 1), 10), ENV, measured, **columns)
 
 
 def test_the_last_of_equal_rows_counts(tiny_config):
@@ -29,10 +26,7 @@ def test_the_last_of_equal_rows_counts(tiny_config):
         row(tiny_config, 0.1, 0.2, 0.4),
     ]
     text = unpadded(speed.section(rows))
-    assert (
-        "| capsnet | default | 8x8x1 | 16 | float32 | 200 (100 to 400) | 80 | 346 |"
-        in text
-    )
+    assert f"{MODEL} 200 (100 to 400) | 80 | 346 |" in text
     assert "9e+03" not in text
     assert "conv1" not in text
     assert "2 cores of a cpu" in text
@@ -41,34 +35,23 @@ def test_the_last_of_equal_rows_counts(tiny_config):
 def test_another_program_beside_our_step(tiny_config):
     other = {"model": "other.py", "routing_implementation": "", "dtype": ""}
     rows = [
-        row(tiny_config, 0.2, mode="against", peak_rss_mb=900.0),
-        row(
-            tiny_config,
-            0.8,
-            mode="against",
-            stage="full_step",
-            peak_rss_mb=1e3,
-            **other,
-        ),
+        row(tiny_config, 0.2, mode="against", rss=900.0),
+        row(tiny_config, 0.8, mode="against", stage="full_step", rss=1e3, **other),
     ]
     text = unpadded(speed.section(rows))
-    assert (
-        "| capsjax, default routing, whole step | 16 | 200 (200 to 200) | 1.00 | 900 |"
-        in text
-    )
+    ours = "capsjax, default routing, whole step"
+    assert f"| {ours} | 16 | 200 (200 to 200) | 1.00 | 900 |" in text
     assert "| other.py, full step | 16 | 800 (800 to 800) | 0.25 | 1000 |" in text
 
 
-def test_answers_and_memory(tiny_config):
+def test_inference_and_memory(tiny_config):
     rows = [
         row(tiny_config, 0.00412, 1.2, 0.003, mode="inference", stage="predict"),
         row(tiny_config, mode="memory"),
     ]
     text = unpadded(speed.section(rows))
-    assert (
-        "| capsnet | default | 8x8x1 | 16 | float32 | 4.12 (3 to 1200) | 3884 |" in text
-    )
-    assert "| capsnet | default | 8x8x1 | 16 | float32 | 10 | 346 |" in text
+    assert f"{MODEL} 4.12 (3 to 1200) | 3884 |" in text
+    assert f"{MODEL} 10 | 346 |" in text
 
 
 def test_a_section_replaces_the_one_before():

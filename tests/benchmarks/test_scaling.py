@@ -1,40 +1,45 @@
-"""The scaling benchmark: what is timed, what becomes a row, and what is drawn."""
+"""The scaling benchmark: its times, its rows, and the figure."""
+
+from unittest.mock import Mock
 
 import jax
 import numpy as np
 import pytest
 
 from capsjax import fields
+from capsjax.benchmarks import choices
+from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks import scaling as benchmark_scaling
 from capsjax.benchmarks.figures import scaling as plots_scaling
-from capsjax.benchmarks.programs import Program
+from capsjax.benchmarks.programs import Problem, Program, Timing
 from capsjax.errors import UserError
 from capsjax.losses import cross_entropy
 from capsjax.models import baseline_cnn
 from capsjax.runs import results
 from capsjax.runs.results import Row
-from kernels.tools.timing import Timing
+from capsjax.training import parallel
+from kernels.tools import timing
+from tests.benchmarks.test_routing import ENV as COMMON_ENV
 from tests.launching import DIGITS, run
-from tests.tables import committed_columns
+from tests.tables import committed_columns, unpadded
 
-ENV = {
-    "started": "2026-01-01T00:00:00+00:00",
-    "commit": "abc",
-    "device": "cpu",
-    "num_devices": 4,
-    "cpu": "a cpu",
-    "num_cpus": 2,
-    "versions": {"jax": "1"},
-    "command": ["python", "-m", "x", "--output=/home/me/rows.csv"],
-}
+ENV = COMMON_ENV | {"num_devices": 4}
 
 
-def rows_of(config, scaling, *medians, **env) -> list[Row]:
-    """Rows of steps on 1, 2, ... devices that took so many seconds."""
-    counts = range(1, len(medians) + 1)
-    configs = benchmark_scaling.make_configs(config, counts, scaling)
-    timings = [Timing((0.5 * s, s, 4 * s), "wall") for s in medians]
+def rows_of(config, scaling, *medians, counts=(1, 2), **env) -> list[Row]:
+    """Rows of steps on 1, 2, ... devices that took these seconds."""
+    configs = benchmark_scaling.make_configs(config, counts[: len(medians)], scaling)
+    timings = [timing.Timing((0.5 * s, s, 4 * s), "wall") for s in medians]
     return benchmark_scaling.rows(configs, scaling, timings, {**ENV, **env})
+
+
+def measured(configs, **options) -> list[benchmark.Timing]:
+    """The times that the launcher measures."""
+    steps = [
+        benchmark.compile_step(Problem(config, (8, 8, 1), 10), parallel.choose(config))
+        for config in configs
+    ]
+    return benchmark.measure(steps, wall=True, **options)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +49,10 @@ def rows_of(config, scaling, *medians, **env) -> list[Row]:
 def test_a_measurement(tiny_config, scaling, parallelism, batch_sizes):
     tiny_config.batch_size = 4
     tiny_config.parallelism = parallelism
-    calls = []
+    on_call = Mock()
     configs = benchmark_scaling.make_configs(tiny_config, [2, 1, 2], scaling)
-    timings = benchmark_scaling.measure(
-        configs, (8, 8, 1), 10, repeats=3, on_call=lambda: calls.append(1)
-    )
-    assert len(calls) == 2 * (3 + 1)
+    timings = measured(configs, repeats=3, on_call=on_call)
+    assert on_call.call_count == 2 * (3 + 1)
     rows = benchmark_scaling.rows(configs, scaling, timings, ENV)
     assert [row["devices"] for row in rows] == ["1", "2"]
     assert [int(row["batch_size"]) for row in rows] == batch_sizes
@@ -60,28 +63,26 @@ def test_a_measurement(tiny_config, scaling, parallelism, batch_sizes):
         assert (row["dtype"], row["repeats"]) == ("float32", "3")
         assert (row["jax"], row["num_devices"]) == ("1", "4")
         assert row["command"] == "python -m x --output=DIR"
-        assert 0 < float(row["min_s"]) <= float(row["median_s"]) <= float(row["max_s"])
-        speed = int(row["batch_size"]) / float(row["median_s"])
-        assert float(row["images_per_s"]) == pytest.approx(speed, rel=1e-4)
-    alone, both = (float(row["images_per_s"]) for row in rows)
+        assert 0 < row.number("min_s") <= row.number("median_s") <= row.number("max_s")
+        speed = int(row["batch_size"]) / row.number("median_s")
+        assert row.number("images_per_s") == pytest.approx(speed, rel=1e-4)
+    alone, both = (row.number("images_per_s") for row in rows)
     assert rows[0]["efficiency"] == "1"
-    assert float(rows[1]["efficiency"]) == pytest.approx(both / (2 * alone), rel=1e-4)
+    assert rows[1].number("efficiency") == pytest.approx(both / (2 * alone), rel=1e-4)
 
 
 def test_the_numbers_of_devices_take_turns(tiny_config, monkeypatch):
     """After a first call of each that does not count."""
-    order = []
-
-    arguments = []
+    order, arguments = [], []
 
     def compile_in_place(stage, mode, step, state, batch):
         arguments.append((state, batch))
         devices = len(batch["image"].sharding.device_set)
-        return Program(stage, mode, lambda: order.append(devices), 1.0, 1.0)
+        return Program(lambda: order.append(devices), Timing((), "wall", stage, mode))
 
-    monkeypatch.setattr(benchmark_scaling, "compile_in_place", compile_in_place)
+    monkeypatch.setattr(benchmark, "compile_in_place", compile_in_place)
     configs = benchmark_scaling.make_configs(tiny_config, [1, 2, 4], "weak")
-    timings = benchmark_scaling.measure(configs, (8, 8, 1), 10, repeats=2)
+    timings = measured(configs, repeats=2)
     assert order == [1, 2, 4] * 3
     assert [len(timing.seconds) for timing in timings] == [2] * 3
     for devices, (_, batch) in zip([1, 2, 4], arguments, strict=True):
@@ -101,23 +102,17 @@ def test_the_numbers_of_devices_take_turns(tiny_config, monkeypatch):
 
 def test_efficiency_of_known_times(tiny_config):
     weak = rows_of(tiny_config, "weak", 1.0, 1.25)
-    assert [row["images_per_s"] for row in weak] == ["16", "25.6"]
-    assert [row["efficiency"] for row in weak] == ["1", "0.8"]
     strong = rows_of(tiny_config, "strong", 1.0, 0.625)
-    assert [row["images_per_s"] for row in strong] == ["16", "25.6"]
-    assert [row["efficiency"] for row in strong] == ["1", "0.8"]
+    for rows in (weak, strong):
+        assert [row["images_per_s"] for row in rows] == ["16", "25.6"]
+        assert [row["efficiency"] for row in rows] == ["1", "0.8"]
     head, *lines = benchmark_scaling.table(weak).splitlines()
     assert head.split()[-3:] == ["images/s", "speed-up", "efficiency"]
-    assert lines[1].split() == [
-        *("2", "32", "1.25", "0.625", "5"),
-        *("25.6", "1.60", "80.0%"),
-    ]
+    assert unpadded(lines[1]).strip() == "2 32 1.25 0.625 5 25.6 1.60 80.0%"
 
 
 def test_efficiency_is_relative_to_the_fewest_devices(tiny_config):
-    configs = benchmark_scaling.make_configs(tiny_config, [4, 2], "weak")
-    timings = [Timing((1.0,), "wall"), Timing((2.0,), "wall")]
-    rows = benchmark_scaling.rows(configs, "weak", timings, ENV)
+    rows = rows_of(tiny_config, "weak", 1.0, 2.0, counts=[4, 2])
     assert [row["devices"] for row in rows] == ["2", "4"]
     assert [row["efficiency"] for row in rows] == ["1", "0.5"]
     assert benchmark_scaling.table(rows).splitlines()[2].split()[-2] == "1.00"
@@ -141,11 +136,7 @@ def test_default_counts(available, counts):
 def test_bad_counts_are_refused(text):
     words = text.split(",") if text else []
     with pytest.raises(UserError, match=f"--devices={text}:.* such as 1,2,4"):
-        benchmark_scaling.parse_counts(words)
-
-
-def test_counts_are_read():
-    assert benchmark_scaling.parse_counts(["4", "1"]) == [4, 1]
+        choices.counts("devices", words, "devices")
 
 
 @pytest.mark.parametrize(
@@ -157,9 +148,7 @@ def test_counts_are_read():
         ([1], "weak", {"batch_size": 0}, "batch_size is 0"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
-    tiny_config, counts, scaling, changes, message
-):
+def test_bad_settings_are_refused(tiny_config, counts, scaling, changes, message):
     fields.update(tiny_config, changes)
     with pytest.raises(UserError, match=message):
         benchmark_scaling.make_configs(tiny_config, counts, scaling)
@@ -172,7 +161,7 @@ def test_figure_shows_speed_and_efficiency(tiny_config, scaling, device):
     figure = plots_scaling.scaling(rows[::-1])
     left, right = figure.axes
     (measured,) = left.containers
-    speeds = [float(row["images_per_s"]) for row in rows]
+    speeds = [row.number("images_per_s") for row in rows]
     devices, shown = np.asarray(measured[0].get_xydata(), float).T
     np.testing.assert_allclose(devices, [1, 2])
     np.testing.assert_allclose(shown, speeds)
@@ -182,10 +171,8 @@ def test_figure_shows_speed_and_efficiency(tiny_config, scaling, device):
     lines = {line.get_label(): line for line in left.lines}
     ideal = lines["ideal: each device adds as much"]
     np.testing.assert_allclose(np.asarray(ideal.get_ydata()), [16, 32])
-    np.testing.assert_allclose(
-        np.asarray(right.lines[0].get_ydata()),
-        [100 * float(row["efficiency"]) for row in rows],
-    )
+    efficiency = [100 * row.number("efficiency") for row in rows]
+    np.testing.assert_allclose(np.asarray(right.lines[0].get_ydata()), efficiency)
     assert (left.get_xscale(), left.get_yscale()) == ("log", "log")
     assert (left.get_xlabel(), right.get_xlabel()) == ("devices", "devices")
     assert left.get_ylabel() == "images per second"
@@ -200,17 +187,11 @@ def test_figure_shows_speed_and_efficiency(tiny_config, scaling, device):
 
 
 def test_launcher_makes_rows_and_the_picture(tmp_path):
-    """Of a CPU that has as many devices as are asked for, and no more."""
+    """The CPU is split into as many devices as are asked for."""
     output = tmp_path / "results" / "rows.csv"
-    process = run(
-        "benchmark_scaling",
-        DIGITS,
-        "--config.batch_size=4",
-        "--image_shape=8,8,1",
-        "--devices=1,3",
-        "--repeats=2",
-        f"--output={output}",
-    )
+    flags = ("--config.batch_size=4", "--image_shape=8,8,1", "--devices=1,3")
+    to = ("--repeats=2", f"--output={output}")
+    process = run("benchmark_scaling", DIGITS, *flags, *to)
     assert process.returncode == 0, process.stderr
     assert benchmark_scaling.SHARED_CORES in process.stdout
     rows = results.read(output)

@@ -1,7 +1,8 @@
-"""The stages of a train step: that they are the model's, and what is made of times."""
+"""The stages of a train step: they are those of the model, and their times."""
 
 import dataclasses
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -14,41 +15,27 @@ from capsjax import fields, losses, models
 from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks import stages as benchmark_stages
 from capsjax.benchmarks.figures import stages as plots_stages
-from capsjax.benchmarks.programs import Timing
-from capsjax.benchmarks.stages import (
-    BACKWARD,
-    CONVOLUTIONS,
-    FORWARD,
-    OPTIMIZER,
-    STEP,
-    TRAIN,
-)
+from capsjax.benchmarks.programs import STEP, TRAIN, Problem, Timing
+from capsjax.benchmarks.stages import BACKWARD, CONVOLUTIONS, FORWARD, OPTIMIZER
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs.results import Row
 from capsjax.training import step as train_step
 from experiments.configs import digits, mnist
 from kernels import routing
-from kernels.tools import timing
 from tests.benchmarks.test_routing import ENV
 from tests.tables import committed_columns
 
-SHAPE, NUM_CLASSES = (8, 8, 1), 10
+IMAGES = SHAPE, NUM_CLASSES = (8, 8, 1), 10
 STAGES = ["conv1", "primary_capsules", "routing", "decoder", "loss"]
 
 
-def as_it_is(config: Config) -> None:
-    pass
-
-
-def without_decoder(config: Config) -> None:
-    """And with a bias in the routing, whose parameters then are two."""
-    config.model = config.model.without_decoder()
-    fields.update(config, {"model.routing_bias": True, "model.route_primary": True})
-
-
-def bfloat16(config: Config) -> None:
-    config.dtype = "bfloat16"
+# The routing has two parameters if it has a bias.
+CHANGES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "no decoder": {"model.routing_bias": True, "model.route_primary": True},
+    "bfloat16": {"dtype": "bfloat16"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,53 +44,43 @@ class Run:
 
     config: Config
     results: dict[tuple[str, str], Any]
-    timings: dict[tuple[str, str], Timing]
+    timings: list[Timing]
     calls: int
 
 
-@pytest.fixture(scope="module", params=[as_it_is, without_decoder, bfloat16])
+@pytest.fixture(scope="module", params=CHANGES)
 def measured(request) -> Run:
     config = digits.get_config("quick")
     config.batch_size = 16
     config.augment.shift = 0  # The step sees the same images, whatever its keys.
-    request.param(config)
-    programs = benchmark_stages.compile_programs(config, SHAPE, NUM_CLASSES)
+    if request.param == "no decoder":
+        config.model = config.model.without_decoder()
+    fields.update(config, CHANGES[request.param])
+    programs = benchmark_stages.compile_programs(Problem(config, *IMAGES))
     # Copies: the optimizer and the step take back what they return.
     results = {
-        (program.stage, program.mode): jax.tree.map(np.array, program.call())
-        for program in programs
+        (untimed.stage, untimed.mode): jax.tree.map(np.array, call())
+        for call, untimed in programs
     }
-    called: list[int] = []
-    timings = benchmark_stages.measure(
-        programs, repeats=2, on_call=lambda: called.append(1)
-    )
-    return Run(config, results, timings, len(called))
+    on_call = Mock()
+    timings = benchmark.measure(programs, repeats=2, on_call=on_call)
+    timings = benchmark_stages.without_forward(timings)
+    return Run(config, results, timings, on_call.call_count)
 
 
 def names_of(config: Config) -> list[str]:
     return [name for name in STAGES if name != "decoder" or config.model.has_decoder]
 
 
-def rows_of(config: Config, timings) -> list[Row]:
-    return [
-        benchmark.row(
-            config, SHAPE, NUM_CLASSES, ENV, stage=stage, mode=mode, measured=measured
-        )
-        for (stage, mode), measured in timings.items()
-    ]
-
-
-def tolerance(config: Config) -> float:
-    """Rounding alone may differ: of bfloat16 there are 8 bits."""
-    return 3e-2 if config.dtype == "bfloat16" else 1e-5
+def rows_of(config: Config, timings: list[Timing]) -> list[Row]:
+    return [benchmark.row(Problem(config, *IMAGES), ENV, found) for found in timings]
 
 
 def whole(config: Config):
     """Loss and gradients of the model in one piece, and its parameters."""
-    graphdef, state = train_step.create(config, SHAPE, NUM_CLASSES)
-    batch = benchmark_stages.augmented(
-        benchmark.random_batch(config, SHAPE, NUM_CLASSES), config
-    )
+    problem = Problem(config, *IMAGES)
+    graphdef, state = train_step.create(*problem)
+    batch = benchmark_stages.augmented(problem.random_batch(), config)
 
     def loss(params):
         images, labels = batch["image"], batch["label"]
@@ -124,14 +101,12 @@ def whole(config: Config):
 def test_the_stages_are_the_model(measured):
     """Its loss, its gradients of all parameters, and what the step makes of them."""
     config, results = measured.config, measured.results
-    bound = tolerance(config)
+    # Rounding alone may differ: bfloat16 has 8 bits.
+    bound = 3e-2 if config.dtype == "bfloat16" else 1e-5
     expected, gradients, params = whole(config)
     stepped, metrics = results[STEP, TRAIN]
-    for loss in (
-        results["loss", FORWARD]["loss"],
-        results["loss", BACKWARD][0]["loss"],
-        metrics["loss"],
-    ):
+    forward, (backward, _) = results["loss", FORWARD], results["loss", BACKWARD]
+    for loss in (forward["loss"], backward["loss"], metrics["loss"]):
         assert loss.dtype == np.float32
         np.testing.assert_allclose(loss, expected, rtol=bound)
 
@@ -166,91 +141,69 @@ def test_every_stage_has_its_rows(measured):
     ]
     for row in rows:
         assert row.keys() >= committed_columns("benchmark_training.csv")
-        low, median, high = (float(row[c]) for c in ("min_s", "median_s", "max_s"))
+        low, median, high = map(row.number, ("min_s", "median_s", "max_s"))
         assert 0 <= low <= median <= high
         assert median > 0 or row["mode"] == BACKWARD
         assert (row["repeats"], row["dtype"]) == ("2", config.dtype)
-        assert float(row["compile_s"]) > 0
-        assert float(row["peak_mb"]) > 0
+        assert row.number("compile_s") > 0
+        assert row.number("peak_mb") > 0
     assert sum(benchmark_stages.summarize(rows).shares.values()) == pytest.approx(1)
 
 
 def test_images_are_those_of_training(tiny_config):
     """Shifted, which loses what leaves the image; labels as they were."""
-    batch = benchmark.random_batch(tiny_config, SHAPE, NUM_CLASSES)
+    batch = Problem(tiny_config, *IMAGES).random_batch()
     found = benchmark_stages.augmented(batch, tiny_config)
     assert np.mean(np.asarray(found["image"]) == 0) > 0.05
     np.testing.assert_array_equal(found["label"], batch["label"])
 
 
 def test_the_routing_is_the_one_of_the_config(tiny_config, monkeypatch):
-    seen = []
-    route = routing.route
-
-    def spy(*arguments, **options):
-        seen.append(options["implementation"])
-        return route(*arguments, **options)
-
     tiny_config.model = tiny_config.model.routed_by("reference")
-    graphdef, state = train_step.create(tiny_config, SHAPE, NUM_CLASSES)
+    graphdef, state = train_step.create(tiny_config, *IMAGES)
     model = nnx.merge(graphdef, state.params)
-    stages = benchmark_stages.make_parts(model, tiny_config)
-    (stage,) = (stage for stage in stages if stage.name == "routing")
-    monkeypatch.setattr(routing, "route", spy)
+    (stage,) = (stage for stage in model.stages() if stage.name == "routing")
+    function = benchmark_stages.function_of(stage, model, tiny_config)
+    route = Mock(side_effect=routing.route)
+    monkeypatch.setattr(routing, "route", route)
     weights = model.class_capsules.weights
     primary = jax.ShapeDtypeStruct((2, weights.shape[0], weights.shape[3]), "float32")
     batch = {
         "image": jax.ShapeDtypeStruct((2, *SHAPE), "float32"),
         "label": jax.ShapeDtypeStruct((2,), "int32"),
     }
-    made = jax.eval_shape(stage.function, state.params, {"primary": primary}, batch)
-    assert seen == ["reference"]
+    made = jax.eval_shape(function, state.params, {"primary": primary}, batch)
+    (call,) = route.call_args_list
+    assert call.kwargs["implementation"] == "reference"
     assert made["scores"].shape == (2, NUM_CLASSES)
 
 
-def given(*seconds: tuple[float, ...]) -> dict[tuple[str, str], Timing]:
-    """What `measure` makes of these times of conv1, the optimizer and the step."""
-    modes = [
-        ("conv1", FORWARD),
-        ("conv1", BACKWARD),
-        (OPTIMIZER, TRAIN),
-        (STEP, TRAIN),
-    ]
-    programs = [
-        benchmark.Program(stage, mode, lambda: None, 1.0, 2.0) for stage, mode in modes
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            timing,
-            "measure_in_turn",
-            lambda calls, repeats, on_call: [
-                timing.Timing(times, "wall") for times in seconds
-            ],
-        )
-        return benchmark_stages.measure(programs, repeats=3)
+def given(*seconds: tuple[float, ...]) -> list[Timing]:
+    """Measurements from these times of conv1, the optimizer and the step."""
+    stages = ("conv1", "conv1", OPTIMIZER, STEP)
+    modes = (FORWARD, BACKWARD, TRAIN, TRAIN)
+    each = zip(seconds, stages, modes, strict=True)
+    return benchmark_stages.without_forward(
+        [Timing(s, "wall", stage, mode) for s, stage, mode in each]
+    )
 
 
 def test_a_backward_is_a_difference_of_medians():
-    timings = given((1.0, 2.0, 9.0), (4.0, 7.0, 5.0), (2.0,), (8.0,))
-    backward = timings["conv1", BACKWARD]
-    assert tuple(backward.seconds) == (2.0, 5.0, 3.0)
-    assert (backward.min_s, backward.median_s) == (2.0, 3.0)
-    assert tuple(timings["conv1", FORWARD].seconds) == (1.0, 2.0, 9.0)
+    forward, backward, *_ = given((1.0, 2.0, 9.0), (4.0, 7.0, 5.0), (2.0,), (8.0,))
+    assert backward.seconds == (2.0, 5.0, 3.0)
+    assert (backward.columns()["min_s"], backward.median_s) == (2.0, 3.0)
+    assert forward.seconds == (1.0, 2.0, 9.0)
 
 
-def test_nothing_is_left_of_a_backward_that_took_no_longer(tiny_config):
-    """Such a row has no images per second, and the rest is as ever."""
-    timings = given((2.0,), (1.5,), (2.0,), (8.0,))
-    rows = rows_of(tiny_config, timings)
-    backward = rows[1]
-    assert (backward["median_s"], backward["images_per_s"]) == ("0", "")
+def test_a_backward_without_extra_time_has_no_images_per_second(tiny_config):
+    rows = rows_of(tiny_config, given((2.0,), (1.5,), (2.0,), (8.0,)))
+    assert (rows[1]["median_s"], rows[1]["images_per_s"]) == ("0", "")
     assert rows[0]["images_per_s"] == "8"  # of 16
     assert "50.0" in benchmark_stages.table(rows)
 
 
 def test_the_table_compares_the_sum_with_the_step(tiny_config):
-    timings = given((0.001,), (0.004,), (0.002,), (0.008,))
-    rows = rows_of(tiny_config, timings)
+    rows = rows_of(tiny_config, given((0.001,), (0.004,), (0.002,), (0.008,)))
     header, conv1, optimizer, last = benchmark_stages.table(rows).splitlines()
     assert " ".join(header.split()) == "stage forward ms backward ms total ms % of sum"
     assert conv1.split() == ["conv1", "1.000", "3.000", "4.000", "66.7"]
@@ -261,30 +214,17 @@ def test_the_table_compares_the_sum_with_the_step(tiny_config):
 
 
 def test_the_figure_shows_the_medians(tiny_config):
-    timings = given((0.001,), (0.004,), (0.002,), (0.008,))
-    figure = plots_stages.times(rows_of(tiny_config, timings))
-    (axes,) = figure.axes
+    rows = rows_of(tiny_config, given((0.001,), (0.004,), (0.002,), (0.008,)))
+    (axes,) = plots_stages.times(rows).axes
     # Start and length of the pieces: conv1, optimizer, the sum of both, the step.
     bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
-    expected = [
-        (0, 0.001),
-        (0.001, 0.003),
-        (0, 0.002),
-        (0, 0.001),
-        (0.001, 0.003),
-        (0.004, 0.002),
-        (0, 0.008),
-    ]
-    np.testing.assert_allclose(
-        [(bar.get_x(), bar.get_width()) for bar in bars], expected
-    )
+    starts = [0, 0.001, 0, 0, 0.001, 0.004, 0]
+    lengths = [0.001, 0.003, 0.002, 0.001, 0.003, 0.002, 0.008]
+    np.testing.assert_allclose([bar.get_x() for bar in bars], starts)
+    np.testing.assert_allclose([bar.get_width() for bar in bars], lengths)
     words = [text.get_text() for text in axes.texts]
-    assert words == [
-        "4 ms, 66.7 %",
-        "2 ms, 33.3 %",
-        "6 ms, 0.75 times the step",
-        "8 ms",
-    ]
+    assert words[:2] == ["4 ms, 66.7 %", "2 ms, 33.3 %"]
+    assert words[2:] == ["6 ms, 0.75 times the step", "8 ms"]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["conv1", OPTIMIZER, "sum of the stages", "whole step"]
     for word in ("capsnet", "16", "float32", "default", "2 cores of a cpu"):
@@ -292,7 +232,6 @@ def test_the_figure_shows_the_medians(tiny_config):
 
 
 def test_only_a_capsnet_has_stages():
+    problem = Problem(mnist.get_config("baseline,quick"), (28, 28, 1), 10)
     with pytest.raises(UserError, match=r"config\.model\.name is 'baseline_cnn'"):
-        benchmark_stages.compile_programs(
-            mnist.get_config("baseline,quick"), (28, 28, 1), 10
-        )
+        benchmark_stages.compile_programs(problem)

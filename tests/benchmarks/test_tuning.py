@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from capsjax.benchmarks import tuning as tune_routing
+from capsjax.benchmarks.routing import BOTH, Combination
 from capsjax.errors import UserError
 from kernels import gpu
 from kernels.routing.dynamic.mosaic_gpu.config import (
@@ -19,13 +20,9 @@ PROBLEM = Problem(512, 1152, 8, 10, 16, "float32")
 
 def made_up_seconds(config: Config) -> float:
     """Fastest are passes with 6 groups, shared, and a last kernel with 2 and 4."""
-    return (
-        abs(config.groups_per_block - 6)
-        + (config.scaled_inputs == "registers")
-        + abs(config.slots - 3)
-        + abs(config.final_chunk - 2)
-        + abs(config.final_row_blocks - 4)
-    )
+    groups, slots, scaled_inputs, *last = dataclasses.astuple(config)
+    passes = abs(groups - 6) + abs(slots - 3) + (scaled_inputs == "registers")
+    return passes + abs(last[0] - 2) + abs(last[1] - 4)
 
 
 def test_the_best_of_passes_and_last_kernel_are_put_together():
@@ -60,4 +57,4 @@ def test_tuning_needs_a_gpu():
     if not gpu.interpreted():
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="Hopper GPU, and there is only a CPU"):
-        tune_routing.tune("mnist", 64, "float32", print)
+        tune_routing.tune(Combination("mnist", 64, "float32", BOTH), print)

@@ -1,45 +1,44 @@
 """The figure of the scaling benchmark, drawn from its rows."""
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator
 
 from capsjax import figures
 from capsjax.benchmarks.scaling import SHARED_CORES
 from capsjax.runs import results
+from capsjax.runs.results import Row
 
 _MEASURED, _IDEAL = "tab:blue", "tab:gray"
 
 
-def scaling(rows: Sequence[dict[str, str]]) -> Figure:
+def scaling(rows: Sequence[Row]) -> Figure:
     """Images per second (left) and efficiency (right) against the number of devices.
 
-    The bars reach from the slowest call to the fastest. Devices that are made of one
-    CPU have a line more: no speed-up, which is what their shared cores allow.
+    The bars reach from the slowest call to the fastest. For virtual devices of one CPU
+    there is another line: no speed-up, which is what their shared cores allow.
 
     Args:
-        rows: of one measurement.
+        rows: rows of one measurement.
     """
     rows = sorted(rows, key=lambda row: int(row["devices"]))
-    first = rows[0]
-    on_cpu = first["device"] == "cpu"
+    on_cpu = rows[0]["device"] == "cpu"
     devices = [int(row["devices"]) for row in rows]
-    speeds, slowest, fastest = (
-        [int(row["batch_size"]) / float(row[column]) for row in rows]
-        for column in ("median_s", "max_s", "min_s")
-    )
-    times_fewest = [count / devices[0] for count in devices]
+    efficiency = [100 * row.number("efficiency") for row in rows]
+    times = [[row.number(c) for c in ("median_s", "max_s", "min_s")] for row in rows]
+    batch_sizes = np.array([[int(row["batch_size"])] for row in rows])
+    speeds, slowest, fastest = (batch_sizes / times).T
+    times_fewest = np.array(devices) / devices[0]
+    proportional = speeds[0] * times_fewest
+
     figure, (left, right) = figures.subplots(1, 2, figsize=(10, 4.6), sharex=True)
-    figure.suptitle("\n".join(_title(first, on_cpu)), fontsize=11)
-    left.errorbar(
+    figure.suptitle(_title(rows[0]), fontsize=11)
+    measured = left.errorbar(
         devices,
         speeds,
-        yerr=[
-            [speed - low for speed, low in zip(speeds, slowest, strict=True)],
-            [high - speed for speed, high in zip(speeds, fastest, strict=True)],
-        ],
+        yerr=[speeds - slowest, fastest - speeds],
         label="measured: median, slowest to fastest step",
         color=_MEASURED,
         marker="o",
@@ -47,32 +46,27 @@ def scaling(rows: Sequence[dict[str, str]]) -> Figure:
         capsize=3,
         zorder=3,
     )
-    right.plot(
-        devices,
-        [100 * float(row["efficiency"]) for row in rows],
-        "o-",
-        color=_MEASURED,
-        zorder=3,
-    )
+    right.plot(devices, efficiency, "o-", color=_MEASURED, zorder=3)
     ideal = {"color": _IDEAL, "linestyle": "--"}
-    proportional = [speeds[0] * times for times in times_fewest]
-    left.plot(devices, proportional, label="ideal: each device adds as much", **ideal)
+    lines = left.plot(
+        devices, proportional, label="ideal: each device adds as much", **ideal
+    )
     right.axhline(100, **ideal)
     if on_cpu:
         free = {"color": _IDEAL, "linestyle": ":"}
-        left.plot(
+        lines += left.plot(
             devices,
-            [speeds[0] for _ in devices],
+            np.full_like(speeds, speeds[0]),
             label="shared cores: no speed-up",
             **free,
         )
-        right.plot(devices, [100 / times for times in times_fewest], **free)
+        right.plot(devices, 100 / times_fewest, **free)
     left.set(ylabel="images per second", title="Speed of training")
     left.set_yscale("log", base=2)
     # Whole powers of two, so that there are two ticks at least.
     left.set_ylim(
-        2 ** math.floor(math.log2(min(slowest) / 1.1)),
-        2 ** math.ceil(math.log2(max(*fastest, *proportional) * 1.1)),
+        2 ** np.floor(np.log2(min(slowest) / 1.1)),
+        2 ** np.ceil(np.log2(max(*fastest, *proportional) * 1.1)),
     )
     left.yaxis.set_major_locator(LogLocator(base=2, numticks=20))
     left.yaxis.set_major_formatter("{x:,.7g}")
@@ -82,30 +76,22 @@ def scaling(rows: Sequence[dict[str, str]]) -> Figure:
     left.set_xlim(devices[0] / 1.15, devices[-1] * 1.15)
     for axes in (left, right):
         axes.set_xlabel("devices")
-        axes.set_xticks(devices, [str(count) for count in devices])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(devices, devices)
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(  # What was measured, which comes last, first.
-        [handles[-1], *handles[:-1]],
-        [labels[-1], *labels[:-1]],
-        loc="outside lower center",
-        ncols=3,
-        fontsize=9,
+    figure.legend(
+        handles=[measured, *lines], loc="outside lower center", ncols=3, fontsize=9
     )
     return figure
 
 
-def _title(row: dict[str, str], on_cpu: bool) -> list[str]:
-    batch = int(row["batch_size"])
+def _title(row: Row) -> str:
+    batch, sharers = int(row["batch_size"]), "all devices together"
     if row["scaling"] == "weak":
-        batch_size = f"{batch // int(row['devices'])} images for each device"
-    else:
-        batch_size = f"{batch} images for all devices together"
-    lines = [
+        batch, sharers = batch // int(row["devices"]), "each device"
+    title = (
         f"{row['scaling'].capitalize()} scaling of the train step on "
-        f"{results.device_name(row)}",
-        f"{row['model']}, {row['dtype']}, {row['parallelism']}, batch of {batch_size}",
-    ]
-    return [*lines, SHARED_CORES] if on_cpu else lines
+        f"{results.device_name(row)}\n{row['model']}, {row['dtype']}, "
+        f"{row['parallelism']}, batch of {batch} images for {sharers}"
+    )
+    return f"{title}\n{SHARED_CORES}" if row["device"] == "cpu" else title

@@ -1,8 +1,8 @@
-"""What the compiler makes of the routing op on an H200, found out without one.
+"""The routing op as compiled for an H200, without one.
 
 python -m kernels.routing.dynamic.compile_check WORKLOAD BATCH DTYPE
 
-prints one line of JSON. It has to be started with the variables of
+prints one line of JSON. It must be started with the variables of
 `kernels.tools.ahead_of_time.environment`, by a Python that has the packages to compile
 with; `check` does so.
 """
@@ -24,20 +24,17 @@ from kernels.routing.dynamic.workloads import WORKLOADS, Workload
 from kernels.tools import ahead_of_time
 from kernels.tools.ahead_of_time import Kernel, largest
 
-# The fused implementation and what it is compared with.
-FUSED, TEXTBOOK = "mosaic_gpu", "reference"
 CUSTOM_CALL = 'custom_call_target="mosaic_gpu_v2"'
 
 _ROOT = pathlib.Path(__file__).parents[3]
-_TAIL_LINES = 15
 
 
 class Program(NamedTuple):
-    """A compiled program.
+    """Costs of a compiled program.
 
     Attributes:
         temp_bytes: XLA's temporaries in the device's memory.
-        custom_calls: how many fused kernels it runs.
+        custom_calls: number of fused kernels that it runs.
         compile_s: seconds of tracing and compiling.
     """
 
@@ -47,31 +44,22 @@ class Program(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """An implementation's programs.
-
-    Attributes:
-        forward: the poses.
-        both: the poses and the gradients of inputs, weights and bias.
-    """
+    """Programs for the poses, and for both the poses and all gradients."""
 
     forward: Program
     both: Program
 
 
 class Check(NamedTuple):
-    """What was found about a workload.
+    """The results for a workload.
 
     Attributes:
-        workload: its name.
-        sizes: of the workload.
-        batch: examples.
-        dtype: of the arguments.
-        config: of the fused kernels, as chosen for an H200.
-        kernels: by name; of several with one name, the largest numbers.
+        config: config of the fused kernels, as chosen for an H200.
+        kernels: kernels by name; of several with one name, the largest numbers.
         serialized: whether the assembler made matrix products wait for each other.
         fused: programs of the fused implementation.
         textbook: programs of the reference.
-        jax: the version that compiled them.
+        jax: the version of JAX that compiled them.
     """
 
     workload: str
@@ -89,34 +77,35 @@ class Check(NamedTuple):
 def check(
     workload: str, batch: int, dtype: str, *, python: str = sys.executable
 ) -> Check:
-    """Compiles a workload's programs in another process.
+    """Compiles a named workload's programs in another process.
 
-    Args:
-        workload: a name from `WORKLOADS`.
-        batch: examples.
-        dtype: of the arguments.
-        python: an interpreter with the packages to compile with.
+    ``python`` is an interpreter with the packages to compile with.
 
     Raises:
-        RuntimeError: it failed; with the end of what it said.
+        RuntimeError: the process failed; with the end of its error output.
     """
     found = run_child(python, __name__, workload, str(batch), dtype)
-    return _from_json(found)
+    found["sizes"] = Workload(**found["sizes"])
+    found["kernels"] = {name: Kernel(**x) for name, x in found["kernels"].items()}
+    for name in ("fused", "textbook"):
+        programs = {key: Program(**x) for key, x in found[name].items()}
+        found[name] = Programs(**programs)
+    return Check(**found)
 
 
 def has_compiler(python: str) -> bool:
-    """Whether an interpreter has the packages to compile with."""
+    """Returns whether an interpreter has the packages to compile with."""
     command = [python, "-c", "import jax_cuda13_plugin, jaxtyping"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def run_child(python: str, module: str, *arguments: str) -> Any:
-    """The JSON on the last line of what ``python -m module arguments`` prints.
+    """The JSON on the last line of the output of ``python -m module arguments``.
 
-    It starts with the variables that compiling ahead of time needs, in this checkout.
+    Runs in this checkout, with the variables that compiling ahead of time needs.
 
     Raises:
-        RuntimeError: it failed; with the end of what it said.
+        RuntimeError: the process failed; with the end of its error output.
     """
     process = subprocess.run(
         [python, "-m", module, *arguments],
@@ -127,27 +116,26 @@ def run_child(python: str, module: str, *arguments: str) -> Any:
         check=False,
     )
     if process.returncode != 0:
-        tail = "\n".join(process.stderr.strip().splitlines()[-_TAIL_LINES:])
+        tail = "\n".join(process.stderr.strip().splitlines()[-15:])
         raise RuntimeError(
             f"{module} {' '.join(arguments)} exited with {process.returncode}:\n{tail}"
         )
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def to_json(found: Check) -> dict[str, Any]:
-    """What the other process prints."""
-    return found._asdict() | {
-        "sizes": found.sizes._asdict(),
-        "kernels": {name: x._asdict() for name, x in found.kernels.items()},
-        "fused": {name: x._asdict() for name, x in found.fused._asdict().items()},
-        "textbook": {name: x._asdict() for name, x in found.textbook._asdict().items()},
-    }
+def to_json(found: Any) -> Any:
+    """Named tuples as dictionaries, at any depth."""
+    if hasattr(found, "_asdict"):
+        found = found._asdict()
+    if isinstance(found, dict):
+        return {name: to_json(x) for name, x in found.items()}
+    return found
 
 
 def _compile(workload: str, batch: int, dtype: str) -> Check:
-    """What `check` returns, in this process."""
+    """Returns the result of `check`, in this process."""
     sizes = WORKLOADS[workload]
-    I, P, J, Q, leaky, num_iterations = sizes
+    I, P, J, Q, *_ = sizes
     inputs, weights, bias, gradient = (
         jax.ShapeDtypeStruct(shape, dtype)
         for shape in [(batch, I, P), (I, J, Q, P), (J, Q), (batch, J, Q)]
@@ -158,17 +146,14 @@ def _compile(workload: str, batch: int, dtype: str) -> Check:
 
     def compile_programs(implementation: str) -> Programs:
         forward = functools.partial(
-            route,
-            num_iterations=num_iterations,
-            leaky=leaky,
-            implementation=implementation,
+            route, **sizes.options, implementation=implementation
         )
 
         def both(gradient, *arguments):
             poses, pullback = jax.vjp(forward, *arguments)
             return poses, pullback(gradient)
 
-        # Of equal kernels in one process the assembler reports on the first only: the
+        # The assembler reports only the first of equal kernels in one process, so the
         # program that has all of them comes first.
         return Programs(
             both=compile_program(both, gradient, inputs, weights, bias),
@@ -193,26 +178,11 @@ def _compile(workload: str, batch: int, dtype: str) -> Check:
         batch=batch,
         dtype=dtype,
         config=dataclasses.asdict(config),
-        fused=compile_programs(FUSED),
-        textbook=compile_programs(TEXTBOOK),
+        fused=compile_programs("mosaic_gpu"),
+        textbook=compile_programs("reference"),
         kernels=kernels,
         serialized=serialized,
         jax=jax.__version__,
-    )
-
-
-def _from_json(found: dict[str, Any]) -> Check:
-    def programs(of: dict[str, Any]) -> Programs:
-        return Programs(**{name: Program(**x) for name, x in of.items()})
-
-    return Check(
-        **found
-        | {
-            "sizes": Workload(**found["sizes"]),
-            "kernels": {name: Kernel(**x) for name, x in found["kernels"].items()},
-            "fused": programs(found["fused"]),
-            "textbook": programs(found["textbook"]),
-        }
     )
 
 

@@ -1,8 +1,7 @@
 """Named sizes of the routing op, shared by its tests, its tuner and its benchmark."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float
 
 
 class Workload(NamedTuple):
-    """The op's sizes, but for the batch, and its options.
+    """The op's sizes, except the batch's, and its options.
 
     Attributes:
         I: input capsules.
@@ -29,14 +28,19 @@ class Workload(NamedTuple):
     leaky: bool = False
     num_iterations: int = 3
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `kernels.routing.route`."""
+        return {"leaky": self.leaky, "num_iterations": self.num_iterations}
+
     def arguments(
         self, batch_size: int, dtype: DTypeLike, seed: int = 0
     ) -> tuple[Float[Array, "B I P"], Float[Array, "I J Q P"], Float[Array, "J Q"]]:
-        """Inputs, weights and bias as large as in a network that has learned something.
+        """Inputs, weights and bias as large as in a trained network.
 
-        The inputs are shorter than 1, as squashed capsules are. The weights are such
-        that the total inputs of the first iteration have lengths around 1, so that the
-        coupling coefficients move.
+        Like squashed capsules, the inputs are shorter than 1. The weights give the
+        total inputs of the first iteration lengths around 1, so that the coupling
+        coefficients change.
         """
         rng = np.random.default_rng(seed)
         u = rng.normal(size=(batch_size, self.I, self.P))
@@ -48,16 +52,14 @@ class Workload(NamedTuple):
 
 
 # The networks are those of experiments/configs and of the paper's sections 5 to 7.
-WORKLOADS: Mapping[str, Workload] = MappingProxyType(
-    {
-        "mnist": Workload(I=6 * 6 * 32, P=8, J=10, Q=16),
-        "multimnist": Workload(I=10 * 10 * 32, P=8, J=10, Q=16),
-        "affnist": Workload(I=12 * 12 * 32, P=8, J=10, Q=16),
-        "smallnorb": Workload(I=8 * 8 * 32, P=8, J=5, Q=16),
-        "cifar10": Workload(I=12 * 12 * 64, P=8, J=10, Q=16, leaky=True),
-        "classes100": Workload(I=6 * 6 * 32, P=8, J=100, Q=16),
-        "wide": Workload(I=6 * 6 * 32, P=8, J=10, Q=32),
-        "digits": Workload(I=4 * 4 * 16, P=8, J=10, Q=16),
-        "odd": Workload(I=77, P=5, J=7, Q=6, num_iterations=2),
-    }
-)
+WORKLOADS: Mapping[str, Workload] = {
+    "mnist": Workload(I=6 * 6 * 32, P=8, J=10, Q=16),
+    "multimnist": Workload(I=10 * 10 * 32, P=8, J=10, Q=16),
+    "affnist": Workload(I=12 * 12 * 32, P=8, J=10, Q=16),
+    "smallnorb": Workload(I=8 * 8 * 32, P=8, J=5, Q=16),
+    "cifar10": Workload(I=12 * 12 * 64, P=8, J=10, Q=16, leaky=True),
+    "classes100": Workload(I=6 * 6 * 32, P=8, J=100, Q=16),
+    "wide": Workload(I=6 * 6 * 32, P=8, J=10, Q=32),
+    "digits": Workload(I=4 * 4 * 16, P=8, J=10, Q=16),
+    "odd": Workload(I=77, P=5, J=7, Q=6, num_iterations=2),
+}
