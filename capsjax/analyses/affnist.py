@@ -37,18 +37,18 @@ Train = Callable[[Mapping[str, float]], Mapping[str, RunFolder]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """A model, and what it made of the two sets of test images.
+    """A model, and its results on the two sets of test images.
 
     Attributes:
         name: `CAPSNET` or `CNN`.
-        folder: its run's.
-        target: validation accuracy at which it was to stop.
-        validation: the accuracy at which it did.
-        step: at which it did.
-        clean: of the digits as trained on.
-        affnist: of the transformed digits.
-        clean_right: bool, of each of the former.
-        affnist_right: bool, of each of the latter.
+        folder: folder of its run.
+        target: validation accuracy to stop at.
+        validation: validation accuracy at which it stopped.
+        step: training step at which it stopped.
+        clean: accuracy on the digits as trained on.
+        affnist: accuracy on the transformed digits.
+        clean_right: bool, whether each digit as trained on was recognised.
+        affnist_right: bool, whether each transformed digit was.
     """
 
     name: str
@@ -66,7 +66,7 @@ def train_to_same_accuracy(train: Train, target: float) -> dict[str, RunFolder]:
     """Trains both models until they are equally good, or as good as both can be.
 
     Args:
-        train: see `Train`. What it has trained before, it need not train again.
+        train: see `Train`. It need not repeat a training.
         target: validation accuracy to stop at.
 
     Returns:
@@ -75,12 +75,8 @@ def train_to_same_accuracy(train: Train, target: float) -> dict[str, RunFolder]:
     folders = dict(train({CAPSNET: target, CNN: target}))
     best = {name: best_accuracy(folder) for name, folder in folders.items()}
     common = min(target, *best.values())
-    again = {
-        name: common
-        for name, folder in folders.items()
-        # A model that got no further than this has its best checkpoint there.
-        if common < target and best[name] > common
-    }
+    # A model that got no further than this has its best checkpoint there.
+    again = {name: common for name in best if best[name] > common < target}
     return folders | dict(train(again)) if again else folders
 
 
@@ -104,20 +100,20 @@ def test(
     assert model.best_accuracy is not None  # It is the best one.
     total = len(clean.test) + len(transformed.images)
     with Progress(f"testing the {name}", total, unit="images") as progress:
-        rights = [
+        clean_right, affnist_right = (
             is_right(evaluate(model, part, progress.advance).predictions, part.labels)
             for part in (clean.test, transformed.images)
-        ]
+        )
     return Outcome(
         name=name,
         folder=folder,
         target=model.config.stop_at_validation_accuracy,
         validation=model.best_accuracy,
         step=model.step,
-        clean=intervals.accuracy(rights[0]),
-        affnist=intervals.accuracy(rights[1], transformed.originals),
-        clean_right=rights[0],
-        affnist_right=rights[1],
+        clean=intervals.accuracy(clean_right),
+        affnist=intervals.accuracy(affnist_right, transformed.originals),
+        clean_right=clean_right,
+        affnist_right=affnist_right,
     )
 
 
@@ -173,15 +169,14 @@ def table(outcomes: Sequence[Outcome], transformed: Transformed) -> str:
     gap = intervals.difference(
         first.affnist_right, second.affnist_right, transformed.originals
     )
-    notes = [
+    value, low, high = (100 * number for number in gap)
+    return (
+        f"{results.markdown_table(header, lines, numeric=header[1:])}\n\n"
         f"On affNIST the {first.name}'s accuracy less the {second.name}'s is "
-        f"{100 * gap.value:+.2f} percentage points ({100 * gap.low:+.2f} to "
-        f"{100 * gap.high:+.2f}); +13 in the paper.",
-        f"Tested on {transformed.provenance}. Intervals: 95 %, over the test digits; "
-        "they do not hold the spread over training seeds.",
-    ]
-    table = results.markdown_table(header, lines, numeric=header[1:])
-    return "\n\n".join([table, *notes]) + "\n"
+        f"{value:+.2f} percentage points ({low:+.2f} to {high:+.2f}); +13 in the paper."
+        f"\n\nTested on {transformed.provenance}. Intervals: 95 %, over the test "
+        "digits; they do not hold the spread over training seeds.\n"
+    )
 
 
 def in_percent(interval: Interval) -> str:
@@ -191,13 +186,11 @@ def in_percent(interval: Interval) -> str:
 
 
 def write(
-    workdir: pathlib.Path,
-    outcomes: Sequence[Outcome],
-    transformed: Transformed,
+    workdir: pathlib.Path, outcomes: Sequence[Outcome], transformed: Transformed
 ) -> str:
     """Writes ``affnist.csv`` and ``affnist.md`` into a folder; returns the table.
 
-    Also ``captions.json``, for a report, with that of ``affnist.png``.
+    Also ``captions.json`` with the caption of ``affnist.png``, for a report.
     """
     text = table(outcomes, transformed)
     results.write(workdir / "affnist.csv", rows(outcomes, transformed))

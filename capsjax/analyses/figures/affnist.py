@@ -22,7 +22,8 @@ def comparison(outcomes: Sequence[Outcome], transformed: Transformed) -> Figure:
         transformed: the images of affNIST.
     """
     figure = figures.new(figsize=(12, 7))
-    upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2))
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2))
+    upper, lower = parts[:, 0]
     axes = upper.subplots()
     sides = ((-0.08, -9, "right"), (0.08, 9, "left"))
     for outcome, colour, (aside, offset, align) in zip(

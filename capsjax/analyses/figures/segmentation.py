@@ -56,8 +56,10 @@ def segmentations(
         "L: the classes of the image; R: the classes drawn, in red and in green"
     )
     height_ratios = [1 + len(rows) for _, _, rows in blocks]
-    parts = figure.subfigures(len(blocks), 1, height_ratios=height_ratios)
-    for part, (title, pairs, rows) in zip(parts, blocks, strict=True):
+    parts = figure.subfigures(
+        len(blocks), 1, squeeze=False, height_ratios=height_ratios
+    )
+    for part, (title, pairs, rows) in zip(parts[:, 0], blocks, strict=True):
         part.suptitle(title, fontsize=12, fontweight="bold")
         _draw_block(part, data, pairs, rows, reconstruct)
     return figure
