@@ -63,11 +63,7 @@ class Outcome:
 
 
 def train_to_same_accuracy(train: Train, target: float) -> dict[str, RunFolder]:
-    """Trains both models until they are equally good, or as good as both can be.
-
-    Args:
-        train: see `Train`. It need not repeat a training.
-        target: validation accuracy to stop at.
+    """Trains both models to a validation accuracy, or to the best that both reach.
 
     Returns:
         The run of each model. Its best checkpoint is the one to compare.

@@ -75,8 +75,8 @@ def write(
         output: folder of the files.
         cells: lines of the table.
         seeds: number of runs that each cell should have.
-        images: images that the runs train on, "mnist" or others in their place.
-        scale: scale of the runs.
+        images: training images, "mnist" or others in their place.
+        scale: scale of the runs, "paper" or a smaller one.
 
     Returns:
         The table: a line for each cell, with steps and seeds, ours beside the paper's.

@@ -36,10 +36,6 @@ def make_perturbations(graphdef: nnx.GraphDef, config: Config) -> Perturbations:
 
     and returns float32 [Q, D, H, W, C] in [0, 1], in the size that the model sees.
 
-    Args:
-        graphdef: structure of a model with a decoder.
-        config: config of its run.
-
     Raises:
         UserError: the model has no decoder.
 

@@ -68,12 +68,7 @@ def _check_words(flag: str, words: Sequence[str], pattern: str, wanted: str) -> 
 
 
 def check(config: Config, words: Sequence[str], cells: Sequence[Cell]) -> None:
-    """Checks a config before the first training.
-
-    Args:
-        config: config that the sweep's runs start from.
-        words: ``--config`` and the flags that change its fields.
-        cells: cells of the sweep.
+    """Checks a sweep's config, and the ``words`` of its flags, before any training.
 
     Raises:
         UserError: the config has an invalid value, no routing iterations, or no decoder
@@ -100,13 +95,9 @@ def check(config: Config, words: Sequence[str], cells: Sequence[Cell]) -> None:
 def runs(
     config: Config, cells: Sequence[Cell], seeds: int, words: Sequence[str]
 ) -> list[Run]:
-    """The trainings: all cells with the first seed, then with the next.
+    """The trainings: all cells with seed 0, then with the next of as many seeds.
 
-    Args:
-        config: config that the sweep's runs start from.
-        cells: cells of the sweep.
-        seeds: number of seeds, which count from 0.
-        words: flags of experiments.train for all of them, each one word.
+    ``words`` are the flags of experiments.train that all of them share.
     """
     made = []
     for seed, cell in itertools.product(range(seeds), cells):
@@ -140,13 +131,7 @@ def rows(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> list[Row]:
 def table(
     rows: Sequence[Row], cells: Sequence[Cell], seeds: int
 ) -> tuple[list[Row], str]:
-    """A line for each cell, also for those without any run, as rows and as Markdown.
-
-    Args:
-        rows: rows of the runs, from `rows`.
-        cells: cells of the sweep.
-        seeds: number of runs that each cell should have.
-    """
+    """A line for each cell, even without runs, as rows and as Markdown."""
     found, lines = [], []
     for cell in cells:
         members = [row for row in rows if _cell(row) == cell]
@@ -198,16 +183,11 @@ def _notes(rows: Sequence[Row], total: int) -> list[str]:
 
 
 def write(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> str:
-    """Writes rows, table, figures and their captions to the sweep's folder.
+    """Writes rows, table, figures and their captions to the folder of the runs.
 
     The files are ``sweep.csv``, ``sweep_table.csv``, ``sweep.md``, ``captions.json``
     and, if runs have ended, ``sweep_error.png``, ``sweep_loss.png`` and
     ``sweep_logits.png``.
-
-    Args:
-        workdir: folder of the runs' folders.
-        cells: cells of the sweep.
-        seeds: number of seeds.
 
     Returns:
         The table as Markdown.

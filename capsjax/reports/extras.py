@@ -1,4 +1,4 @@
-"""Figures, tables and texts that lie in a folder beside its runs, for a report."""
+"""Figures, tables and texts in a folder beside its runs, for a report."""
 
 import json
 import pathlib
@@ -10,15 +10,14 @@ from capsjax.reports.document import Picture, is_report, preformatted, table
 
 _MAX_ROWS = 100
 
-# A picture, a line of text, or a caption and the Markdown that it unfolds.
+# A picture, a line of text, or a caption and Markdown that it unfolds.
 Extra = Picture | str | tuple[str, Markup]
 
 
 def read(folder: pathlib.Path) -> tuple[list[Extra], list[str]]:
     """The PNG, CSV and Markdown files that lie directly in a folder.
 
-    Captions are the files' names, or come from ``captions.json``, an object of captions
-    by file names.
+    Captions are the files' names, or come from ``captions.json``.
 
     Returns:
         Pieces of the report, and notes on the files that cannot be shown.
@@ -28,12 +27,9 @@ def read(folder: pathlib.Path) -> tuple[list[Extra], list[str]]:
     captions = {}
     path = folder / "captions.json"
     try:
-        if path.exists():
-            captions = dict(json.loads(path.read_text()))
+        captions = dict(json.loads(path.read_text())) if path.exists() else {}
     except (OSError, TypeError, ValueError) as error:
-        notes.append(
-            f'{path.name} is not of the form {{"file.png": "caption"}}: {error}'
-        )
+        notes.append(f'{path.name} is not {{"file.png": "caption", ...}}: {error}')
     for suffix, reader in {".png": _picture, ".csv": _table, ".md": _text}.items():
         for path in sorted(folder.glob(f"*{suffix}")):
             try:
@@ -57,5 +53,5 @@ def _table(path: pathlib.Path, caption: str) -> list[Extra]:
 
 def _text(path: pathlib.Path, caption: str) -> list[Extra]:
     content = path.read_text()
-    # A report on an earlier day is not shown.
+    # An earlier report is not shown.
     return [] if is_report(content) else [(caption, preformatted(content))]

@@ -65,11 +65,7 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
 
 
 def final_errors(groups: Sequence[Group]) -> Figure:
-    """The test error of each group: dots are runs, the bar is mean ± std.
-
-    Args:
-        groups: those with a run that has ended are drawn.
-    """
+    """Test errors of groups with ended runs: dots are runs, bars are mean ± std."""
     colors = _colors(len(groups))  # As in the curves.
     drawn = [pair for pair in zip(groups, colors, strict=True) if pair[0].ended]
     names = [_name(group) for group, _ in drawn]

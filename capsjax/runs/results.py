@@ -38,9 +38,8 @@ class Row(dict[str, str]):
 def row(env: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
     """A row that begins with its provenance and ends with the command.
 
-    Args:
-        env: process that measured, from `capsjax.runs.provenance.environment`.
-        measured: values by column; they replace the provenance of the same name.
+    ``env`` comes from `capsjax.runs.provenance.environment`; measured values replace
+    the provenance of the same name.
     """
     known = {name: env[name] for name in _PROVENANCE} | {"jax": env["versions"]["jax"]}
     known |= {**measured, "command": portable(env["command"])}
@@ -182,13 +181,9 @@ def markdown_table(
     numeric: Collection[str] = (),
     style: str = "pipe",
 ) -> str:
-    """A Markdown table.
+    """A Markdown table, or one in another style of tabulate.
 
-    Args:
-        header: names of the columns.
-        rows: cells of each row.
-        numeric: names of the columns to align at the right.
-        style: name of a format of tabulate.
+    The ``numeric`` columns, by name, are aligned at the right.
     """
     align = ["right" if name in numeric else "left" for name in header]
     return tabulate(rows, header, style, disable_numparse=True, colalign=align)

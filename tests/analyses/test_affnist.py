@@ -118,7 +118,9 @@ def test_the_figure_shows_both_models_and_the_papers_numbers(tmp_path):
         "CapsNet, 400 steps",
         "CapsNet, the paper",
     ]
-    heights = {round(float(np.asarray(line.get_ydata())[0]), 1) for line in axes.lines}
+    heights = {
+        round(float(y), 1) for line in axes.lines for y in np.asarray(line.get_ydata())
+    }
     assert {79.0, 66.0, 75.0, 50.0, 90.0} <= heights
     # 15 images are recognised by the CapsNet alone, none by the CNN alone.
     shown = [bool(grid.images) for grid in figure.subfigs[1].axes]

@@ -1,10 +1,12 @@
 """Rows of committed results and the table made from them."""
 
 import csv
+import json
 import shutil
 
 import pytest
 
+from capsjax import fields
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
@@ -44,15 +46,21 @@ RESULT = {
 }
 
 
-def made_run(path, seed=0, error=1.0) -> RunFolder:
+def made_run(
+    path, seed=0, error=1.0, *, steps=10, decoder=True, rows=(), env=None, **changes
+) -> RunFolder:
+    """The folder of a run that has ended, made without any training."""
     folder = RunFolder(path)
     config = Config()
-    config.seed = seed
+    fields.update(config, {"seed": seed} | changes)
+    if not decoder:
+        config.model = config.model.without_decoder()
     with folder.open(config, resume=False):
         pass
     command = [*COMMAND, f"--config.seed={seed}"]
-    folder.record_env(ENV | {"command": command}, resumed_at=None)
-    write_json(folder.result, RESULT | {"test_error_percent": error})
+    folder.record_env(ENV | {"command": command} | (env or {}), resumed_at=None)
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json(folder.result, RESULT | {"test_error_percent": error, "steps": steps})
     return folder
 
 

@@ -15,12 +15,7 @@ _COLOURS = ("tab:blue", "tab:orange")
 
 
 def comparison(outcomes: Sequence[Outcome], transformed: Transformed) -> Figure:
-    """Accuracies of both models with their intervals, the paper's, and some images.
-
-    Args:
-        outcomes: outcomes of the two models.
-        transformed: the images of affNIST.
-    """
+    """Accuracies of both models with their intervals, the paper's, and some images."""
     figure = figures.new(figsize=(12, 7))
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2))
     upper, lower = parts[:, 0]

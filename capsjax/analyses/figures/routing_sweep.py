@@ -23,12 +23,8 @@ _SMOOTHED_PART = 0.03
 def errors(rows: Sequence[Mapping[str, str]]) -> Figure:
     """Test error against routing iterations, a line with and one without a decoder.
 
-    The bars are a standard deviation over the seeds to either side; each seed is a
-    faint dot.
-
-    Args:
-        rows: rows of runs that have ended, from
-            `capsjax.analyses.routing_sweep.rows`.
+    The bars are a standard deviation over the seeds to either side; each seed, a row of
+    a run that has ended, is a faint dot.
     """
     figure, axes = figures.subplots(figsize=(7, 4.8))
     runs = pd.DataFrame(
@@ -79,10 +75,7 @@ def losses(runs: Mapping[tuple[int, bool], Sequence[Sequence[dict]]]) -> Figure:
 
     There is a panel with and one without a decoder, whose loss the margin loss leaves
     out. The lines are means over the seeds, smoothed; behind them, faint, unsmoothed.
-
-    Args:
-        runs: rows of metrics of each seed, by routing iterations and whether there is a
-            decoder.
+    ``runs`` are the metrics of each seed, by iterations and whether there is a decoder.
     """
     settings = sorted({setting for _, setting in runs})
     figure, panels = figures.subplots(
@@ -120,10 +113,7 @@ def logits(rows: Sequence[dict]) -> Figure:
     The upper panels show the steps of training: how much each iteration changes the
     logits, and the entropy of the coupling coefficients that it used. The lower ones
     show that change at the end of training against the iteration, on a linear and on a
-    logarithmic scale.
-
-    Args:
-        rows: rows of a run's metrics, some of them of the split ``"routing"``.
+    logarithmic scale. Some of the ``rows`` of metrics have the split ``"routing"``.
 
     References:
         Sabour, Frosst and Hinton 2017, appendix A, figure A.1.

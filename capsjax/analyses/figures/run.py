@@ -22,13 +22,7 @@ _MAX_ERRORS = 48
 
 
 def write_all(folder: RunFolder, data: Dataset, trained: TrainingResult) -> None:
-    """Writes all figures of a run that has ended into its ``plots`` folder.
-
-    Args:
-        folder: folder of the run; its metrics are read.
-        data: data set of the run; its test images are shown.
-        trained: result of the training.
-    """
+    """Writes all figures of a run that has ended into its ``plots`` folder."""
     folder.plots.mkdir(exist_ok=True)
     figures.save(
         learning_curves(read_metrics(folder.metrics)), folder.plots / "curves.png"
@@ -144,7 +138,7 @@ def gallery(
 
     Args:
         title: title of the figure.
-        rows: images [N, H, W, C] of each row, by its name; the same N everywhere.
+        rows: images [N, H, W, C] by the names of their rows.
         labels: int [N].
         predictions: int [N].
         class_names: names of the classes.
