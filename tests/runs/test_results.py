@@ -15,12 +15,8 @@ from tests.launching import ROOT
 from tests.tables import committed_columns, unpadded
 
 COMMAND = [
-    "python",
-    "-m",
-    "experiments.train",
-    "--config=mnist.py",
-    "--workdir=/home/me/run",
-    "--data_dir=/home/me/data",
+    *("python", "-m", "experiments.train", "--config=mnist.py"),
+    *("--workdir=/home/me/run", "--data_dir=/home/me/data"),
 ]
 ENV = {
     "commit": "abc",
@@ -67,9 +63,12 @@ def made_run(
 def test_a_row_has_provenance_and_no_paths(tmp_path):
     row = results.training_row(made_run(tmp_path / "run"))
     assert row.keys() >= committed_columns("training.csv")
-    assert row["jax"] == "1"
-    assert row["train_examples_seen"] == "1280"
-    assert row["best_validation_accuracy"] == ""
+    expected = {
+        "jax": "1",
+        "train_examples_seen": "1280",
+        "best_validation_accuracy": "",
+    }
+    assert row.items() >= expected.items()
     assert row["command"] == (
         "python -m experiments.train --config=mnist.py --workdir=DIR --data_dir=DIR "
         "--config.seed=0"
@@ -144,9 +143,9 @@ def test_the_table_takes_seeds_together(tmp_path):
     header, _, *lines = unpadded(results.training_table(rows)).splitlines()
     assert "seeds" in header
     (line,) = lines
-    assert "| 0, 1, 2 |" in line
-    assert "2.00 ± 1.000 (1.00, 2.00, 3.00)" in line
-    assert "2 cores of a cpu" in line
+    errors = "2.00 ± 1.000 (1.00, 2.00, 3.00)"
+    for words in ("| 0, 1, 2 |", errors, "2 cores of a cpu"):
+        assert words in line
 
 
 def test_a_run_that_has_not_ended_is_refused(tmp_path):
