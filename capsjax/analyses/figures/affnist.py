@@ -24,43 +24,23 @@ def comparison(outcomes: Sequence[Outcome], transformed: Transformed) -> Figure:
     for outcome, colour, (aside, offset, align) in zip(
         outcomes, _COLOURS, sides, strict=True
     ):
-        found = 100 * np.array([outcome.clean, outcome.affnist])
-        values, low, high = found.T
+        name = outcome.name
+        values, low, high = 100 * np.array([outcome.clean, outcome.affnist]).T
         at = np.arange(2) + aside
-        axes.errorbar(
-            at,
-            values,
-            [values - low, high - values],
-            fmt="o",
-            color=colour,
-            capsize=4,
-            label=f"{outcome.name}, {outcome.step:,} steps",
-        )
-        axes.plot(
-            at,
-            100 * np.array(PAPER_ACCURACY[outcome.name]),
-            "D",
-            color="none",
-            markeredgecolor=colour,
-            label=f"{outcome.name}, the paper",
-        )
+        ends, label = [values - low, high - values], f"{name}, {outcome.step:,} steps"
+        axes.errorbar(at, values, ends, fmt="o", color=colour, capsize=4, label=label)
+        paper = 100 * np.array(PAPER_ACCURACY[name])
+        style = {"color": "none", "markeredgecolor": colour}
+        axes.plot(at, paper, "D", label=f"{name}, the paper", **style)
+        text = {"textcoords": "offset points", "ha": align, "va": "center"}
         for point in zip(at, values, strict=True):
-            axes.annotate(
-                f"{point[1]:.1f}",
-                point,
-                (offset, 0),
-                textcoords="offset points",
-                ha=align,
-                va="center",
-            )
-    axes.set_xticks(
-        (0, 1),
-        (
+            axes.annotate(f"{point[1]:.1f}", point, (offset, 0), **text)
+    axes.set(
+        xticks=(0, 1),
+        xticklabels=(
             "expanded MNIST, as in training\n(digits moved)",
             "affNIST\n(digits moved, turned, sheared, scaled)",
         ),
-    )
-    axes.set(
         xlim=(-0.5, 1.5),
         ylabel="test accuracy in %",
         title="Stopped at the same accuracy on digits as trained on: "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,28 +35,18 @@ def errors(rows: Sequence[Mapping[str, str]]) -> Figure:
             "error": [float(row["test_error_percent"]) for row in rows],
         }
     )
+    asides = {False: -_ASIDE, True: _ASIDE} if runs["decoder"].nunique() > 1 else {}
     for decoder in sorted(set(runs["decoder"])):
-        members = runs[runs["decoder"] == decoder]
-        by_iterations = members.groupby("r")["error"]
-        means = by_iterations.mean()
-        aside = _ASIDE if decoder else -_ASIDE
-        aside *= runs["decoder"].nunique() > 1
-        color = _COLORS[decoder]
-        axes.plot(
-            members["r"] + aside, members["error"], "o", color=color, alpha=0.3, ms=4
+        r, error = (
+            runs.loc[runs["decoder"] == decoder, name] for name in ("r", "error")
         )
-        axes.errorbar(
-            means.index + aside,
-            means,
-            yerr=by_iterations.std().fillna(0),
-            label=_LABELS[decoder],
-            color=color,
-            marker="o",
-            elinewidth=1,
-            capsize=3,
-        )
-    ticks = sorted(set(runs["r"]))
-    axes.set_xticks(ticks, list(map(str, ticks)))
+        by_iterations, aside = error.groupby(r), asides.get(decoder, 0.0)
+        means, stds = by_iterations.mean(), by_iterations.std().fillna(0)
+        style: dict[str, Any] = {"color": _COLORS[decoder], "marker": "o"}
+        axes.plot(r + aside, error, linestyle="", alpha=0.3, ms=4, **style)
+        style |= {"label": _LABELS[decoder], "elinewidth": 1, "capsize": 3}
+        axes.errorbar(means.index + aside, means, stds, **style)
+    axes.set_xticks(sorted(set(runs["r"])))
     most = runs.groupby(["decoder", "r"]).size().max()
     seeds = "one seed" if most == 1 else f"mean ± std of up to {most} seeds"
     size = min(int(row["test_examples"]) for row in rows)
@@ -78,23 +69,16 @@ def losses(runs: Mapping[tuple[int, bool], Sequence[Sequence[dict]]]) -> Figure:
     ``runs`` are the metrics of each seed, by iterations and whether there is a decoder.
     """
     settings = sorted({setting for _, setting in runs})
-    figure, panels = figures.subplots(
-        1,
-        len(settings),
-        figsize=(5 * len(settings) + 1, 4.2),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
+    size = (5 * len(settings) + 1, 4.2)
+    options = {"squeeze": False, "sharex": True, "sharey": True}
+    figure, panels = figures.subplots(1, len(settings), figsize=size, **options)
     for setting, axes in zip(settings, panels[0], strict=True):
         shown = fewest_and_about_three([r for r, other in runs if other == setting])
         for r, color in zip(shown, ("tab:green", "tab:purple"), strict=False):
             mean = _mean_over_seeds(runs[r, setting], "margin_loss")
             axes.plot(mean, color=color, alpha=0.25, linewidth=1)
-            smoothed = smooth(mean.to_numpy())
-            axes.plot(
-                mean.index, smoothed, color=color, linewidth=1.5, label=f"r = {r}"
-            )
+            smoothed, label = smooth(mean.to_numpy()), f"r = {r}"
+            axes.plot(mean.index, smoothed, color=color, linewidth=1.5, label=label)
         axes.set_yscale("log", nonpositive="mask")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
@@ -131,25 +115,23 @@ def logits(rows: Sequence[dict]) -> Figure:
         style = {"color": color, "linewidth": 1.3, "marker": "o", "markersize": 3}
         changes.plot(steps, change[f"logit_change_{i}"], label=str(i), **style)
         entropies.plot(steps, routing[f"coupling_entropy_{i}"], **style)
+    change_label = "mean |change| of a logit"
     last = [change[f"logit_change_{i}"].iloc[-1] for i in iterations]
     for axes in (linear, log):
         axes.plot(iterations, last, color="gray", linewidth=1, zorder=1)
         axes.scatter(iterations, last, c=colors, zorder=2)
-        axes.set(xlabel="routing iteration", ylabel="mean |change| of a logit")
+        axes.set(xlabel="routing iteration", ylabel=change_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     linear.set(title=f"Change of the logits after step {steps.iloc[-1]}")
     linear.set_ylim(bottom=0)
     log.set(title="The same on a logarithmic scale")
-    changes.set(
-        title="Change of the logits by each iteration",
-        xlabel="training step",
-        ylabel="mean |change| of a logit",
-    )
+    changes.set(title="Change of the logits by each iteration", ylabel=change_label)
     entropies.set(
         title="Entropy of the coupling coefficients",
-        xlabel="training step",
         ylabel="mean entropy in an iteration, nats",
     )
+    for axes in (changes, entropies):
+        axes.set_xlabel("training step")
     for axes in (changes, log):
         axes.set_yscale("log", nonpositive="mask")
     for axes in panels.flat:

@@ -5,6 +5,7 @@ Images that show two classes have segmentations instead of the last three, see
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -24,17 +25,15 @@ _MAX_ERRORS = 48
 def write_all(folder: RunFolder, data: Dataset, trained: TrainingResult) -> None:
     """Writes all figures of a run that has ended into its ``plots`` folder."""
     folder.plots.mkdir(exist_ok=True)
-    figures.save(
-        learning_curves(read_metrics(folder.metrics)), folder.plots / "curves.png"
-    )
-    for name, figure in _of_test_images(data, trained):
+    for name, figure in _all(folder, data, trained):
         figures.save(figure, folder.plots / f"{name}.png")
 
 
-def _of_test_images(
-    data: Dataset, trained: TrainingResult
+def _all(
+    folder: RunFolder, data: Dataset, trained: TrainingResult
 ) -> Iterator[tuple[str, Figure]]:
-    """Names and figures."""
+    """The names and figures of a run."""
+    yield "curves", learning_curves(read_metrics(folder.metrics))
     predictions, reconstruct = trained.test.predictions, trained.model.reconstruct
     labels = data.test.labels
     if labels.ndim == 2:
@@ -79,11 +78,10 @@ def learning_curves(rows: Sequence[dict]) -> Figure:
         if not found:
             continue
         steps = [row["step"] for row in found]
+        errors = [100 * (1 - row["accuracy"]) for row in found]
         options = {"label": split, "linewidth": 1.2, "markersize": 4}
         loss.plot(steps, [row["loss"] for row in found], style, **options)
-        error.plot(
-            steps, [100 * (1 - row["accuracy"]) for row in found], style, **options
-        )
+        error.plot(steps, errors, style, **options)
     loss.set(title="Loss", xlabel="step", ylabel="loss", yscale="log")
     error.set(title="Classification error", xlabel="step", ylabel="error in %")
     lowest = min((np.min(line.get_ydata()) for line in error.lines), default=0.0)
@@ -114,16 +112,10 @@ def confusion_matrix(
     axes.set(xlabel="prediction", ylabel="label", title="Confusion matrix, test images")
     axes.set_xticks(range(J), class_names, rotation=90 if _long(class_names) else 0)
     axes.set_yticks(range(J), class_names)
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
     for row, column in np.argwhere(counts) if J <= 30 else ():
-        axes.text(
-            column,
-            row,
-            counts[row, column],
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if share[row, column] > 0.5 else "black",
-        )
+        color = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, counts[row, column], color=color, **style)
     return figure
 
 
@@ -148,9 +140,8 @@ def gallery(
     height = 1.15 * bands * len(rows) + 0.35 * bands + 0.8
     figure = figures.new(figsize=(_COLUMNS + 1.4, height))
     figure.suptitle(title)
-    grid = pictures.grid(
-        figure, bands * len(rows), _COLUMNS, gridspec_kw={"wspace": 0.05}
-    )
+    space = {"wspace": 0.05}
+    grid = pictures.grid(figure, bands * len(rows), _COLUMNS, gridspec_kw=space)
     if not count:
         grid[0, 0].text(0.5, 0.5, "none", ha="center")
         return figure
