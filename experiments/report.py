@@ -28,8 +28,8 @@ _TITLE = flags.DEFINE_string(
 _EACH_RUN = flags.DEFINE_bool(
     "each_run",
     True,
-    "Whether each run has a section, with its provenance and its figures. Without "
-    "them a report on many runs is small.",
+    "Adds a section on each run, with its provenance and its figures. Without them a "
+    "report on many runs is small.",
 )
 
 

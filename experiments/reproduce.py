@@ -38,21 +38,16 @@ _PRESET = flags.DEFINE_enum(
     ["paper", "authors_code"],
     "Settings of the CapsNets, see experiments/configs/mnist.py.",
 )
-_CELLS = flags.DEFINE_list(
-    "cells",
-    [],
-    "Which cells, by default all: "
-    + ", ".join(cell.name for cell in paper_table.CELLS)
-    + ".",
-)
+_NAMES = {cell.name: cell for cell in paper_table.CELLS}
+_CELLS = flags.DEFINE_list("cells", [], f"Cells, by default all: {', '.join(_NAMES)}.")
 _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Trainings of each cell, with seeds from 0.", lower_bound=1
 )
 _MAX_STEPS = flags.DEFINE_integer(
     "max_steps",
     None,
-    "Ends every training after this many steps, and lets the learning rate fall that "
-    "much faster; the table says so. By default as long as --scale says.",
+    "Steps of every training; the learning rate falls faster in the same proportion. "
+    "The table names the steps. By default --scale decides.",
     lower_bound=1,
 )
 _OUTPUT = flags.DEFINE_string(
@@ -64,7 +59,12 @@ _DRY_RUN = launch.define_dry_run()
 
 def main() -> None:
     """Trains the models that are missing, and writes the table."""
-    cells, workdir = _chosen(_CELLS.value), pathlib.Path(_WORKDIR.value)
+    if unknown := [name for name in _CELLS.value if name not in _NAMES]:
+        raise UserError(
+            f"unknown cell {unknown[0]!r} in --cells; choose from {', '.join(_NAMES)}"
+        )
+    cells = [_NAMES[name] for name in dict.fromkeys(_CELLS.value or _NAMES)]
+    workdir = pathlib.Path(_WORKDIR.value)
     # Seed by seed, so that a table that is cut short has every cell.
     runs = [
         grid.Run(paper_table.run_name(cell, seed), _flags(cell, seed))
@@ -84,16 +84,6 @@ def main() -> None:
             print(paper_table.write(workdir, output, cells, *sizes))
             print(f"rows and table {_TABLE.value} in {output}")
     grid.refuse_failures(outcomes, workdir)
-
-
-def _chosen(names: list[str]) -> list[Cell]:
-    cells = {cell.name: cell for cell in paper_table.CELLS}
-    unknown = [name for name in names if name not in cells]
-    if unknown:
-        raise UserError(
-            f"unknown cell {unknown[0]!r} in --cells; choose from {', '.join(cells)}"
-        )
-    return [cells[name] for name in dict.fromkeys(names or cells)]
 
 
 def _flags(cell: Cell, seed: int) -> list[str]:

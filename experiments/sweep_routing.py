@@ -29,7 +29,7 @@ _ITERATIONS = flags.DEFINE_list(
 _RECONSTRUCTION = flags.DEFINE_list(
     "reconstruction",
     ["false", "true"],
-    "Whether to train with the decoder: false, true, or false,true for both.",
+    "Training with a decoder: false, true, or false,true for both.",
 )
 _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Trainings of each setting, with seeds from 0.", lower_bound=1

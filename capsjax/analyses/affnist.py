@@ -1,7 +1,7 @@
 """CapsNet and a CNN on affNIST, stopped at the same accuracy on digits as trained on.
 
 Both models train on expanded MNIST until they reach the same accuracy on its validation
-images; if one does not get there, the other is trained anew up to the best that both
+images; if one does not get there, the other is trained again, up to the best that both
 reach. Neither has seen a digit that was rotated, sheared or scaled.
 
 References:
@@ -42,18 +42,16 @@ class Outcome:
     Attributes:
         name: `CAPSNET` or `CNN`.
         folder: folder of its run.
-        target: validation accuracy to stop at.
         validation: validation accuracy at which it stopped.
         step: training step at which it stopped.
         clean: accuracy on the digits as trained on.
         affnist: accuracy on the transformed digits.
-        clean_right: bool, whether each digit as trained on was recognised.
-        affnist_right: bool, whether each transformed digit was.
+        clean_right: bool [N], the recognised ones of the digits as trained on.
+        affnist_right: bool [M], the recognised ones of the transformed digits.
     """
 
     name: str
     folder: RunFolder
-    target: float
     validation: float
     step: int
     clean: Interval
@@ -103,7 +101,6 @@ def test(
     return Outcome(
         name=name,
         folder=folder,
-        target=model.config.stop_at_validation_accuracy,
         validation=model.best_accuracy,
         step=model.step,
         clean=intervals.accuracy(clean_right),
@@ -113,50 +110,44 @@ def test(
     )
 
 
-def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[Row]:
-    """A row for each model, with its provenance."""
-    found = []
-    for outcome in outcomes:
-        env, config = outcome.folder.load_env(), outcome.folder.load_config()
-        measured = {
-            "data": env["data"],
-            "model": outcome.name,
-            "num_parameters": outcome.folder.load_result()["num_parameters"],
-            "seed": config.seed,
-            "batch_size": config.batch_size,
-            "steps": outcome.step,
-            "target_validation_accuracy": outcome.target,
-            "validation_accuracy": outcome.validation,
-            "clean_examples": len(outcome.clean_right),
-            "clean_accuracy": outcome.clean.value,
-            "clean_low": outcome.clean.low,
-            "clean_high": outcome.clean.high,
-            "affnist": transformed.provenance,
-            "affnist_examples": len(outcome.affnist_right),
-            "affnist_accuracy": outcome.affnist.value,
-            "affnist_low": outcome.affnist.low,
-            "affnist_high": outcome.affnist.high,
-        }
-        found.append(results.row(env, measured))
-    return found
+def row(outcome: Outcome, transformed: Transformed) -> Row:
+    """The row of a model, with its provenance."""
+    env, config = outcome.folder.load_env(), outcome.folder.load_config()
+    measured = {
+        "data": env["data"],
+        "model": outcome.name,
+        "num_parameters": outcome.folder.load_result()["num_parameters"],
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "steps": outcome.step,
+        "target_validation_accuracy": config.stop_at_validation_accuracy,
+        "validation_accuracy": outcome.validation,
+        **_columns("clean", outcome.clean_right, outcome.clean),
+        "affnist": transformed.provenance,
+        **_columns("affnist", outcome.affnist_right, outcome.affnist),
+    }
+    return results.row(env, measured)
+
+
+def _columns(images: str, right: np.ndarray, accuracy: Interval) -> dict[str, float]:
+    names = [f"{images}_{name}" for name in ("examples", "accuracy", "low", "high")]
+    return dict(zip(names, (len(right), *accuracy), strict=True))
 
 
 def table(outcomes: Sequence[Outcome], transformed: Transformed) -> str:
     """A Markdown table of the models beside the paper's, and their difference."""
-    lines = []
-    for outcome in outcomes:
-        of_clean, of_affnist = PAPER_ACCURACY[outcome.name]
-        lines.append(
-            [
-                outcome.name,
-                f"{outcome.folder.load_result()['num_parameters']:,}",
-                f"{outcome.step:,}",
-                f"{100 * outcome.validation:.2f}",
-                in_percent(outcome.clean),
-                in_percent(outcome.affnist),
-                f"{100 * of_clean:.2f} / {100 * of_affnist:.0f}",
-            ]
-        )
+    lines = [
+        [
+            outcome.name,
+            f"{outcome.folder.load_result()['num_parameters']:,}",
+            f"{outcome.step:,}",
+            f"{100 * outcome.validation:.2f}",
+            in_percent(outcome.clean),
+            in_percent(outcome.affnist),
+            "{:.2%} / {:.0%}".format(*PAPER_ACCURACY[outcome.name]).replace("%", ""),
+        ]
+        for outcome in outcomes
+    ]
     header = [
         *("model", "parameters", "steps", "validation, %"),
         *("expanded MNIST, % (95 %)", "affNIST, % (95 %)", "the paper's"),
@@ -189,7 +180,8 @@ def write(
     Also ``captions.json`` with the caption of ``affnist.png``, for a report.
     """
     text = table(outcomes, transformed)
-    results.write(workdir / "affnist.csv", rows(outcomes, transformed))
+    rows = [row(outcome, transformed) for outcome in outcomes]
+    results.write(workdir / "affnist.csv", rows)
     (workdir / "affnist.md").write_text(text)
     caption = (
         "Accuracy on digits as trained on and on transformed ones, of both models "

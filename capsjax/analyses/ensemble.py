@@ -33,7 +33,7 @@ class Ensemble(NamedTuple):
         single: error of each model.
         first: error of the first 1, 2, ... models together.
         low: lower end of the 95 % interval of the whole ensemble's error.
-        high: its upper end.
+        high: upper end of that interval.
     """
 
     single: list[float]
@@ -115,8 +115,8 @@ def write(workdir: pathlib.Path, folders: Sequence[RunFolder], data: Dataset) ->
     drawn = figure.errors(found.single, found.first, data.name)
     figures.save(drawn, workdir / "ensemble.png")
     caption = (
-        "Test error of models that differ in their seed: each alone, and the first so "
-        "many together, which predict the class with the largest sum of scores."
+        "Test error of models that differ in their seed: each alone, and the first N "
+        "together, which predict the class with the largest sum of scores."
     )
     write_json(workdir / "captions.json", {"ensemble.png": caption})
     return text

@@ -24,7 +24,7 @@ class Cell(NamedTuple):
     Attributes:
         data: "mnist" or "multimnist".
         iterations: number of routing iterations; 0 for the baseline CNN.
-        reconstruction: whether there is a decoder.
+        reconstruction: True with a decoder.
         paper: the paper's test error in percent, with its spread if given.
     """
 

@@ -1,4 +1,4 @@
-"""What the dimensions of a class capsule mean: reconstructions of perturbed poses."""
+"""Reconstructions of perturbed poses, which show the meaning of their dimensions."""
 
 from collections.abc import Callable, Sequence
 

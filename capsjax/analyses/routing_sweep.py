@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
     Attributes:
         iterations: number of routing iterations.
-        reconstruction: whether there is a decoder.
+        reconstruction: True with a decoder.
     """
 
     iterations: int
@@ -214,17 +214,18 @@ def _draw(workdir: pathlib.Path, rows: Sequence[Row]) -> dict[str, str]:
     length = " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1])))
     data = folder.load_config().data.name  # The same in all of them.
     trained = f"on {data}, {length} training steps"
-    captions = {
-        "sweep_error.png": "Test error against the number of routing iterations, "
-        f"{trained}: mean and standard deviation over the seeds, and each seed as a "
-        "faint dot.",
-        "sweep_loss.png": "Margin loss in training, few routing iterations against "
-        f"more, {trained}: moving average of the mean over the seeds. It leaves out "
-        "the reconstruction loss, so that the panels can be compared.",
-    }
     drawn = {
-        "sweep_error.png": plots_sweep.errors(rows),
-        "sweep_loss.png": plots_sweep.losses(metrics),
+        "sweep_error.png": (
+            plots_sweep.errors(rows),
+            f"Test error against the number of routing iterations, {trained}: mean and "
+            "standard deviation over the seeds, and each seed as a faint dot.",
+        ),
+        "sweep_loss.png": (
+            plots_sweep.losses(metrics),
+            f"Margin loss in training, few routing iterations against more, {trained}: "
+            "moving average of the mean over the seeds. It leaves out the "
+            "reconstruction loss, so that the panels can be compared.",
+        ),
     }
     diagnosed = [
         cell
@@ -233,17 +234,17 @@ def _draw(workdir: pathlib.Path, rows: Sequence[Row]) -> dict[str, str]:
     ]
     if diagnosed:
         cell = Cell(*max(diagnosed))
-        drawn["sweep_logits.png"] = plots_sweep.logits(metrics[cell][0])
-        captions["sweep_logits.png"] = (
+        drawn["sweep_logits.png"] = (
+            plots_sweep.logits(metrics[cell][0]),
             "What each routing iteration adds to a routing logit, mean of the absolute "
             "values, in training and at its end, and the entropy of the coupling "
             f"coefficients, {trained}: {cell.iterations} routing iterations, "
             f"{'with' if cell.reconstruction else 'without'} reconstruction, one seed. "
-            "After the paper's figure A.1."
+            "After the paper's figure A.1.",
         )
-    for name, figure in drawn.items():
+    for name, (figure, _) in drawn.items():
         figures.save(figure, workdir / name)
-    return captions
+    return {name: caption for name, (_, caption) in drawn.items()}
 
 
 def _cell(row: Mapping[str, str]) -> Cell:

@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from capsjax.reports.runs import unique, value_text, without_paths
 
-# At the top of every report; nobody writes this by hand.
+# At the top of every report, and of no file written by hand.
 _MARK = "made by capsjax.reports"
 # The HTML in the template; any other HTML in the Markdown is text.
 _OWN_HTML = re.compile(
@@ -68,12 +68,12 @@ class Picture:
 
     @property
     def is_wide(self) -> bool:
-        """Whether the image would be too low beside another."""
+        """True if the image would be too low beside another."""
         return self.size[0] > 2 * self.size[1]
 
 
 def is_report(text: str) -> bool:
-    """Whether a text is a report of any version, Markdown or HTML."""
+    """True for the text of a report of any version, Markdown or HTML."""
     return "made by capsjax." in text[:1000]
 
 

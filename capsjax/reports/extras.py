@@ -29,29 +29,31 @@ def read(folder: pathlib.Path) -> tuple[list[Extra], list[str]]:
     try:
         captions = dict(json.loads(path.read_text())) if path.exists() else {}
     except (OSError, TypeError, ValueError) as error:
-        notes.append(f'{path.name} is not {{"file.png": "caption", ...}}: {error}')
+        form = '{"file.png": "caption"}'
+        notes.append(f"{path.name} is not of the form {form}: {error}")
     for suffix, reader in {".png": _picture, ".csv": _table, ".md": _text}.items():
         for path in sorted(folder.glob(f"*{suffix}")):
             try:
-                found += reader(path, str(captions.get(path.name, path.name)))
+                if extra := reader(path, str(captions.get(path.name, path.name))):
+                    found.append(extra)
             except (OSError, ValueError) as error:
                 notes.append(f"{path.name} cannot be shown: {error}")
     return found, notes
 
 
-def _picture(path: pathlib.Path, caption: str) -> list[Extra]:
-    return [Picture(path.name, caption, path.read_bytes())]
+def _picture(path: pathlib.Path, caption: str) -> Extra:
+    return Picture(path.name, caption, path.read_bytes())
 
 
-def _table(path: pathlib.Path, caption: str) -> list[Extra]:
+def _table(path: pathlib.Path, caption: str) -> Extra:
     frame = pd.read_csv(path, header=None, dtype=str, na_filter=False)
     header, *rows = frame.to_numpy().tolist()
     if len(rows) >= _MAX_ROWS:
-        return [f"{caption}: {len(rows):,} rows, too many to show ({path.name})."]
-    return [(caption, table(header, rows))]
+        return f"{caption}: {len(rows):,} rows, too many to show ({path.name})."
+    return caption, table(header, rows)
 
 
-def _text(path: pathlib.Path, caption: str) -> list[Extra]:
+def _text(path: pathlib.Path, caption: str) -> Extra | None:
     content = path.read_text()
     # An earlier report is not shown.
-    return [] if is_report(content) else [(caption, preformatted(content))]
+    return None if is_report(content) else (caption, preformatted(content))

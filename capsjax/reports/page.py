@@ -53,7 +53,14 @@ def write(
     text = output.with_suffix(".md")
     folder = output.with_name(f"{output.stem}_figures")
     for path in (output, text):
-        _check_replaceable(path)
+        try:
+            old = path.read_text(errors="replace") if path.exists() else None
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        if old is not None and not document.is_report(old):
+            raise UserError(
+                f"{path} exists and is not a report; choose another --output"
+            )
     runs = find(given)
     beside = list(dict.fromkeys(path.resolve() for path in given))
     title = title or f"Runs in {', '.join(path.name for path in beside)}"
@@ -82,15 +89,6 @@ def write(
         f"{_count(pictures, 'picture')} ({size / 1e6:.1f} MB as PNG)"
         f"{f'; {_count(notes, "note")} at its top' if notes else ''}"
     )
-
-
-def _check_replaceable(path: pathlib.Path) -> None:
-    try:
-        text = path.read_text(errors="replace") if path.exists() else None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if text is not None and not document.is_report(text):
-        raise UserError(f"{path} exists and is not a report; choose another --output")
 
 
 def _content(runs: Sequence[Run], folders: Sequence[pathlib.Path]) -> dict[str, Any]:
@@ -141,7 +139,7 @@ def _notes(
     for run in runs:
         if problems := "; ".join(run.problems):
             yield f"Run {run.name} is damaged: {problems}. What can be read is used."
-    if names := _names(runs, [not run.ended for run in runs]):
+    if names := _listed([run.name for run in runs if not run.ended]):
         yield f"Not ended, still training or stopped, and in no mean: {names}."
     steps = [[_text(run.steps, ",.0f")] for run in runs if run.result]
     for name, of_runs in {"number of steps": steps, **values}.items():
@@ -156,8 +154,8 @@ def _notes(
         seeds = Counter(value_text(run.settings.get("seed")) for run in some.ended)
         if repeated := ", ".join(seed for seed, count in seeds.items() if count > 1):
             yield f"{mean} more than one run of seed {repeated}: not independent."
-    dirty = ["-dirty" in "".join(commits) for commits in values["commit"]]
-    if names := _names(runs, dirty):
+    commits = zip(runs, map("".join, values["commit"]), strict=True)
+    if names := _listed([run.name for run, text in commits if "-dirty" in text]):
         yield f"Changes that are in no commit (-dirty) were made before: {names}."
 
 
@@ -257,8 +255,7 @@ def _counted(of_runs: Iterable[list[str]]) -> list[str]:
     ]
 
 
-def _names(runs: Sequence[Run], chosen: Sequence[bool]) -> str:
-    names = [run.name for run in itertools.compress(runs, chosen)]
+def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return ", ".join(names[:_MAX_NAMES]) + more
 

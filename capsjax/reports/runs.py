@@ -38,7 +38,7 @@ class Run:
         name: path relative to the folder that was given.
         folder: folder of the run.
         settings: config by names such as ``"model.name"``.
-        env: see `capsjax.runs.provenance.environment`.
+        env: environment from `capsjax.runs.provenance.environment`.
         result: content of ``result.json``.
         metrics: numbers by ``split``, one of `SPLITS`, and ``step``.
         problems: defects of the files.
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether there is a result, readable or not."""
+        """True if there is a result, readable or not."""
         return self.folder.result.exists()
 
     @property
@@ -172,9 +172,7 @@ def read(path: pathlib.Path, name: str) -> Run:
     problems: list[str] = []
 
     def load(
-        path: pathlib.Path,
-        loader: Callable[[], Any],
-        is_whole: Callable[[Any], bool] = lambda content: True,
+        path: pathlib.Path, loader: Callable[[], Any], is_whole: Callable[[Any], bool]
     ) -> dict[str, Any]:
         problem = f"{path.name} does not hold what a run's does"
         try:
@@ -190,7 +188,7 @@ def read(path: pathlib.Path, name: str) -> Run:
         problems.append(problem)
         return {}
 
-    settings = load(folder.config, lambda: fields.flatten(folder.load_config()))
+    settings = load(folder.config, lambda: fields.flatten(folder.load_config()), bool)
     env = load(folder.env, folder.load_env, _is_env)
     result = {}
     if folder.result.exists():
@@ -297,10 +295,7 @@ def _material(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differing(texts: pd.DataFrame) -> list[str]:
-    """Names of the settings that differ, without those that another implies.
-
-    ``model.name`` implies a field that only some models have, unless its values differ.
-    """
+    """Names of the settings that differ, unless ``model.name`` implies it."""
 
     def differs(name: str) -> bool:
         kinds = texts.get(f"{name.rpartition('.')[0]}.name", pd.Series("", texts.index))

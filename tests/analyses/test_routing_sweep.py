@@ -257,7 +257,7 @@ def test_the_figure_of_losses_shows_one_and_about_three_iterations():
         assert axes.get_yscale() == "log"
         _, labels = axes.get_legend_handles_labels()
         assert labels == ["r = 2", "r = 4"]
-        for line in axes.lines:  # A moving average leaves a straight line as it is.
+        for line in axes.lines:  # A moving average does not change a straight line.
             x, y = np.asarray(line.get_xydata(), float).T
             np.testing.assert_array_equal(x, np.arange(1, 101))
             np.testing.assert_allclose(y, 2 * x)

@@ -90,7 +90,7 @@ def test_summary_takes_seeds_together(tmp_path):
 
 
 def test_fields_of_one_model_only_are_no_columns(tmp_path):
-    """The baseline lacks a CapsNet's fields: its name says so."""
+    """The name of the baseline implies that it lacks a CapsNet's fields."""
     made(tmp_path / "a")
     model = {"name": "baseline_cnn", "dropout_rate": 0.5}
     change_config(made(tmp_path / "b"), lambda config: config.update(model=model))
@@ -226,7 +226,7 @@ def test_no_file_of_others_is_replaced(tmp_path):
 
 
 def test_hostile_text_is_escaped_everywhere(tmp_path):
-    """In names, settings, provenance, commands, captions, tables and texts."""
+    """Names, settings, provenance, commands, captions, tables and texts."""
     name = "<script>alert(1)</script> | `x` \n\n##### & \"'$x_{$ \x1b"
     word = name.replace("\n", "").replace("/", "\N{DIVISION SLASH}")
     runs = tmp_path / "runs"
@@ -312,7 +312,7 @@ def with_rows(rows: list[dict[str, Any]], *, ended: bool = True) -> Run:
 
 
 def test_curves_are_means_at_common_steps():
-    """Of the runs that have ended; the other one is a thin line."""
+    """The mean is over runs that have ended; the other one is a thin line."""
 
     def of(*points: tuple[int, float], ended: bool = True) -> Run:
         rows: list[dict[str, Any]] = [

@@ -40,7 +40,7 @@ def reconstructed(
     """Images as the model sees them, and its reconstructions if it has a decoder.
 
     Args:
-        reconstruct: see `capsjax.training.trained.TrainedModel.reconstruct`.
+        reconstruct: function of `capsjax.training.trained.TrainedModel`.
         images: uint8 [n, H, W, C].
         classes: int [n] or [n, K], the classes to draw.
         size: batch size, at least n; the function compiles once for each size.

@@ -31,7 +31,7 @@ def segmentations(
     Args:
         data: data set of pairs; its test images are shown.
         predictions: int [N, 2], of the test images, ascending.
-        reconstruct: see `capsjax.training.trained.TrainedModel.reconstruct`.
+        reconstruct: function of `capsjax.training.trained.TrainedModel`.
     """
     labels = data.test.labels
     right = is_right(predictions, labels)
@@ -121,6 +121,6 @@ def _aligned(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _absent(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """For each image the class that follows its second one and is not shown."""
+    """The class that follows each image's second one and is not shown."""
     following = (labels[:, 1] + 1) % num_classes
     return np.where(following == labels[:, 0], (following + 1) % num_classes, following)
