@@ -281,8 +281,9 @@ def test_what_lies_beside_the_runs_is_shown(tmp_path):
     ):
         assert words in page.text
 
-    files = {path.stem for path in (tmp_path / "out" / "report_figures").glob("*.png")}
-    assert files == {"figure", "learning_curves", "one_a", "test_error"}
+    files = {path.name for path in (tmp_path / "out" / "report_figures").iterdir()}
+    names = ("figure", "learning_curves", "one_a", "test_error")
+    assert files == {f"{name}.png" for name in names}
     # A report in the folder itself is not shown by the next one.
     lengths = set()
     for _ in range(2):
