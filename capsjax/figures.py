@@ -12,13 +12,7 @@ def new(**options: Any) -> Figure:
 
 
 def subplots(*shape: int, figsize: tuple[float, float], **options: Any) -> Any:
-    """A figure and its axes, as ``pyplot.subplots`` returns them.
-
-    Args:
-        *shape: rows and columns; by default one of each.
-        figsize: width and height in inches.
-        **options: as for ``Figure.subplots``.
-    """
+    """A figure and its axes, as ``pyplot.subplots`` returns them; sizes in inches."""
     figure = new(figsize=figsize)
     return figure, figure.subplots(*shape, **options)
 

@@ -3,10 +3,10 @@
 python -m experiments.ensemble --config=experiments/configs/cifar10.py \
     --data_dir=DIR --workdir=runs/ensemble
 
-Each training is a process of its own, one on each GPU or one after another on a CPU.
+Each training is a separate process, one on each GPU or one after another on a CPU.
 Their scores for each class are summed; the single models are reported, too. The paper
-does so with seven models on CIFAR-10. The same command again goes on where the last one
-ended. It leaves in --workdir the runs, ensemble.csv, ensemble.md and ensemble.png.
+does so with seven models on CIFAR-10. The same command again continues where the last
+one ended. It leaves in --workdir the runs, ensemble.csv, ensemble.md and ensemble.png.
 """
 
 import pathlib
@@ -23,24 +23,23 @@ from experiments import launch
 _CONFIG = launch.define_config()
 _DATA_DIR = launch.define_data_dir()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the runs and of what they show.", required=True
+    "workdir", None, "Folder of the runs and of their results.", required=True
 )
 _MEMBERS = flags.DEFINE_integer(
-    "members", 7, "Models, with seeds from 0.", lower_bound=1
+    "members", 7, "Number of models, with seeds from 0.", lower_bound=1
 )
 _JOBS = launch.define_jobs()
 _DRY_RUN = launch.define_dry_run()
 
 
 def main() -> None:
-    """Trains what is not trained yet, and tests all together."""
-    config = _CONFIG.value
+    """Trains the models that are missing, and tests all together."""
+    config, words = _CONFIG.value, _CONFIG.words()
     config_lib.check(config)
     if config.data.name == "multimnist":
         raise UserError("an ensemble needs images of one class each, not multimnist")
-    words = _CONFIG.words()
     if "seed" in _CONFIG.overrides:
-        raise UserError("--config.seed is what an ensemble sets; use --members instead")
+        raise UserError("an ensemble sets --config.seed; use --members instead")
     if _DATA_DIR.value is not None:
         words.append(f"--data_dir={_DATA_DIR.value}")
     runs = [

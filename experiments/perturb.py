@@ -1,10 +1,10 @@
-"""Draws what each dimension of the class capsules means, as figure 4 of the paper.
+"""Draws what each dimension of the class capsules means, like the paper's figure 4.
 
 python -m experiments.perturb --workdir=runs/digits --class_name=7
 
 One test image of a class is reconstructed again and again, each time with one dimension
-of its class capsule changed by -0.25 to 0.25 in steps of 0.05. Each class has a figure
-of its own, perturbation_CLASS.png.
+of its class capsule changed by -0.25 to 0.25 in steps of 0.05. Each class gets a
+figure, perturbation_CLASS.png.
 """
 
 import pathlib
@@ -16,13 +16,8 @@ import numpy as np
 from absl import flags
 
 from capsjax import figures
+from capsjax.analyses import perturbation
 from capsjax.analyses.figures import perturbation as plots_perturbation
-from capsjax.analyses.perturbation import (
-    DELTAS,
-    classes_of,
-    example_of,
-    make_perturbations,
-)
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
 from capsjax.training import augment
@@ -32,13 +27,10 @@ from experiments import launch
 _DATA_DIR = launch.define_data_dir()
 _WORKDIR, _checkpoint = launch.define_run()
 _CLASS_NAME = flags.DEFINE_string(
-    "class_name", None, "Which class, by its name; by default all, a figure each."
+    "class_name", None, "Name of the class; by default a figure of each class."
 )
 _EXAMPLE = flags.DEFINE_integer(
-    "example",
-    0,
-    "Which of the test images of the class, counted from 0.",
-    lower_bound=0,
+    "example", 0, "Number of the class's test image, from 0.", lower_bound=0
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of the figures; by default WORKDIR/plots."
@@ -50,23 +42,24 @@ def main() -> None:
     folder = RunFolder(_WORKDIR.value)
     config = folder.load_config()
     data = launch.load_data(config, _DATA_DIR.value)
-    labels = classes_of(data, _CLASS_NAME.value)
-    examples = [example_of(data, label, _EXAMPLE.value) for label in labels]
+    labels = perturbation.classes_of(data, _CLASS_NAME.value)
+    examples = [
+        perturbation.example_of(data, label, _EXAMPLE.value) for label in labels
+    ]
     model = restore(folder, data, _checkpoint())
-    perturbations = make_perturbations(model.graphdef, config)
+    perturbed = perturbation.make_perturbations(model.graphdef, config)
     variables = jax.device_put(model.variables)
     output = pathlib.Path(_OUTPUT.value or folder.plots).expanduser()
     for label, image in zip(labels, examples, strict=True):
-        drawn = perturbations(variables, image, label)
         name = data.class_names[label]
         figure = plots_perturbation.dimensions(
             f"{data.name}, class {name}: the dimensions of its capsule\n"
             f"run {folder.path.name}, step {model.step}",
             np.asarray(augment.for_evaluation(jnp.asarray(image[None]), config)[0]),
-            np.asarray(drawn),
-            DELTAS,
+            np.asarray(perturbed(variables, image, label)),
+            perturbation.DELTAS,
         )
-        # A name may hold what no file's name can.
+        # A class name may contain characters that a file name cannot.
         path = output / f"perturbation_{urllib.parse.quote(name, safe=' ')}.png"
         try:
             output.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from capsjax.runs.folder import RunFolder
 from experiments import launch
 
 _WORKDIRS = flags.DEFINE_list(
-    "workdirs", None, "Folders of finished runs, with commas between.", required=True
+    "workdirs", None, "Folders of finished runs, separated by commas.", required=True
 )
 _OUTPUT = flags.DEFINE_string(
     "output", "results/training.csv", "The CSV file; the table goes beside it."

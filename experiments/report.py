@@ -1,12 +1,12 @@
-"""Builds one HTML page, and a Markdown file, that show what came out of runs.
+"""Builds one HTML page, and a Markdown file, with the results of runs.
 
 python -m experiments.report runs/sweep runs/mnist --output=report.html
 
 RUNS are folders of runs, or folders that hold some at any depth. The page needs no
-other file: open it in a browser, or send it. It begins with what makes the runs hard to
-compare, if anything does; then come the results over seeds, learning curves, the
-figures and tables that lie directly in the given folders (their captions may stand in a
-file captions.json, {"file.png": "caption"}), and each run with provenance and figures.
+other file: open it in a browser, or send it. It begins with anything that makes the
+runs hard to compare; then come the results over seeds, learning curves, the figures and
+tables that lie directly in the given folders (with captions from a file captions.json,
+{"file.png": "caption"}, if there is one), and each run with provenance and figures.
 """
 
 import pathlib
@@ -28,15 +28,14 @@ _TITLE = flags.DEFINE_string(
 _EACH_RUN = flags.DEFINE_bool(
     "each_run",
     True,
-    "Whether each run has a part of its own, with its provenance and its figures. "
-    "Without them a report on many runs is small.",
+    "Adds a section on each run, with its provenance and its figures. Without them a "
+    "report on many runs is small.",
 )
 
 
 def main(folders: list[str]) -> None:
     """Reads the runs and writes the report."""
-    given = [pathlib.Path(folder) for folder in folders]
-    output = pathlib.Path(_OUTPUT.value)
+    given, output = [*map(pathlib.Path, folders)], pathlib.Path(_OUTPUT.value)
     print(report.write(given, output, _TITLE.value, each_run=_EACH_RUN.value))
 
 

@@ -5,9 +5,9 @@ python -m experiments.reproduce --table=1 --scale=paper --data_dir=DIR \
 
 Trains the baseline CNN and CapsNet with 1 and 3 routing iterations, without and with
 reconstruction, each with several seeds, and prints ours beside the paper's. Each
-training is a process of its own, one on each GPU or one after another on a CPU; the
-same command again goes on where the last one ended, and only collects what is there if
-all have ended. It leaves in --workdir the runs, table1.csv and table1.md, which say how
+training is a separate process, one on each GPU or one after another on a CPU; the same
+command again continues where the last one ended, and only collects the results if all
+have ended. It leaves in --workdir the runs, table1.csv and table1.md, which say how
 long each run was: a short run is never taken for a full one. In less time,
 
 python -m experiments.reproduce --max_steps=10000 --cells=mnist_r1_decoder,\
@@ -38,21 +38,16 @@ _PRESET = flags.DEFINE_enum(
     ["paper", "authors_code"],
     "Settings of the CapsNets, see experiments/configs/mnist.py.",
 )
-_CELLS = flags.DEFINE_list(
-    "cells",
-    [],
-    "Which cells, by default all: "
-    + ", ".join(cell.name for cell in paper_table.CELLS)
-    + ".",
-)
+_NAMES = {cell.name: cell for cell in paper_table.CELLS}
+_CELLS = flags.DEFINE_list("cells", [], f"Cells, by default all: {', '.join(_NAMES)}.")
 _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Trainings of each cell, with seeds from 0.", lower_bound=1
 )
 _MAX_STEPS = flags.DEFINE_integer(
     "max_steps",
     None,
-    "Ends every training after so many steps, and lets the learning rate fall as much "
-    "faster; the table says so. By default as long as --scale says.",
+    "Steps of every training; the learning rate falls faster in the same proportion. "
+    "The table names the steps. By default --scale decides.",
     lower_bound=1,
 )
 _OUTPUT = flags.DEFINE_string(
@@ -63,8 +58,13 @@ _DRY_RUN = launch.define_dry_run()
 
 
 def main() -> None:
-    """Trains what is not trained yet, and writes the table."""
-    cells, workdir = _chosen(_CELLS.value), pathlib.Path(_WORKDIR.value)
+    """Trains the models that are missing, and writes the table."""
+    if unknown := [name for name in _CELLS.value if name not in _NAMES]:
+        raise UserError(
+            f"unknown cell {unknown[0]!r} in --cells; choose from {', '.join(_NAMES)}"
+        )
+    cells = [_NAMES[name] for name in dict.fromkeys(_CELLS.value or _NAMES)]
+    workdir = pathlib.Path(_WORKDIR.value)
     # Seed by seed, so that a table that is cut short has every cell.
     runs = [
         grid.Run(paper_table.run_name(cell, seed), _flags(cell, seed))
@@ -75,46 +75,34 @@ def main() -> None:
         print("\n".join(grid.commands(runs, workdir)))
         return
     output = pathlib.Path(_OUTPUT.value or workdir)
-    seeds, images, scale = _SEEDS.value, _IMAGES.value, _SCALE.value
+    sizes = (_SEEDS.value, _IMAGES.value, _SCALE.value)
     try:
         outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
     finally:
-        # Also of a table that was cut short: what has ended is in it.
+        # The runs that have ended are also in a table that is cut short.
         if workdir.exists():
-            print(paper_table.write(workdir, output, cells, seeds, images, scale))
+            print(paper_table.write(workdir, output, cells, *sizes))
             print(f"rows and table {_TABLE.value} in {output}")
     grid.refuse_failures(outcomes, workdir)
 
 
-def _chosen(names: list[str]) -> list[Cell]:
-    cells = {cell.name: cell for cell in paper_table.CELLS}
-    unknown = [name for name in names if name not in cells]
-    if unknown:
-        raise UserError(
-            f"unknown cell {unknown[0]!r} in --cells; choose from {', '.join(cells)}"
-        )
-    return [cells[name] for name in dict.fromkeys(names or cells)]
-
-
 def _flags(cell: Cell, seed: int) -> list[str]:
     preset = _PRESET.value if cell.iterations else "baseline"
+    derived = cell.data == "multimnist"
     words = [
         scales.config_flag(cell.data, preset, _SCALE.value),
         f"--config.seed={seed}",
-        *scales.data_flags(
-            _IMAGES.value, _DATA_DIR.value, derived=cell.data == "multimnist"
-        ),
+        *scales.data_flags(_IMAGES.value, _DATA_DIR.value, derived=derived),
     ]
-    steps = _MAX_STEPS.value
-    if steps is not None:
-        # As far as in a run of the released code's length.
+    if steps := _MAX_STEPS.value:
+        # The learning rate falls as far as in a run of the released code's length.
         decay_steps = max(2_000 * steps // paper_table.FULL_STEPS, 1)
         words += [
             f"--config.max_steps={steps}",
             f"--config.optimizer.decay_steps={decay_steps}",
         ]
     if _SCALE.value == "paper":
-        # As the paper: on all training images.
+        # On all training images, as in the paper.
         words.append("--config.data.validation_examples=0")
     if cell.iterations:
         words.append(f"--config.model.routing.iterations={cell.iterations}")

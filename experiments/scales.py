@@ -1,4 +1,4 @@
-"""What the launchers of the paper's experiments share: how much to train, on what."""
+"""Flags that the launchers of the paper's experiments share: scale and images."""
 
 from absl import flags
 
@@ -37,12 +37,7 @@ def config_flag(name: str, preset: str, scale: str) -> str:
 
 
 def data_flags(images: str, data_dir: str | None, *, derived: bool = True) -> list[str]:
-    """The flags that choose the images.
-
-    Args:
-        images: the value of ``--images``.
-        data_dir: of the TFDS data sets, or None.
-        derived: whether the config's data set is made from others.
+    """The flags that choose the images, of a data set derived from them or not.
 
     Raises:
         UserError: a data directory is given that the digits do not need.

@@ -3,8 +3,8 @@
 python -m experiments.sweep_routing --config=experiments/configs/mnist.py:paper \
     --workdir=runs/sweep --config.max_steps=10000 --iterations=1,3 --seeds=3
 
-Each training is a process of its own, one on each GPU or one after another on a CPU,
-with its run's folder and its log in --workdir. The same command again goes on where the
+Each training is a separate process, one on each GPU or one after another on a CPU, with
+its run's folder and its log in --workdir. The same command again continues where the
 last one ended. It leaves in --workdir a row for each run (sweep.csv), the table of the
 test errors (sweep.md, sweep_table.csv), and figures: error against iterations, training
 loss, and how much each iteration changes the routing logits.
@@ -21,7 +21,7 @@ from experiments import launch
 _CONFIG = launch.define_config()
 _DATA_DIR = launch.define_data_dir()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the trainings and of what they show.", required=True
+    "workdir", None, "Folder of the trainings and of their results.", required=True
 )
 _ITERATIONS = flags.DEFINE_list(
     "iterations", ["1", "2", "3", "5", "7", "10"], "Numbers of routing iterations."
@@ -29,7 +29,7 @@ _ITERATIONS = flags.DEFINE_list(
 _RECONSTRUCTION = flags.DEFINE_list(
     "reconstruction",
     ["false", "true"],
-    "Whether to train with the decoder: false, true, or false,true for both.",
+    "Training with a decoder: false, true, or false,true for both.",
 )
 _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Trainings of each setting, with seeds from 0.", lower_bound=1
@@ -41,10 +41,7 @@ _DRY_RUN = launch.define_dry_run()
 def main() -> None:
     """Trains what is not trained yet, and makes table and figures."""
     words = _CONFIG.words()
-    cells = sweep.cells(
-        sweep.parse_iterations(_ITERATIONS.value),
-        sweep.parse_reconstruction(_RECONSTRUCTION.value),
-    )
+    cells = sweep.cells(_ITERATIONS.value, _RECONSTRUCTION.value)
     sweep.check(_CONFIG.value, words, cells)
     if _DATA_DIR.value is not None:
         words.append(f"--data_dir={_DATA_DIR.value}")

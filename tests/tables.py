@@ -1,4 +1,4 @@
-"""What tests ask of rows and tables."""
+"""Columns of committed tables, and tables without padding, for tests."""
 
 import re
 

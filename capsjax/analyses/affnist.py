@@ -1,7 +1,7 @@
 """CapsNet and a CNN on affNIST, stopped at the same accuracy on digits as trained on.
 
 Both models train on expanded MNIST until they reach the same accuracy on its validation
-images; if one does not get there, the other is trained anew up to the best that both
+images; if one does not get there, the other is trained again, up to the best that both
 reach. Neither has seen a digit that was rotated, sheared or scaled.
 
 References:
@@ -37,23 +37,21 @@ Train = Callable[[Mapping[str, float]], Mapping[str, RunFolder]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """A model, and what it made of the two sets of test images.
+    """A model, and its results on the two sets of test images.
 
     Attributes:
         name: `CAPSNET` or `CNN`.
-        folder: its run's.
-        target: validation accuracy at which it was to stop.
-        validation: the accuracy at which it did.
-        step: at which it did.
-        clean: of the digits as trained on.
-        affnist: of the transformed digits.
-        clean_right: bool, of each of the former.
-        affnist_right: bool, of each of the latter.
+        folder: folder of its run.
+        validation: validation accuracy at which it stopped.
+        step: training step at which it stopped.
+        clean: accuracy on the digits as trained on.
+        affnist: accuracy on the transformed digits.
+        clean_right: bool [N], the recognised ones of the digits as trained on.
+        affnist_right: bool [M], the recognised ones of the transformed digits.
     """
 
     name: str
     folder: RunFolder
-    target: float
     validation: float
     step: int
     clean: Interval
@@ -63,11 +61,7 @@ class Outcome:
 
 
 def train_to_same_accuracy(train: Train, target: float) -> dict[str, RunFolder]:
-    """Trains both models until they are equally good, or as good as both can be.
-
-    Args:
-        train: see `Train`. What it has trained before, it need not train again.
-        target: validation accuracy to stop at.
+    """Trains both models to a validation accuracy, or to the best that both reach.
 
     Returns:
         The run of each model. Its best checkpoint is the one to compare.
@@ -75,12 +69,8 @@ def train_to_same_accuracy(train: Train, target: float) -> dict[str, RunFolder]:
     folders = dict(train({CAPSNET: target, CNN: target}))
     best = {name: best_accuracy(folder) for name, folder in folders.items()}
     common = min(target, *best.values())
-    again = {
-        name: common
-        for name, folder in folders.items()
-        # A model that got no further than this has its best checkpoint there.
-        if common < target and best[name] > common
-    }
+    # A model that got no further than this has its best checkpoint there.
+    again = {name: common for name in best if best[name] > common < target}
     return folders | dict(train(again)) if again else folders
 
 
@@ -104,67 +94,60 @@ def test(
     assert model.best_accuracy is not None  # It is the best one.
     total = len(clean.test) + len(transformed.images)
     with Progress(f"testing the {name}", total, unit="images") as progress:
-        rights = [
+        clean_right, affnist_right = (
             is_right(evaluate(model, part, progress.advance).predictions, part.labels)
             for part in (clean.test, transformed.images)
-        ]
+        )
     return Outcome(
         name=name,
         folder=folder,
-        target=model.config.stop_at_validation_accuracy,
         validation=model.best_accuracy,
         step=model.step,
-        clean=intervals.accuracy(rights[0]),
-        affnist=intervals.accuracy(rights[1], transformed.originals),
-        clean_right=rights[0],
-        affnist_right=rights[1],
+        clean=intervals.accuracy(clean_right),
+        affnist=intervals.accuracy(affnist_right, transformed.originals),
+        clean_right=clean_right,
+        affnist_right=affnist_right,
     )
 
 
-def rows(outcomes: Sequence[Outcome], transformed: Transformed) -> list[Row]:
-    """A row for each model, with its provenance."""
-    found = []
-    for outcome in outcomes:
-        env, config = outcome.folder.load_env(), outcome.folder.load_config()
-        measured = {
-            "data": env["data"],
-            "model": outcome.name,
-            "num_parameters": outcome.folder.load_result()["num_parameters"],
-            "seed": config.seed,
-            "batch_size": config.batch_size,
-            "steps": outcome.step,
-            "target_validation_accuracy": outcome.target,
-            "validation_accuracy": outcome.validation,
-            "clean_examples": len(outcome.clean_right),
-            "clean_accuracy": outcome.clean.value,
-            "clean_low": outcome.clean.low,
-            "clean_high": outcome.clean.high,
-            "affnist": transformed.provenance,
-            "affnist_examples": len(outcome.affnist_right),
-            "affnist_accuracy": outcome.affnist.value,
-            "affnist_low": outcome.affnist.low,
-            "affnist_high": outcome.affnist.high,
-        }
-        found.append(results.row(env, measured))
-    return found
+def row(outcome: Outcome, transformed: Transformed) -> Row:
+    """The row of a model, with its provenance."""
+    env, config = outcome.folder.load_env(), outcome.folder.load_config()
+    measured = {
+        "data": env["data"],
+        "model": outcome.name,
+        "num_parameters": outcome.folder.load_result()["num_parameters"],
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "steps": outcome.step,
+        "target_validation_accuracy": config.stop_at_validation_accuracy,
+        "validation_accuracy": outcome.validation,
+        **_columns("clean", outcome.clean_right, outcome.clean),
+        "affnist": transformed.provenance,
+        **_columns("affnist", outcome.affnist_right, outcome.affnist),
+    }
+    return results.row(env, measured)
+
+
+def _columns(images: str, right: np.ndarray, accuracy: Interval) -> dict[str, float]:
+    names = [f"{images}_{name}" for name in ("examples", "accuracy", "low", "high")]
+    return dict(zip(names, (len(right), *accuracy), strict=True))
 
 
 def table(outcomes: Sequence[Outcome], transformed: Transformed) -> str:
     """A Markdown table of the models beside the paper's, and their difference."""
-    lines = []
-    for outcome in outcomes:
-        of_clean, of_affnist = PAPER_ACCURACY[outcome.name]
-        lines.append(
-            [
-                outcome.name,
-                f"{outcome.folder.load_result()['num_parameters']:,}",
-                f"{outcome.step:,}",
-                f"{100 * outcome.validation:.2f}",
-                in_percent(outcome.clean),
-                in_percent(outcome.affnist),
-                f"{100 * of_clean:.2f} / {100 * of_affnist:.0f}",
-            ]
-        )
+    lines = [
+        [
+            outcome.name,
+            f"{outcome.folder.load_result()['num_parameters']:,}",
+            f"{outcome.step:,}",
+            f"{100 * outcome.validation:.2f}",
+            in_percent(outcome.clean),
+            in_percent(outcome.affnist),
+            "{:.2%} / {:.0%}".format(*PAPER_ACCURACY[outcome.name]).replace("%", ""),
+        ]
+        for outcome in outcomes
+    ]
     header = [
         *("model", "parameters", "steps", "validation, %"),
         *("expanded MNIST, % (95 %)", "affNIST, % (95 %)", "the paper's"),
@@ -173,15 +156,14 @@ def table(outcomes: Sequence[Outcome], transformed: Transformed) -> str:
     gap = intervals.difference(
         first.affnist_right, second.affnist_right, transformed.originals
     )
-    notes = [
+    value, low, high = (100 * number for number in gap)
+    return (
+        f"{results.markdown_table(header, lines, numeric=header[1:])}\n\n"
         f"On affNIST the {first.name}'s accuracy less the {second.name}'s is "
-        f"{100 * gap.value:+.2f} percentage points ({100 * gap.low:+.2f} to "
-        f"{100 * gap.high:+.2f}); +13 in the paper.",
-        f"Tested on {transformed.provenance}. Intervals: 95 %, over the test digits; "
-        "they do not hold the spread over training seeds.",
-    ]
-    table = results.markdown_table(header, lines, numeric=header[1:])
-    return "\n\n".join([table, *notes]) + "\n"
+        f"{value:+.2f} percentage points ({low:+.2f} to {high:+.2f}); +13 in the paper."
+        f"\n\nTested on {transformed.provenance}. Intervals: 95 %, over the test "
+        "digits; they do not hold the spread over training seeds.\n"
+    )
 
 
 def in_percent(interval: Interval) -> str:
@@ -191,16 +173,15 @@ def in_percent(interval: Interval) -> str:
 
 
 def write(
-    workdir: pathlib.Path,
-    outcomes: Sequence[Outcome],
-    transformed: Transformed,
+    workdir: pathlib.Path, outcomes: Sequence[Outcome], transformed: Transformed
 ) -> str:
     """Writes ``affnist.csv`` and ``affnist.md`` into a folder; returns the table.
 
-    Also ``captions.json``, for a report, with that of ``affnist.png``.
+    Also ``captions.json`` with the caption of ``affnist.png``, for a report.
     """
     text = table(outcomes, transformed)
-    results.write(workdir / "affnist.csv", rows(outcomes, transformed))
+    rows = [row(outcome, transformed) for outcome in outcomes]
+    results.write(workdir / "affnist.csv", rows)
     (workdir / "affnist.md").write_text(text)
     caption = (
         "Accuracy on digits as trained on and on transformed ones, of both models "

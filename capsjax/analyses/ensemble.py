@@ -1,4 +1,4 @@
-"""Several models that differ in their seed, and what they say together.
+"""Several models that differ in their seed, and their predictions together.
 
 The prediction of an ensemble is the class whose capsule lengths (or, of CNNs, softmax
 probabilities) have the largest sum over the models.
@@ -23,7 +23,6 @@ from capsjax.data import Dataset
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.progress import Progress
-from capsjax.runs.results import Row
 from capsjax.training.trained import evaluate, restore
 
 
@@ -31,10 +30,10 @@ class Ensemble(NamedTuple):
     """Errors on the test images, in percent.
 
     Attributes:
-        single: of each model.
-        first: of the first 1, 2, ... models together.
+        single: error of each model.
+        first: error of the first 1, 2, ... models together.
         low: lower end of the 95 % interval of the whole ensemble's error.
-        high: its upper end.
+        high: upper end of that interval.
     """
 
     single: list[float]
@@ -46,18 +45,12 @@ class Ensemble(NamedTuple):
 def members_scores(
     folders: Sequence[RunFolder], data: Dataset
 ) -> list[Float[np.ndarray, "N J"]]:
-    """What each model, with its last parameters, says of each test image.
+    """The scores of each run's last parameters on the test images.
 
-    Args:
-        folders: of the models' runs.
-        data: theirs.
-
-    Returns:
-        Lengths of the class capsules, or probabilities of a CNN.
+    They are lengths of the class capsules, or probabilities of a CNN.
     """
     found = []
-    total = len(folders) * len(data.test)
-    with Progress("testing", total, unit="images") as progress:
+    with Progress("testing", len(folders) * len(data.test), unit="images") as progress:
         for folder in folders:
             model = restore(folder, data, "last")
             scores = evaluate(model, data.test, progress.advance).scores
@@ -72,40 +65,24 @@ def together(
     """The errors of models, one by one and together.
 
     Args:
-        scores: of each model, from `members_scores`.
+        scores: scores of each model, from `members_scores`.
         labels: int [N].
     """
-
-    def wrong(summed: np.ndarray) -> npt.NDArray[np.bool_]:
-        return np.argmax(summed, axis=1) != labels
-
-    # In float64: of equal sums, rounding would decide.
+    # In float64: rounding would decide between equal sums.
     sums = np.cumsum(np.asarray(scores, np.float64), axis=0)
-    whole = intervals.accuracy(wrong(sums[-1]))
+    wrong = np.argmax(sums, axis=2) != labels
+    whole = intervals.accuracy(wrong[-1])
     return Ensemble(
-        single=[100 * float(np.mean(wrong(each))) for each in scores],
-        first=[100 * float(np.mean(wrong(summed))) for summed in sums],
+        single=(100 * np.mean(np.argmax(scores, axis=2) != labels, axis=1)).tolist(),
+        first=(100 * np.mean(wrong, axis=1)).tolist(),
         low=100 * whole.low,
         high=100 * whole.high,
     )
 
 
-def rows(folders: Sequence[RunFolder], found: Ensemble) -> list[Row]:
-    """A row for each model: its own result, and that of the models up to it."""
-    return [
-        results.training_row(
-            folder, {"members": count, "ensemble_error_percent": error}
-        )
-        for count, (folder, error) in enumerate(
-            zip(folders, found.first, strict=True), start=1
-        )
-    ]
-
-
 def table(found: Ensemble, data: Dataset) -> str:
     """The result in a few lines of Markdown."""
     count = len(found.single)
-    each = ", ".join(f"{error:.2f}" for error in found.single)
     lines = [
         (f"single models, mean ± std of {count}", results.mean_and_std(found.single)),
         (
@@ -114,28 +91,32 @@ def table(found: Ensemble, data: Dataset) -> str:
         ),
     ]
     header = ("", "test error, %")
-    result = results.markdown_table(header, lines, numeric=header)
     return (
-        f"{result}\n\nSingle models: {each}. On {len(data.test):,} test images. "
-        f"Data: {data.provenance}.\n"
+        f"{results.markdown_table(header, lines, numeric=header)}\n\n"
+        f"Single models: {', '.join(f'{error:.2f}' for error in found.single)}. "
+        f"On {len(data.test):,} test images. Data: {data.provenance}.\n"
     )
 
 
 def write(workdir: pathlib.Path, folders: Sequence[RunFolder], data: Dataset) -> str:
     """Tests the models and writes rows, table and figure; returns the table.
 
-    ``ensemble.csv``, ``ensemble.md``, ``ensemble.png`` and ``captions.json``.
+    The files are ``ensemble.csv`` (a row for each model, with the error of the models
+    up to it), ``ensemble.md``, ``ensemble.png`` and ``captions.json``.
     """
     found = together(members_scores(folders, data), data.test.labels)
+    rows = [
+        results.training_row(folder, {"members": n, "ensemble_error_percent": error})
+        for n, (folder, error) in enumerate(zip(folders, found.first, strict=True), 1)
+    ]
+    results.write(workdir / "ensemble.csv", rows)
     text = table(found, data)
-    results.write(workdir / "ensemble.csv", rows(folders, found))
     (workdir / "ensemble.md").write_text(text)
-    figures.save(
-        figure.errors(found.single, found.first, data.name), workdir / "ensemble.png"
-    )
+    drawn = figure.errors(found.single, found.first, data.name)
+    figures.save(drawn, workdir / "ensemble.png")
     caption = (
-        "Test error of models that differ in their seed: each alone, and the first so "
-        "many together, which predict the class with the largest sum of scores."
+        "Test error of models that differ in their seed: each alone, and the first N "
+        "together, which predict the class with the largest sum of scores."
     )
     write_json(workdir / "captions.json", {"ensemble.png": caption})
     return text

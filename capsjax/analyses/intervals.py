@@ -20,11 +20,11 @@ def accuracy(
 ) -> Interval:
     """The share of images that were recognised.
 
-    Wilson's interval where images are independent; where several are made from one
-    original, and so are not, from the variance between the originals' shares.
+    The interval is Wilson's if the images are independent. If several are made from one
+    original, it comes from the variance between the originals' shares.
 
     Args:
-        right: [N], of each image.
+        right: [N], whether each image was recognised.
         groups: [N], the original of each image.
     """
     if groups is None or len(np.unique(groups)) == len(groups):
@@ -39,19 +39,13 @@ def difference(
     second: npt.NDArray[np.bool_],
     groups: npt.NDArray[np.integer] | None = None,
 ) -> Interval:
-    """How much larger the first model's share is, on the same images.
+    """The first model's share less the second model's, on the same images.
 
-    The images' differences are taken one by one, so that what makes an image hard for
-    both models cancels.
-
-    Args:
-        first: [N], which images the first model recognised.
-        second: [N], which the second did.
-        groups: [N], see `accuracy`.
+    Differences are taken image by image, so that what makes an image hard for both
+    models cancels. Arguments as for `accuracy`.
     """
-    differences = first.astype(np.float64) - second
-    each = np.arange(len(differences)) if groups is None else groups
-    return _of_means(differences, each)
+    groups = np.arange(len(first)) if groups is None else groups
+    return _of_means(first.astype(np.float64) - second, groups)
 
 
 def _of_means(

@@ -5,6 +5,7 @@ References:
     MultiMNIST, mean and standard deviation of three trainings.
 """
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,8 +23,8 @@ class Cell(NamedTuple):
 
     Attributes:
         data: "mnist" or "multimnist".
-        iterations: of the routing; 0 for the baseline CNN.
-        reconstruction: whether there is a decoder.
+        iterations: number of routing iterations; 0 for the baseline CNN.
+        reconstruction: True with a decoder.
         paper: the paper's test error in percent, with its spread if given.
     """
 
@@ -34,7 +35,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its runs' folders, without the seed."""
+        """Name of its runs' folders, without the seed."""
         if not self.iterations:
             return f"{self.data}_baseline"
         decoder = "decoder" if self.reconstruction else "no_decoder"
@@ -59,58 +60,59 @@ def run_name(cell: Cell, seed: int) -> str:
     return f"{cell.name}_seed{seed}"
 
 
-def rows(
-    workdir: pathlib.Path, cells: Sequence[Cell], seeds: int, images: str, scale: str
-) -> list[Row]:
-    """The rows of the runs that have ended.
+def write(
+    workdir: pathlib.Path,
+    output: pathlib.Path,
+    cells: Sequence[Cell],
+    seeds: int,
+    images: str,
+    scale: str,
+) -> str:
+    """Writes ``table1.csv`` and ``table1.md``, of the runs that have ended.
 
     Args:
-        workdir: where the runs' folders are.
-        cells: wanted.
-        seeds: how many runs of each there should be.
-        images: that the runs train on, "mnist" or others in their stead.
-        scale: of the runs.
+        workdir: folder of the runs' folders.
+        output: folder of the files.
+        cells: lines of the table.
+        seeds: number of runs that each cell should have.
+        images: training images, "mnist" or others in their place.
+        scale: scale of the runs, "paper" or a smaller one.
+
+    Returns:
+        The table: a line for each cell, with steps and seeds, ours beside the paper's.
+        Notes below it say what differs from the paper: images, networks or steps.
     """
-    found = []
-    for cell in cells:
-        for seed in range(seeds):
-            folder = RunFolder(workdir / run_name(cell, seed))
-            if folder.result.exists():
-                own = {"cell": cell.name, "images": images, "scale": scale}
-                found.append(results.training_row(folder, own))
-    return found
+    rows = [
+        results.training_row(
+            folder, {"cell": cell.name, "images": images, "scale": scale}
+        )
+        for cell, seed in itertools.product(cells, range(seeds))
+        if (folder := RunFolder(workdir / run_name(cell, seed))).result.exists()
+    ]
+    text = _markdown(rows, cells, seeds)
+    results.write(output / "table1.csv", rows)
+    (output / "table1.md").write_text(text)
+    return text
 
 
-def markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
-    """The table: a line for each cell, with steps and seeds, ours beside the paper's.
-
-    What is not as in the paper, the images, the networks or the steps, is said below.
-
-    Args:
-        rows: from `rows`.
-        cells: wanted.
-        seeds: how many runs of each there should be.
-    """
+def _markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
+    """The table and its notes."""
     lines = []
-    short = []
     for cell in cells:
         members = [row for row in rows if row["cell"] == cell.name]
         errors = [float(row["test_error_percent"]) for row in members]
-        steps = sorted({int(row["steps"]) for row in members})
-        if steps and steps[0] < FULL_STEPS:
-            short.append(cell.name)
-        runs = str(len(errors))
-        if len(errors) < seeds:
-            runs += f" of {seeds}"
-        model = "CapsNet" if cell.iterations else "baseline CNN"
-        decoder = ("yes" if cell.reconstruction else "no") if cell.iterations else "-"
-        parameters = ", ".join(
-            dict.fromkeys(f"{int(row['num_parameters']):,}" for row in members)
-        )
+        steps = [f"{step:,}" for step in results.steps(members)]
+        parameters = dict.fromkeys(f"{int(row['num_parameters']):,}" for row in members)
+        decoder = "yes" if cell.reconstruction else "no"
         lines.append(
             [
-                *(cell.data, model, str(cell.iterations or "-"), decoder),
-                *(parameters or "-", runs, _listed(steps)),
+                cell.data,
+                "CapsNet" if cell.iterations else "baseline CNN",
+                str(cell.iterations or "-"),
+                decoder if cell.iterations else "-",
+                ", ".join(parameters) or "-",
+                results.count_of(len(errors), seeds),
+                " to ".join(dict.fromkeys([*steps[:1], *steps[-1:]])) or "-",
                 results.mean_and_std(errors) if errors else "not run",
                 cell.paper,
             ]
@@ -121,60 +123,31 @@ def markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
     ]
     numeric = {*header} - {"data", "model", "reconstruction"}
     table = results.markdown_table(header, lines, numeric=numeric)
-    return "\n\n".join([table, *_notes(rows, short, len(cells))]) + "\n"
+    return "\n\n".join([table, *_notes(rows, len(cells))]) + "\n"
 
 
-def _listed(steps: Sequence[int]) -> str:
-    if not steps:
-        return "-"
-    return " to ".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1])))
-
-
-def _notes(rows: Sequence[Row], short: Sequence[str], total: int) -> list[str]:
+def _notes(rows: Sequence[Row], total: int) -> list[str]:
     notes = []
-    others = sorted({row["images"] for row in rows} - {"mnist"})
-    if others:
+    if others := sorted({row["images"] for row in rows} - {"mnist"}):
         notes.append(f"**Not MNIST**: the images are {', '.join(others)}.")
+    short = {row["cell"] for row in rows if int(row["steps"]) < FULL_STEPS}
     if short:
         notes.append(
             f"**Not the paper's experiment**: {len(short)} of {total} cells are of "
             f"runs shorter than the released code's {FULL_STEPS:,} steps."
         )
-    scales = sorted({row["scale"] for row in rows} - {"paper"})
-    if scales:
+    if scales := sorted({row["scale"] for row in rows} - {"paper"}):
         notes.append(
             f"Scale {', '.join(scales)}: the networks are smaller than the paper's, "
             "too; their errors can be compared with each other, not with the paper's."
         )
-    for what, column in (("Data", "data"), ("Commit", "commit")):
-        found = dict.fromkeys(row[column] for row in rows)
-        if found:
-            notes.append(f"{what}: {'; '.join(found)}.")
-    if devices := dict.fromkeys(results.device_name(row) for row in rows):
-        notes.append(f"Device: {'; '.join(devices)}.")
-    return notes
-
-
-def write(
-    workdir: pathlib.Path,
-    output: pathlib.Path,
-    cells: Sequence[Cell],
-    seeds: int,
-    images: str,
-    scale: str,
-) -> str:
-    """Writes ``table1.csv`` and ``table1.md`` into a folder; returns the table.
-
-    Args:
-        workdir: see `rows`.
-        output: the folder of the files.
-        cells: see `rows`, as all arguments that follow.
-        seeds: of each cell.
-        images: that the runs train on.
-        scale: of the runs.
-    """
-    found = rows(workdir, cells, seeds, images, scale)
-    text = markdown(found, cells, seeds)
-    results.write(output / "table1.csv", found)
-    (output / "table1.md").write_text(text)
-    return text
+    facts = {
+        "Data": [row["data"] for row in rows],
+        "Commit": [row["commit"] for row in rows],
+        "Device": [results.device_name(row) for row in rows],
+    }
+    return notes + [
+        f"{name}: {'; '.join(dict.fromkeys(values))}."
+        for name, values in facts.items()
+        if values
+    ]

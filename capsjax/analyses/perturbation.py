@@ -1,6 +1,6 @@
-"""What the dimensions of a class capsule mean: reconstructions of perturbed poses."""
+"""Reconstructions of perturbed poses, which show the meaning of their dimensions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,8 @@ from capsjax.data import Dataset
 from capsjax.errors import UserError
 from capsjax.training import augment
 
-# The paper's: [-0.25, 0.25] in steps of 0.05.
 DELTAS = tuple(step / 20 for step in range(-5, 6))
-_DELTAS = np.array(DELTAS, np.float32)
+"""The paper's: [-0.25, 0.25] in steps of 0.05."""
 
 Perturbations = Callable[..., Float[Array, "Q D H W C"]]
 
@@ -33,13 +32,9 @@ def make_perturbations(graphdef: nnx.GraphDef, config: Config) -> Perturbations:
     - the model's variables, on one device or in host memory;
     - an image, uint8 [H, W, C] as stored; it is preprocessed and not augmented;
     - the class whose pose is perturbed;
-    - D numbers, each added to each of the pose's Q dimensions; `DELTAS` by default;
+    - D numbers, each added to each of the pose's Q dimensions; by default `DELTAS`;
 
     and returns float32 [Q, D, H, W, C] in [0, 1], in the size that the model sees.
-
-    Args:
-        graphdef: structure of a model with a decoder.
-        config: config of its run.
 
     Raises:
         UserError: the model has no decoder.
@@ -58,14 +53,14 @@ def make_perturbations(graphdef: nnx.GraphDef, config: Config) -> Perturbations:
         variables: models.Variables,
         image: Array,
         label: Array,
-        deltas: ArrayLike = _DELTAS,
+        deltas: ArrayLike | Sequence[float] = DELTAS,
     ) -> Float[Array, "Q D H W C"]:
         seen = augment.for_evaluation(image[None], config)
         output, _ = models.apply(
             graphdef, variables, seen, jnp.asarray(label)[None], config.dtype
         )
         assert output.poses is not None
-        deltas = jnp.asarray(deltas)
+        deltas = jnp.asarray(deltas, jnp.float32)
         _, J, Q = output.poses.shape
         D = len(deltas)
         pose = output.poses[0, label]
@@ -80,7 +75,7 @@ def make_perturbations(graphdef: nnx.GraphDef, config: Config) -> Perturbations:
 
 
 def classes_of(data: Dataset, class_name: str | None = None) -> list[int]:
-    """The class of a name; without one, all classes.
+    """The class of a name, or all classes.
 
     Raises:
         UserError: no class has this name, or images have several labels each.
@@ -101,12 +96,7 @@ def classes_of(data: Dataset, class_name: str | None = None) -> list[int]:
 
 
 def example_of(data: Dataset, label: int, example: int) -> np.ndarray:
-    """A test image of a class, uint8 [H, W, C].
-
-    Args:
-        data: with one label an image.
-        label: the class.
-        example: which of its images, counted from 0.
+    """The test image number ``example`` of a class, from 0; uint8 [H, W, C].
 
     Raises:
         UserError: the class has fewer examples.

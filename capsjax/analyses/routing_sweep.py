@@ -1,4 +1,4 @@
-"""The routing sweep: which trainings it is made of, and what they have shown.
+"""The routing sweep: its trainings, and what they have shown.
 
 References:
     Sabour, Frosst and Hinton 2017, table 1 and appendix A.
@@ -28,71 +28,51 @@ _DIAGNOSE = "diagnose_routing"
 
 
 class Cell(NamedTuple):
-    """What is compared, over its seeds.
+    """A setting that is compared, over its seeds.
 
     Attributes:
-        iterations: r, of the routing.
-        reconstruction: whether there is a decoder.
+        iterations: number of routing iterations.
+        reconstruction: True with a decoder.
     """
 
     iterations: int
     reconstruction: bool
 
     def name(self, seed: int) -> str:
-        """Of the run's folder."""
+        """Name of the run's folder."""
         decoder = "decoder" if self.reconstruction else "no_decoder"
         return f"r{self.iterations}_{decoder}_seed{seed}"
 
 
-def parse_iterations(words: Sequence[str]) -> list[int]:
-    """Numbers of routing iterations, in growing order.
+def cells(iterations: Sequence[str], reconstruction: Sequence[str]) -> list[Cell]:
+    """All combinations of the words of both flags, in ascending order.
 
     Raises:
-        UserError: a word is no such number or comes twice, or there are none.
+        UserError: a word is not a number of iterations, or not true or false; or it
+            comes twice; or there are no words.
     """
-    if not words or not all(re.fullmatch(r"[1-9]\d*", word) for word in words):
-        raise UserError(
-            f"--iterations={','.join(words)} is not numbers from 1 with commas between"
-        )
-    _refuse_doubles("iterations", words)
-    return sorted(map(int, words))
+    _check_words("iterations", iterations, r"[1-9]\d*", "numbers from 1 with commas")
+    wanted = "false, true or false,true"
+    _check_words("reconstruction", reconstruction, "false|true", wanted)
+    numbers = sorted(map(int, iterations))
+    decoders = sorted(word == "true" for word in reconstruction)
+    return [Cell(*values) for values in itertools.product(numbers, decoders)]
 
 
-def parse_reconstruction(words: Sequence[str]) -> list[bool]:
-    """Whether there is a decoder: without first.
-
-    Raises:
-        UserError: a word is not true or false or comes twice, or there are none.
-    """
-    if not words or not set(words) <= {"false", "true"}:
-        raise UserError(
-            f"--reconstruction={','.join(words)} is not false, true or false,true"
-        )
-    _refuse_doubles("reconstruction", words)
-    return sorted(word == "true" for word in words)
-
-
-def _refuse_doubles(flag: str, words: Sequence[str]) -> None:
+def _check_words(flag: str, words: Sequence[str], pattern: str, wanted: str) -> None:
+    given = f"--{flag}={','.join(words)}"
+    if not words or not all(re.fullmatch(pattern, word) for word in words):
+        raise UserError(f"{given} is not {wanted}")
     if len(set(words)) < len(words):
-        raise UserError(f"--{flag}={','.join(words)} names something twice")
-
-
-def cells(iterations: Sequence[int], reconstruction: Sequence[bool]) -> list[Cell]:
-    """All combinations."""
-    return [Cell(*values) for values in itertools.product(iterations, reconstruction)]
+        raise UserError(f"{given} names something twice")
 
 
 def check(config: Config, words: Sequence[str], cells: Sequence[Cell]) -> None:
-    """Refuses a config that the sweep's trainings would refuse, before the first one.
-
-    Args:
-        config: the one that the sweep's runs start from.
-        words: ``--config`` and the fields that were changed by further flags.
-        cells: of the sweep.
+    """Checks a sweep's config, and the ``words`` of its flags, before any training.
 
     Raises:
-        UserError: the config is not one of a CapsNet, has a value that no run can have,
-            or none for a decoder that is asked for; or a flag sets what the sweep does.
+        UserError: the config has an invalid value, no routing iterations, or no decoder
+            where one is wanted; or a flag sets what the sweep sets.
     """
     config_lib.check(config)
     routing = config.model.routing
@@ -104,9 +84,7 @@ def check(config: Config, words: Sequence[str], cells: Sequence[Cell]) -> None:
     paths = {_path(config, word) for word in words}
     for path, flag in {_ITERATIONS: "iterations", _SEED: "seeds"}.items():
         if path in paths:
-            raise UserError(
-                f"--config.{path} is what the sweep sets; use --{flag} instead"
-            )
+            raise UserError(f"the sweep sets --config.{path}; use --{flag} instead")
     if any(cell.reconstruction for cell in cells) and not config.model.has_decoder:
         raise UserError(
             f"the {config.model.name} of this config has no decoder, so that there is "
@@ -117,13 +95,9 @@ def check(config: Config, words: Sequence[str], cells: Sequence[Cell]) -> None:
 def runs(
     config: Config, cells: Sequence[Cell], seeds: int, words: Sequence[str]
 ) -> list[Run]:
-    """The trainings: all cells with the first seed, then with the next.
+    """The trainings: all cells with seed 0, then with the next of as many seeds.
 
-    Args:
-        config: the one that the sweep's runs start from.
-        cells: of the sweep.
-        seeds: how many; they count from 0.
-        words: flags of experiments.train for all of them, each one word.
+    ``words`` are the flags of experiments.train that all of them share.
     """
     made = []
     for seed, cell in itertools.product(range(seeds), cells):
@@ -140,35 +114,29 @@ def runs(
 
 
 def _path(config: Config, word: str) -> str:
-    """Path of the field that a flag sets; empty for flags that set none."""
+    """Path of the field that a flag sets, or an empty text."""
     match = re.fullmatch(r"--?(?:no)?config\.([\w.]+)(?:=.*)?", word, re.DOTALL)
     return fields.current_path(config, match[1]) if match else ""
 
 
 def rows(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> list[Row]:
     """The rows of the runs that have ended."""
-    found = []
-    for cell, seed in itertools.product(cells, range(seeds)):
-        folder = RunFolder(workdir / cell.name(seed))
-        if folder.result.exists():
-            decoder = folder.load_config().model.has_decoder
-            own = {"reconstruction": _word(decoder)}
-            found.append(results.training_row(folder, own))
-    return found
+    return [
+        results.training_row(folder, {"reconstruction": _word(cell.reconstruction)})
+        for cell, seed in itertools.product(cells, range(seeds))
+        if (folder := RunFolder(workdir / cell.name(seed))).result.exists()
+    ]
 
 
-def table(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> list[Row]:
-    """A line for each cell, also for those without any run.
-
-    Args:
-        rows: from `rows`.
-        cells: of the sweep.
-        seeds: how many runs of each cell there should be.
-    """
-    lines = []
+def table(
+    rows: Sequence[Row], cells: Sequence[Cell], seeds: int
+) -> tuple[list[Row], str]:
+    """A line for each cell, even without runs, as rows and as Markdown."""
+    found, lines = [], []
     for cell in cells:
         members = [row for row in rows if _cell(row) == cell]
         errors = [float(row["test_error_percent"]) for row in members]
+        steps = list(map(str, results.steps(members)))
         line = {
             "routing_iterations": cell.iterations,
             "reconstruction": _word(cell.reconstruction),
@@ -176,57 +144,37 @@ def table(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> list[Row]:
             "missing": seeds - len(errors),
             "mean_error_percent": statistics.mean(errors) if errors else None,
             "std_error_percent": statistics.stdev(errors) if len(errors) > 1 else None,
-            "steps": " ".join(map(str, _steps(members))),
+            "steps": " ".join(steps),
         }
-        lines.append(Row({name: results.as_text(line[name]) for name in line}))
-    return lines
-
-
-def markdown(lines: Sequence[Row], rows: Sequence[Row]) -> str:
-    """The table as Markdown, with what is to be known before numbers are compared.
-
-    Args:
-        lines: from `table`.
-        rows: that it was made from.
-    """
-    cells = []
-    for line in lines:
-        n, missing = int(line["n"]), int(line["missing"])
-        error = "missing"
-        if n:
-            error = f"{line.number('mean_error_percent'):.2f}"
-        if n > 1:
-            error += f" ± {line.number('std_error_percent'):.3f}"
-        cells.append(
+        found.append(Row({name: results.as_text(line[name]) for name in line}))
+        lines.append(
             [
-                line["routing_iterations"],
-                "with" if line["reconstruction"] == "true" else "without",
-                f"{n} of {n + missing}" if missing else str(n),
-                error,
-                line["steps"].replace(" ", ", "),
+                str(cell.iterations),
+                "with" if cell.reconstruction else "without",
+                results.count_of(len(errors), seeds),
+                results.mean_and_std(errors) if errors else "missing",
+                ", ".join(steps),
             ]
         )
     header = ["routing iterations", "reconstruction", "runs", "test error, %", "steps"]
     numeric = {*header} - {"reconstruction"}
-    table = results.markdown_table(header, cells, numeric=numeric)
-    return "\n\n".join([table, *_notes(lines, rows)]) + "\n"
+    text = results.markdown_table(header, lines, numeric=numeric)
+    notes = _notes(rows, seeds * len(cells))
+    return found, "\n\n".join([text, *notes]) + "\n"
 
 
-def _notes(lines: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+def _notes(rows: Sequence[Row], total: int) -> list[str]:
     notes = []
     if rows:
-        first = rows[0]
         commits = ", ".join(sorted({row["commit"] for row in rows}))
         devices = ", ".join(sorted({results.device_name(row) for row in rows}))
         notes.append(
-            f"Mean ± standard deviation over the seeds, on {first['test_examples']} "
-            f"test images. Data: {first['data']}. Commit {commits}, on {devices}."
+            f"Mean ± standard deviation over the seeds, on {rows[0]['test_examples']} "
+            f"test images. Data: {rows[0]['data']}. Commit {commits}, on {devices}."
         )
-    missing = sum(int(line["missing"]) for line in lines)
-    if missing:
-        total = missing + len(rows)
+    if missing := total - len(rows):
         notes.append(f"Unfinished: {missing} of {total} runs are missing here.")
-    if len(steps := _steps(rows)) > 1:
+    if len(steps := results.steps(rows)) > 1:
         notes.append(
             f"The runs took different numbers of steps, {steps[0]} to {steps[-1]}: "
             "their errors differ for that reason too."
@@ -235,15 +183,11 @@ def _notes(lines: Sequence[Row], rows: Sequence[Row]) -> list[str]:
 
 
 def write(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> str:
-    """Writes rows, table, figures and their captions to the sweep's folder.
+    """Writes rows, table, figures and their captions to the folder of the runs.
 
-    ``sweep.csv``, ``sweep_table.csv``, ``sweep.md``, ``captions.json`` and, of runs
-    that have ended, ``sweep_error.png``, ``sweep_loss.png`` and ``sweep_logits.png``.
-
-    Args:
-        workdir: of the runs, each in the folder that `Cell.name` says.
-        cells: of the sweep.
-        seeds: how many.
+    The files are ``sweep.csv``, ``sweep_table.csv``, ``sweep.md``, ``captions.json``
+    and, if runs have ended, ``sweep_error.png``, ``sweep_loss.png`` and
+    ``sweep_logits.png``.
 
     Returns:
         The table as Markdown.
@@ -252,45 +196,37 @@ def write(workdir: pathlib.Path, cells: Sequence[Cell], seeds: int) -> str:
         UserError: a file of a run cannot be read.
     """
     found = rows(workdir, cells, seeds)
-    lines = table(found, cells, seeds)
-    text = markdown(lines, found)
+    lines, text = table(found, cells, seeds)
     results.write(workdir / "sweep.csv", found)
     results.write(workdir / "sweep_table.csv", lines)
     (workdir / "sweep.md").write_text(text)
-    captions = {}
-    if found:
-        metrics: dict[tuple[int, bool], list[list[dict]]] = {}
-        for row in found:
-            folder = RunFolder(workdir / _cell(row).name(int(row["seed"])))
-            metrics.setdefault(_cell(row), []).append(read_metrics(folder.metrics))
-        data = folder.load_config().data.name  # The same in all of them.
-        captions = _draw(workdir, data, found, metrics)
-    write_json(workdir / "captions.json", captions)
+    write_json(workdir / "captions.json", _draw(workdir, found) if found else {})
     return text
 
 
-def _draw(
-    workdir: pathlib.Path,
-    data: str,
-    rows: Sequence[Row],
-    metrics: Mapping[tuple[int, bool], Sequence[Sequence[dict]]],
-) -> dict[str, str]:
+def _draw(workdir: pathlib.Path, rows: Sequence[Row]) -> dict[str, str]:
     """Writes the figures; returns the caption of each."""
-    steps = _steps(rows)
-    length = f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else f"{steps[0]}"
+    metrics: dict[tuple[int, bool], list[list[dict]]] = {}
+    for row in rows:
+        folder = RunFolder(workdir / _cell(row).name(int(row["seed"])))
+        metrics.setdefault(_cell(row), []).append(read_metrics(folder.metrics))
+    steps = results.steps(rows)
+    length = " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1])))
+    data = folder.load_config().data.name  # The same in all of them.
     trained = f"on {data}, {length} training steps"
-    figures.save(plots_sweep.errors(rows), workdir / "sweep_error.png")
-    captions = {
-        "sweep_error.png": "Test error against the number of routing iterations, "
-        f"{trained}: mean and standard deviation over the seeds, and each seed as a "
-        "faint dot."
+    drawn = {
+        "sweep_error.png": (
+            plots_sweep.errors(rows),
+            f"Test error against the number of routing iterations, {trained}: mean and "
+            "standard deviation over the seeds, and each seed as a faint dot.",
+        ),
+        "sweep_loss.png": (
+            plots_sweep.losses(metrics),
+            f"Margin loss in training, few routing iterations against more, {trained}: "
+            "moving average of the mean over the seeds. It leaves out the "
+            "reconstruction loss, so that the panels can be compared.",
+        ),
     }
-    figures.save(plots_sweep.losses(metrics), workdir / "sweep_loss.png")
-    captions["sweep_loss.png"] = (
-        f"Margin loss in training, few routing iterations against more, {trained}: "
-        "moving average of the mean over the seeds. It leaves out the reconstruction "
-        "loss, so that the panels can be compared."
-    )
     diagnosed = [
         cell
         for cell, runs in metrics.items()
@@ -298,23 +234,21 @@ def _draw(
     ]
     if diagnosed:
         cell = Cell(*max(diagnosed))
-        figures.save(plots_sweep.logits(metrics[cell][0]), workdir / "sweep_logits.png")
-        with_or_without = "with" if cell.reconstruction else "without"
-        captions["sweep_logits.png"] = (
+        drawn["sweep_logits.png"] = (
+            plots_sweep.logits(metrics[cell][0]),
             "What each routing iteration adds to a routing logit, mean of the absolute "
             "values, in training and at its end, and the entropy of the coupling "
             f"coefficients, {trained}: {cell.iterations} routing iterations, "
-            f"{with_or_without} reconstruction, one seed. After the paper's figure A.1."
+            f"{'with' if cell.reconstruction else 'without'} reconstruction, one seed. "
+            "After the paper's figure A.1.",
         )
-    return captions
+    for name, (figure, _) in drawn.items():
+        figures.save(figure, workdir / name)
+    return {name: caption for name, (_, caption) in drawn.items()}
 
 
 def _cell(row: Mapping[str, str]) -> Cell:
     return Cell(int(row["routing_iterations"]), row["reconstruction"] == "true")
-
-
-def _steps(rows: Sequence[Row]) -> list[int]:
-    return sorted({int(row["steps"]) for row in rows})
 
 
 def _word(value: bool) -> str:

@@ -24,9 +24,9 @@ from tabulate import tabulate
 
 from capsjax.reports.runs import unique, value_text, without_paths
 
-# At the top of every report, and of nothing that a person has written.
+# At the top of every report, and of no file written by hand.
 _MARK = "made by capsjax.reports"
-# The HTML in the template: anything else in the Markdown is text.
+# The HTML in the template; any other HTML in the Markdown is text.
 _OWN_HTML = re.compile(
     r'(<!--[^<>]*-->|</?(details|summary|figure|figcaption|div)( class="\w+")?>|[^<>])*'
 )
@@ -45,7 +45,7 @@ class Picture:
         size: width and height in pixels.
 
     Raises:
-        ValueError: the content is not a whole PNG image.
+        ValueError: the content is not an intact PNG image.
     """
 
     name: str
@@ -68,17 +68,17 @@ class Picture:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it would be too low beside another."""
+        """True if the image would be too low beside another."""
         return self.size[0] > 2 * self.size[1]
 
 
 def is_report(text: str) -> bool:
-    """Whether a report of any version begins so, be it Markdown or a page."""
+    """True for the text of a report of any version, Markdown or HTML."""
     return "made by capsjax." in text[:1000]
 
 
 def escape(value: object) -> Markup:
-    """A value as Markdown on one line, in which nothing is markup."""
+    """A value as one line of Markdown without markup."""
     if isinstance(value, Markup):
         return value
     text = html.escape(_one_line(value), quote=False)
@@ -88,11 +88,8 @@ def escape(value: object) -> Markup:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """A Markdown table of as many cells in each row as in the header.
-
-    Columns of numbers are aligned right.
-    """
-    columns = list(zip(*rows, strict=True)) or [("",)] * len(header)
+    """A Markdown table, with columns of numbers aligned at the right."""
+    columns = zip(*rows, strict=True) if rows else [("",)] * len(header)
     lines = tabulate(
         [list(map(escape, row)) for row in rows],
         list(map(escape, header)),
@@ -109,16 +106,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
 def preformatted(text: str) -> Markup:
     """A code block; its fence is longer than any in the text."""
     text = _clean(text).rstrip()
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" + max(["``", *re.findall("`+", text)], key=len)
     return Markup(f"{fence}text\n{text}\n{fence}")
 
 
 def to_markdown(folder: str, **content: Any) -> tuple[str, dict[str, Picture]]:
-    """The text, and its pictures by the file names that it gives them.
+    """The text, and its pictures by their file names.
 
     Args:
-        folder: place of the pictures, relative to the text.
+        folder: folder of the pictures, relative to the text.
         content: other variables of ``report.md.j2``.
     """
     pictures: dict[str, Picture] = {}
@@ -134,13 +130,7 @@ def to_markdown(folder: str, **content: Any) -> tuple[str, dict[str, Picture]]:
 
 
 def to_html(title: str, markdown: str, pictures: Mapping[str, Picture]) -> str:
-    """One page that needs nothing else: pictures and style are in it.
-
-    Args:
-        title: title of the page.
-        markdown: text of the page.
-        pictures: pictures by the last part of their links in the text.
-    """
+    """An HTML page that holds its style and its pictures (by their file names)."""
     options = {"xhtmlOut": False}
     parser = MarkdownIt("commonmark", options, renderer_cls=_Renderer).enable("table")
     parser.disable(["html_inline", "link", "autolink"])
@@ -175,7 +165,7 @@ def _one_line(value: object) -> str:
 
 
 def _clean(text: str) -> str:
-    """Text without paths, and without what no file in UTF-8 or no page may hold."""
+    """Text without paths, control characters and whatever UTF-8 cannot encode."""
     text = without_paths(text).replace("\r\n", "\n").encode("utf-8", "replace").decode()
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
@@ -188,6 +178,6 @@ _PAGE = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _PAGE.globals["mark"] = _MARK
-# For values within HTML that stands in the Markdown.
+# For values within HTML in the Markdown.
 _PAGE.filters["html"] = lambda value: Markup(html.escape(_one_line(value), False))
 _MARKDOWN = _PAGE.overlay(finalize=escape)

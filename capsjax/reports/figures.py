@@ -42,8 +42,7 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
     error.set(title="Validation error", xlabel="step", ylabel="error in %")
     # Linear below one error in a thousand images, so that zero can be drawn.
     error.set_yscale("symlog", linthresh=0.1, linscale=0.4, subs=range(2, 10))
-    drawn = [np.min(np.asarray(line.get_ydata())) for line in error.lines]
-    lowest = min(drawn, default=0.0)
+    lowest = min((np.min(line.get_ydata()) for line in error.lines), default=0.0)
     error.set_ylim(bottom=0 if lowest < 0.1 else lowest / 1.2)
     for axes in (loss, error):
         axes.yaxis.set_major_formatter("{x:g}")
@@ -65,30 +64,18 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
 
 
 def final_errors(groups: Sequence[Group]) -> Figure:
-    """The test error of each group: dots are runs, the bar is mean ± std.
-
-    Args:
-        groups: those with a run that has ended are drawn.
-    """
+    """Test errors of groups with ended runs: dots are runs, bars are mean ± std."""
     colors = _colors(len(groups))  # As in the curves.
     drawn = [pair for pair in zip(groups, colors, strict=True) if pair[0].ended]
     names = [_name(group) for group, _ in drawn]
     size = (6 + 0.08 * max(map(len, names)), 0.36 * len(drawn) + 1.3)
     figure, axes = figures.subplots(figsize=size)
+    style: dict[str, Any] = {"marker": "|", "markersize": 13, "markeredgewidth": 2}
+    style |= {"elinewidth": 1.5, "capsize": 4}
     for y, (group, color) in enumerate(drawn):
         errors = group.test_errors
-        std = errors.std()
-        axes.errorbar(
-            errors.mean(),
-            y,
-            xerr=None if np.isnan(std) else std,
-            color=color,
-            marker="|",
-            markersize=13,
-            markeredgewidth=2,
-            elinewidth=1.5,
-            capsize=4,
-        )
+        std = None if len(errors) == 1 else errors.std()
+        axes.errorbar(errors.mean(), y, xerr=std, color=color, **style)
         axes.scatter(errors, [y] * len(errors), color=color, s=22, alpha=0.55, zorder=3)
     every = pd.concat([group.test_errors for group, _ in drawn])
     if every.max() > 20 * max(every.min(), 0.1):
@@ -121,9 +108,8 @@ def _name(group: Group) -> str:
     """Number and label, as matplotlib can write them: no mathematics, not too long."""
     label = group.label.encode("utf-8", "replace").decode()
     # Fonts have no glyphs for control characters.
-    label = "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in label
-    )
+    hidden = "\N{REPLACEMENT CHARACTER}"
+    label = "".join(c if c.isprintable() else hidden for c in label)
     return f"{group.number}: {label[:_MAX_LABEL]}".replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""A report on runs: what differs, what came out, how it got there, where it is from.
+"""A report on runs: differences, results, learning curves and provenance.
 
 Only the files of the run folders are read, and the figures and tables beside them.
 """
@@ -8,7 +8,7 @@ import itertools
 import math
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import pandas as pd
@@ -35,15 +35,14 @@ def write(
 
     Args:
         given: run folders, or folders that hold some at any depth, with figures and
-            tables of their own.
+            tables beside them.
         output: the HTML file. The Markdown has the suffix ``.md``, and its pictures
             are in the folder ``NAME_figures`` beside it.
         title: title of the report; by default made from the names of the folders.
-        each_run: switch for a part about each run, with its provenance and its figures,
-            which may be most of the report.
+        each_run: switch for a section on each run, often most of the report.
 
     Returns:
-        A line that says what was written.
+        A line about the files and their content.
 
     Raises:
         UserError: there are no runs; or ``output`` does not end in ``.html``, is a file
@@ -53,8 +52,15 @@ def write(
         raise UserError(f"--output={output} does not end in .html")
     text = output.with_suffix(".md")
     folder = output.with_name(f"{output.stem}_figures")
-    _check_replaceable(output)
-    _check_replaceable(text)
+    for path in (output, text):
+        try:
+            old = path.read_text(errors="replace") if path.exists() else None
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        if old is not None and not document.is_report(old):
+            raise UserError(
+                f"{path} exists and is not a report; choose another --output"
+            )
     runs = find(given)
     beside = list(dict.fromkeys(path.resolve() for path in given))
     title = title or f"Runs in {', '.join(path.name for path in beside)}"
@@ -63,6 +69,7 @@ def write(
         folder.name, title=title, each_run=each_run, **content
     )
     files = {folder / name: picture.png for name, picture in pictures.items()}
+    size = sum(map(len, files.values()))
     files[output] = document.to_html(title, markdown, pictures).encode()
     files[text] = markdown.encode()
     try:
@@ -75,7 +82,6 @@ def write(
         raise UserError(
             f"cannot write {error.filename or output}: {error.strerror}"
         ) from error
-    size = sum(len(picture.png) for picture in pictures.values())
     notes = content["notes"]
     return (
         f"{_count(runs, 'run')} in {_count(content['groups'], 'group')}: {output} "
@@ -85,29 +91,23 @@ def write(
     )
 
 
-def _check_replaceable(path: pathlib.Path) -> None:
-    try:
-        text = path.read_text(errors="replace") if path.exists() else None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if text is not None and not document.is_report(text):
-        raise UserError(f"{path} exists and is not a report; choose another --output")
-
-
 def _content(runs: Sequence[Run], folders: Sequence[pathlib.Path]) -> dict[str, Any]:
     """Variables of the template ``report.md.j2`` that come from runs."""
     columns, groups = group(runs)
+    sessions = [
+        [{**env, "device": results.device_name(env)} for env in run.sessions()]
+        for run in runs
+    ]
     values = {
-        "commit": [_distinct(run, lambda env: env["commit"]) for run in runs],
-        "device": [_distinct(run, results.device_name) for run in runs],
-        "data": [_distinct(run, lambda env: env["data"]) for run in runs],
+        name: [sorted({value_text(env[name]) for env in envs}) for envs in sessions]
+        for name in ("commit", "device", "data")
     }
     ended = sum(run.ended for run in runs)
     about = {
         "made": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         "runs": f"{len(runs)}, {ended} of them ended, in {_count(groups, 'group')}",
+        **{name: "; ".join(_counted(found)) for name, found in values.items()},
     }
-    about |= {name: "; ".join(_counted(found)) for name, found in values.items()}
     beside = [(folder.name, *extras.read(folder)) for folder in folders]
     problems = [f"In {name}, {text}." for name, _, found in beside for text in found]
     any_ended = any(some.ended for some in groups)
@@ -135,12 +135,11 @@ def _content(runs: Sequence[Run], folders: Sequence[pathlib.Path]) -> dict[str, 
 def _notes(
     runs: Sequence[Run], groups: Sequence[Group], values: dict[str, list[list[str]]]
 ) -> Iterator[str]:
-    """Reasons why runs are hard to compare, or a number says less than it seems."""
+    """Reasons why runs are hard to compare, or numbers say less than they seem to."""
     for run in runs:
-        if run.problems:
-            problems = "; ".join(run.problems)
+        if problems := "; ".join(run.problems):
             yield f"Run {run.name} is damaged: {problems}. What can be read is used."
-    if names := _names(runs, [not run.ended for run in runs]):
+    if names := _listed([run.name for run in runs if not run.ended]):
         yield f"Not ended, still training or stopped, and in no mean: {names}."
     steps = [[_text(run.steps, ",.0f")] for run in runs if run.result]
     for name, of_runs in {"number of steps": steps, **values}.items():
@@ -155,25 +154,24 @@ def _notes(
         seeds = Counter(value_text(run.settings.get("seed")) for run in some.ended)
         if repeated := ", ".join(seed for seed, count in seeds.items() if count > 1):
             yield f"{mean} more than one run of seed {repeated}: not independent."
-    dirty = ["-dirty" in "".join(commits) for commits in values["commit"]]
-    if names := _names(runs, dirty):
+    commits = zip(runs, map("".join, values["commit"]), strict=True)
+    if names := _listed([run.name for run, text in commits if "-dirty" in text]):
         yield f"Changes that are in no commit (-dirty) were made before: {names}."
 
 
 def _summary(columns: Sequence[str], groups: Sequence[Group]) -> Markup:
-    """One line for each group."""
+    """A table with a line for each group."""
     rows = []
     for some in groups:
         errors = some.test_errors
         shown = some.ended or some.runs
         steps = pd.Series([run.steps for run in shown], dtype=float)
         settings = {name: value_text(value) for name, value in some.settings.items()}
-        of = "" if len(errors) == len(some.runs) else f" of {len(some.runs)}"
         rows.append(
             {
                 "group": str(some.number),
                 **{name: settings.get(name, _NONE) for name in columns},
-                "runs": f"{len(errors)}{of}",
+                "runs": results.count_of(len(errors), len(some.runs)),
                 "test error, %": _text(errors.mean(), ".2f"),
                 "± std": _text(errors.std(), ".2f"),
                 "each": ", ".join(errors.map("{:.2f}".format)) or _NONE,
@@ -188,7 +186,7 @@ def _summary(columns: Sequence[str], groups: Sequence[Group]) -> Markup:
 
 
 def _other_metrics(groups: Sequence[Group]) -> Markup | None:
-    """Means of the test images' other metrics, whatever the model reports."""
+    """Means of all metrics of the test images that the summary lacks."""
     frame = pd.DataFrame(
         {
             (f"{some.number}: {some.label}", run.name): run.last_metrics()["test"]
@@ -196,7 +194,6 @@ def _other_metrics(groups: Sequence[Group]) -> Markup | None:
             for run in some.ended
         }
     )
-    # Those in the summary already.
     frame = frame.drop(index=["accuracy", "error_percent"], errors="ignore")
     frame = frame.dropna(how="all").T
     if frame.empty:
@@ -243,27 +240,22 @@ def _plots(run: Run) -> tuple[list[Picture], list[str]]:
             pictures.append(Picture(name, caption, path.read_bytes()))
         except (OSError, ValueError):
             broken.append(path.name)
-    # Those that take a line of their own come last.
+    # Wide ones, which fill a line, come last.
     return sorted(pictures, key=lambda picture: picture.is_wide), broken
 
 
-def _distinct(run: Run, value: Callable[[dict[str, Any]], Any]) -> list[str]:
-    return sorted({value_text(value(env)) for env in run.sessions()})
-
-
 def _counted(of_runs: Iterable[list[str]]) -> list[str]:
-    """Values, the most frequent first, with how many runs have each if some differ."""
-    counts = Counter(sorted(value for values in of_runs for value in values))
+    """Values, most frequent first, each with its number of runs if they differ."""
+    counts = Counter(sorted(itertools.chain(*of_runs)))
     if len(counts) == 1:
         return list(counts)
     return [
-        f"{value} ({count} run{'' if count == 1 else 's'})"
+        f"{value} ({_count(range(count), 'run')})"
         for value, count in counts.most_common()
     ]
 
 
-def _names(runs: Sequence[Run], chosen: Sequence[bool]) -> str:
-    names = [run.name for run in itertools.compress(runs, chosen)]
+def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return ", ".join(names[:_MAX_NAMES]) + more
 

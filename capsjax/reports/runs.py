@@ -20,20 +20,13 @@ from capsjax.runs.metrics import read_metrics
 from capsjax.runs.results import as_text
 
 SPLITS = ["train", "validation", "test"]
-# Where runs differ in nothing else, they are repetitions.
+# Settings in which repetitions of a run may differ.
 _IMMATERIAL = frozenset(
     path for path, meta in fields.facts(Config()).items() if not meta.changes_result
 )
-# The settings that a reader asks for first.
+# Settings that come first in labels and tables.
 _FIRST = ("data.name", "model.name")
-# Fields that a file must have, with their types.
-_ENV_FIELDS = ("commit", "device", "num_devices", "cpu", "num_cpus", "started", "data")
-_FIELDS: dict[str, dict[str, Any]] = {
-    "config.json": {},
-    "env.json": dict.fromkeys(_ENV_FIELDS, object)
-    | {"command": list, "versions": dict},
-    "result.json": {"steps": int | float},
-}
+_ENV_FIELDS = {"commit", "device", "num_devices", "cpu", "num_cpus", "started", "data"}
 _PATH = re.compile(r"(?<![\w.~:/<])~?(?:/[\w.@%+~-]+)+/?")
 
 
@@ -45,7 +38,7 @@ class Run:
         name: path relative to the folder that was given.
         folder: folder of the run.
         settings: config by names such as ``"model.name"``.
-        env: see `capsjax.runs.provenance.environment`.
+        env: environment from `capsjax.runs.provenance.environment`.
         result: content of ``result.json``.
         metrics: numbers by ``split``, one of `SPLITS`, and ``step``.
         problems: defects of the files.
@@ -57,16 +50,16 @@ class Run:
     env: dict[str, Any]
     result: dict[str, Any]
     metrics: pd.DataFrame
-    problems: tuple[str, ...] = ()
+    problems: Sequence[str] = ()
 
     @property
     def ended(self) -> bool:
-        """Whether there is a result, be it readable or not."""
+        """True if there is a result, readable or not."""
         return self.folder.result.exists()
 
     @property
     def steps(self) -> float:
-        """Steps of the whole run, or of what its metrics tell so far, or NaN."""
+        """Steps of the whole run, or those in its metrics so far, or NaN."""
         return number(self.result.get("steps", self.metrics["step"].max()))
 
     @property
@@ -77,10 +70,10 @@ class Run:
         return 100 * (1 - accuracy) if math.isnan(error) else error
 
     def sessions(self) -> list[dict[str, Any]]:
-        """Environment at the start, and each time that the run was resumed."""
+        """Environments at the start and at each resume."""
         resumes = self.env.get("resumes")
         envs = [self.env, *(resumes if isinstance(resumes, list) else [])]
-        return [env for env in envs if _is_whole(env, "env.json")]
+        return list(filter(_is_env, envs))
 
     def curve(self, split: str, metric: str) -> pd.Series:
         """A metric by the step."""
@@ -96,7 +89,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that are equal but for the seed and what changes no result.
+    """Runs that differ only in the seed and in settings that change no result.
 
     Attributes:
         number: position among the groups, from 1.
@@ -122,18 +115,16 @@ class Group:
 
     def results(self, name: str) -> pd.Series:
         """A number in the results of the runs that have ended."""
-        found = [number(run.result.get(name)) for run in self.ended]
-        return pd.Series(found, dtype=float)
+        return pd.Series(
+            [number(run.result.get(name)) for run in self.ended], dtype=float
+        )
 
 
 def find(given: Sequence[pathlib.Path]) -> list[Run]:
-    """Reads the runs in folders, each once.
-
-    Args:
-        given: run folders, or folders that hold some at any depth.
+    """Reads the runs in folders at any depth, each once.
 
     Raises:
-        UserError: a folder does not exist, or there is no run in any.
+        UserError: a folder does not exist, or there are no runs.
     """
     names: dict[pathlib.Path, str] = {}
     for parent in given:
@@ -141,9 +132,9 @@ def find(given: Sequence[pathlib.Path]) -> list[Run]:
             raise UserError(f"there is no folder {parent}")
         root = parent.resolve()
         for path in _run_folders(root):
-            name = path.relative_to(root.parent if len(given) > 1 else root).as_posix()
-            name = root.name if path == root else name
+            base = root.parent if len(given) > 1 or path == root else root
             if path not in names:
+                name = path.relative_to(base).as_posix()
                 names[path] = unique(name, names.values())
     if not names:
         raise UserError(
@@ -161,74 +152,75 @@ def unique(name: str, taken: Container[str], suffix: str = "") -> str:
 
 
 def _run_folders(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Folders in which a run was begun; it may be damaged."""
+    """Folders in which a run, maybe damaged, was begun; r2 comes before r10."""
     for path, below, _ in root.walk():
-        below.sort(key=_natural)
+        below.sort(
+            key=lambda name: [
+                int(part) if part.isdecimal() else part
+                for part in re.split(r"(\d+)", name)
+            ]
+        )
         folder = RunFolder(path)
         if folder.config.exists() or folder.metrics.exists():
             below.clear()
             yield path
 
 
-def _natural(name: str) -> list[int | str]:
-    """Orders r2 before r10."""
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if part.isdecimal() else part for part in parts]
-
-
 def read(path: pathlib.Path, name: str) -> Run:
-    """Reads a run's files; what is wrong with them is noted, not raised."""
+    """Reads a run's files; notes defects instead of raising errors."""
     folder = RunFolder(path)
     problems: list[str] = []
-    settings = _load(
-        folder.config, lambda: fields.flatten(folder.load_config()), problems
-    )
-    env = _load(folder.env, folder.load_env, problems)
+
+    def load(
+        path: pathlib.Path, loader: Callable[[], Any], is_whole: Callable[[Any], bool]
+    ) -> dict[str, Any]:
+        problem = f"{path.name} does not hold what a run's does"
+        try:
+            content = loader()
+            if is_whole(content):
+                return content
+        except UserError as error:
+            problem += f": {error}"
+            if error.__cause__ is not None:
+                problem = f"{path.name} cannot be read: {error.__cause__}"
+            if not path.exists():
+                problem = f"there is no {path.name}"
+        problems.append(problem)
+        return {}
+
+    settings = load(folder.config, lambda: fields.flatten(folder.load_config()), bool)
+    env = load(folder.env, folder.load_env, _is_env)
     result = {}
     if folder.result.exists():
-        result = _load(folder.result, folder.load_result, problems)
+        result = load(folder.result, folder.load_result, _is_result)
     rows = []
     try:
         rows = read_metrics(folder.metrics)
     except (OSError, ValueError) as error:
         problems.append(f"metrics.jsonl cannot be read: {error}")
-    run = Run(name, folder, settings, env, result, numbers(rows))
+    run = Run(name, folder, settings, env, result, numbers(rows), problems)
     if result and run.metrics.empty:
         problems.append("there are no metrics in metrics.jsonl")
     if result and math.isnan(run.test_error):
         problems.append("result.json holds no test error")
-    return dataclasses.replace(run, problems=tuple(problems))
+    return run
 
 
-def _load(
-    path: pathlib.Path, load: Callable[[], Any], problems: list[str]
-) -> dict[str, Any]:
-    problem = f"{path.name} does not hold what a run's does"
-    try:
-        content = load()
-        if _is_whole(content, path.name):
-            return content
-    except UserError as error:
-        problem += f": {error}"
-        if error.__cause__ is not None:
-            problem = f"{path.name} cannot be read: {error.__cause__}"
-        if not path.exists():
-            problem = f"there is no {path.name}"
-    problems.append(problem)
-    return {}
+def _is_env(content: Any) -> bool:
+    match content:
+        case {"command": list(), "versions": dict()}:
+            return content.keys() >= _ENV_FIELDS
+    return False
 
 
-def _is_whole(content: Any, file: str) -> bool:
-    return isinstance(content, dict) and all(
-        field in content and isinstance(content[field], kind)
-        for field, kind in _FIELDS[file].items()
-    )
+def _is_result(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("steps"), int | float)
 
 
 def numbers(rows: Sequence[Any]) -> pd.DataFrame:
-    """Rows of metrics, with NaN for what is not a number.
+    """Rows of metrics, with NaN for anything else than numbers.
 
-    There is an ``"error_percent"`` also where only the accuracy is known.
+    ``"error_percent"`` comes from the accuracy where it is missing.
     """
     frame = pd.DataFrame(
         {name: number(value) for name, value in row.items()} | {"split": row["split"]}
@@ -242,18 +234,18 @@ def numbers(rows: Sequence[Any]) -> pd.DataFrame:
 
 
 def number(value: Any) -> float:
-    """A finite number as such, anything else as NaN."""
+    """A finite number, or NaN for anything else."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else math.nan
 
 
 def without_paths(text: str) -> str:
-    """A text with the absolute paths in it cut down to their last part."""
+    """A text in which absolute paths are cut down to their last part."""
     return _PATH.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text)
 
 
 def value_text(value: Any) -> str:
-    """A setting's value as people read it."""
+    """A setting's value in words."""
     if isinstance(value, tuple | list):
         comma = "," if len(value) == 1 else ""
         return f"({', '.join(map(value_text, value))}{comma})"
@@ -261,18 +253,18 @@ def value_text(value: Any) -> str:
 
 
 def group(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:
-    """Takes runs together that differ in nothing but seeds and the like.
+    """Groups runs that differ only in the seed and settings that change no result.
 
     Returns:
         The names of the settings in which the groups differ, and the groups in the
-        order of these settings. Runs without a config are in none.
+        order of these settings. Runs without a config are left out.
     """
     runs = [run for run in runs if run.settings]
     if not runs:
         return [], []
     runs.sort(key=lambda run: _order(run.settings.get("seed")))
     settings = [_material(run.settings) for run in runs]
-    # As text, since pandas takes 1, 1.0 and True for the same.
+    # As text, since pandas equates 1, 1.0 and True.
     texts = pd.DataFrame(
         {name: repr(value) for name, value in some.items()} for some in settings
     ).fillna("")
@@ -296,18 +288,14 @@ def group(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:
 def _material(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings by name, without those that change no result."""
     names = settings.keys() - _IMMATERIAL
-    # How often a run is evaluated decides where it ends if the accuracy does.
+    # A run that ends at some accuracy ends at an evaluation.
     if not settings.get("stop_at_validation_accuracy"):
         names.discard("evaluate_every_steps")
     return {name: settings[name] for name in sorted(names)}
 
 
 def _differing(texts: pd.DataFrame) -> list[str]:
-    """Names of the settings that differ, without those that another implies.
-
-    A field that only some models have is implied by ``model.name``, unless its values
-    differ.
-    """
+    """Names of the settings that differ, unless ``model.name`` implies it."""
 
     def differs(name: str) -> bool:
         kinds = texts.get(f"{name.rpartition('.')[0]}.name", pd.Series("", texts.index))
@@ -319,7 +307,7 @@ def _differing(texts: pd.DataFrame) -> list[str]:
 
 
 def _telling(columns: Sequence[str], texts: pd.DataFrame) -> list[str]:
-    """A few of the columns, which tell all rows apart."""
+    """A few of the columns, enough to tell all rows apart."""
     chosen: list[str] = []
     while len(chosen) < len(columns) and (not chosen or texts.duplicated(chosen).any()):
         rest = [name for name in columns if name not in chosen]
@@ -329,7 +317,7 @@ def _telling(columns: Sequence[str], texts: pd.DataFrame) -> list[str]:
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    """Sorts what is absent first, then numbers, then words."""
+    """A key that sorts absent values first, then numbers, then words."""
     if isinstance(value, int | float):
         return 1, float(value), ""
     return 0 if value is None else 2, 0.0, value_text(value)
@@ -340,10 +328,9 @@ def _label(settings: dict[str, Any], names: Sequence[str]) -> str:
     values = {name: value_text(value) for name, value in settings.items()}
     last = Counter(name.rpartition(".")[2] for name in names)
     words = []
-    for name in names:
+    for name in filter(values.__contains__, names):
         short = name.rpartition(".")[2]
         short = short if last[short] == 1 and short != "name" else name
-        if name in values:
-            words.append(values[name] if name in _FIRST else f"{short}={values[name]}")
+        words.append(values[name] if name in _FIRST else f"{short}={values[name]}")
     model = values.get("model.name", "?")
     return ", ".join(words) or f"{model} on {values['data.name']}"

@@ -1,7 +1,7 @@
 """Committed results: rows of CSV files with their provenance, and tables from them.
 
-A row is flat: where it comes from, and whatever was measured. A file has the columns of
-all its rows; those that a row lacks are empty there.
+A row has columns for its provenance and for whatever was measured. A file has the
+columns of all its rows; those that a row lacks are empty there.
 """
 
 import csv
@@ -17,12 +17,12 @@ from tabulate import tabulate
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
 
-# What each row has of capsjax.runs.provenance.environment.
+# Columns that each row takes from capsjax.runs.provenance.environment.
 _PROVENANCE = ("started", "commit", "device", "num_devices", "cpu", "num_cpus")
 
 
 class Row(dict[str, str]):
-    """What was measured and where, as text by column; empty if it is not known."""
+    """Measurements and their provenance: text by column, empty if unknown."""
 
     def __missing__(self, column: str) -> NoReturn:
         raise UserError(
@@ -31,43 +31,30 @@ class Row(dict[str, str]):
         )
 
     def number(self, column: str) -> float:
-        """The number in a column.
-
-        Raises:
-            UserError: there is none.
-        """
+        """The number in a column; a `UserError` if there is none."""
         return float(self[column] or self.__missing__(column))
 
 
 def row(env: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
     """A row that begins with its provenance and ends with the command.
 
-    Args:
-        env: process that measured, from `capsjax.runs.provenance.environment`.
-        measured: values by column; they replace the provenance of the same name.
+    ``env`` comes from `capsjax.runs.provenance.environment`; measured values replace
+    the provenance of the same name.
     """
-    known = {
-        **{name: env[name] for name in _PROVENANCE},
-        "jax": env["versions"]["jax"],
-        **measured,
-        "command": portable(env["command"]),
-    }
+    known = {name: env[name] for name in _PROVENANCE} | {"jax": env["versions"]["jax"]}
+    known |= {**measured, "command": portable(env["command"])}
     return Row({column: as_text(value) for column, value in known.items()})
 
 
 def training_row(folder: RunFolder, own: Mapping[str, Any] = {}) -> Row:
-    """The row of a run that has ended: its provenance, settings and result.
-
-    Args:
-        folder: folder of the run.
-        own: further values by column.
+    """The row of a run: its provenance, settings, result and ``own`` columns.
 
     Raises:
         UserError: the folder holds no run, or one that has not ended.
     """
     config, env = folder.load_config(), folder.load_env()
     result = folder.load_result()
-    measured: dict[str, Any] = {
+    measured = {
         "flax": env["versions"]["flax"],
         "data": env["data"],
         **config.model.columns(),
@@ -81,12 +68,9 @@ def training_row(folder: RunFolder, own: Mapping[str, Any] = {}) -> Row:
 
 
 def append(path: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> int:
-    """Appends rows to a CSV file, leaving out those that it has.
+    """Appends new rows to a CSV file; returns their number.
 
-    A row that only adds columns to one in the file is the same row.
-
-    Returns:
-        Number of new rows.
+    A row that only adds columns to one in the file is not new.
 
     Raises:
         UserError: the file cannot be read.
@@ -111,7 +95,7 @@ def write(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def read(path: pathlib.Path) -> list[Row]:
-    """Rows of a CSV file; none where there is no file.
+    """Rows of a CSV file; an empty list if there is no file.
 
     Raises:
         UserError: it cannot be read, or has lines of different lengths.
@@ -143,19 +127,28 @@ def grouped(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Ro
     return groups
 
 
-def training_table(rows: Sequence[Row]) -> str:
-    """A Markdown table with a line for each command, over its seeds.
+def steps(rows: Iterable[Row]) -> list[int]:
+    """The different numbers of training steps, in ascending order."""
+    return sorted({int(row["steps"]) for row in rows})
 
-    Runs belong together if they differ in nothing but the seed: command, steps and
-    commit are the same.
+
+def count_of(count: int, wanted: int) -> str:
+    """A count of runs, and how many there should be if some are missing."""
+    return str(count) if count == wanted else f"{count} of {wanted}"
+
+
+def training_table(rows: Sequence[Row]) -> str:
+    """A Markdown table with a line for runs that differ in nothing but the seed.
+
+    Their commands, steps and commits are the same.
     """
     seedless = [
         Row(row, command=re.sub(r" --config\.seed=\d+", "", row["command"]))
         for row in rows
     ]
+    groups = grouped(seedless, "command", "steps", "commit")
     lines = []
-    for key, members in grouped(seedless, "command", "steps", "commit").items():
-        command, steps, commit = key
+    for (command, steps, commit), members in groups.items():
         errors = [row.number("test_error_percent") for row in members]
         each = ", ".join(f"{error:.2f}" for error in errors)
         seconds = [float(s) for row in members if (s := row["seconds_per_step"])]
@@ -170,11 +163,9 @@ def training_table(rows: Sequence[Row]) -> str:
                 mean_and_std(errors) + (f" ({each})" if len(errors) > 1 else ""),
             ]
         )
-    header = (
-        *("command", "commit", "device", "seeds", "steps", "s per step"),
-        "test error, %",
-    )
-    return markdown_table(header, lines, numeric=header[4:6])
+    numeric = ("steps", "s per step")
+    header = ("command", "commit", "device", "seeds", *numeric, "test error, %")
+    return markdown_table(header, lines, numeric=numeric)
 
 
 def mean_and_std(values: Sequence[float]) -> str:
@@ -190,13 +181,9 @@ def markdown_table(
     numeric: Collection[str] = (),
     style: str = "pipe",
 ) -> str:
-    """A Markdown table.
+    """A Markdown table, or one in another style of tabulate.
 
-    Args:
-        header: names of the columns.
-        rows: cells of each row.
-        numeric: names of the columns that are aligned at the right.
-        style: name of tabulate's format.
+    The ``numeric`` columns, by name, are aligned at the right.
     """
     align = ["right" if name in numeric else "left" for name in header]
     return tabulate(rows, header, style, disable_numparse=True, colalign=align)
@@ -214,10 +201,7 @@ def device_name(row: Mapping[str, str]) -> str:
 
 
 def portable(command: Sequence[str]) -> str:
-    """The command without the paths of the machine that it ran on.
-
-    Of programs named in a command that is part of it, the names are kept.
-    """
+    """The command without the machine's paths; programs in ``--against`` keep names."""
     paths = re.compile(r"^(--(?:workdir|data_dir|output|config\.data\.path)=).*")
     words = [paths.sub(r"\1DIR", word) for word in command]
     return " ".join(
@@ -227,7 +211,7 @@ def portable(command: Sequence[str]) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value as it stands in a CSV file; six digits of a float, nothing for None."""
+    """A value in a CSV file: a float with six digits, an empty text for None."""
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -12,14 +12,12 @@ from capsjax.training.train import train
 
 def test_scores_are_summed():
     """Each model errs on one image of three; together they err on none."""
-    labels = np.array([0, 1, 2])
-    sure, unsure = 0.9, 0.4
-    scores = []
-    for wrong in range(3):
-        one = np.eye(3) * sure
-        one[wrong] = np.roll(np.eye(3)[wrong], 1) * unsure
-        scores.append(one.astype(np.float32))
-    found = ensemble.together(scores, labels)
+    right = np.eye(3, dtype=np.float32)
+    scores = [
+        np.where(right[wrong][:, None], 0.4 * np.roll(right, 1, axis=1), 0.9 * right)
+        for wrong in range(3)
+    ]
+    found = ensemble.together(scores, np.arange(3))
     np.testing.assert_allclose(found.single, [100 / 3] * 3)
     # The first is as sure of its error as the second is of the right class not.
     np.testing.assert_allclose(found.first, [100 / 3, 0, 0])

@@ -40,7 +40,7 @@ def test_gallery_titles_every_image(count, channels):
     labels = np.arange(count) % 3
     predictions = np.zeros(count, int)
     figure = plots.gallery(
-        "title", [("input", images)], labels, predictions, ("a", "b", "c")
+        "title", {"input": images}, labels, predictions, ("a", "b", "c")
     )
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == [f"{'abc'[label]} → a" for label in labels]

@@ -10,14 +10,10 @@ from flax import nnx
 from matplotlib.image import imread
 
 from capsjax import data, fields, models
+from capsjax.analyses import perturbation
 from capsjax.analyses.figures import perturbation as plots_perturbation
-from capsjax.analyses.perturbation import (
-    DELTAS,
-    classes_of,
-    example_of,
-    make_perturbations,
-)
-from capsjax.data import Dataset
+from capsjax.analyses.perturbation import classes_of, example_of, make_perturbations
+from capsjax.data import Dataset, ImageSet
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
 from capsjax.training import augment
@@ -116,8 +112,9 @@ def test_other_classes_poses_do_not_matter(patches, image):
 
 
 def test_the_papers_steps():
-    np.testing.assert_allclose(DELTAS, np.linspace(-0.25, 0.25, 11), atol=1e-12)
-    assert 0.0 in DELTAS
+    deltas = perturbation.DELTAS
+    np.testing.assert_allclose(deltas, np.linspace(-0.25, 0.25, 11), atol=1e-12)
+    assert 0.0 in deltas
 
 
 def test_models_without_a_decoder_are_refused():
@@ -134,20 +131,18 @@ def test_classes_and_examples_by_name_and_number(digits_data):
     with pytest.raises(UserError, match=r"no class 'seven'; choose one of 0, 1, 2"):
         classes_of(digits_data, "seven")
     sevens = digits_data.test.images[digits_data.test.labels == 7]
-    np.testing.assert_array_equal(example_of(digits_data, 7, 3), sevens[3])
-    np.testing.assert_array_equal(
-        example_of(digits_data, 7, len(sevens) - 1), sevens[-1]
-    )
+    for example in (3, len(sevens) - 1):
+        found = example_of(digits_data, 7, example)
+        np.testing.assert_array_equal(found, sevens[example])
     for example in (len(sevens), -1):
         with pytest.raises(UserError, match=f"example {example} .*{len(sevens)} test"):
             example_of(digits_data, 7, example)
 
 
 def test_images_with_several_labels_are_refused(digits_data):
-    several, test = copy.copy(digits_data), copy.copy(digits_data.test)
-    pairs = np.stack([test.labels, test.labels], axis=1)
-    object.__setattr__(test, "labels", pairs)
-    object.__setattr__(several, "test", test)
+    several = copy.copy(digits_data)
+    labels = np.stack([digits_data.test.labels] * 2, axis=1)
+    object.__setattr__(several, "test", ImageSet(digits_data.test.images, labels))
     with pytest.raises(UserError, match="several labels"):
         classes_of(several)
 
@@ -159,9 +154,11 @@ def test_the_figure_has_a_row_for_each_dimension(channels):
     image, drawn = rng.random((h, w, channels)), rng.random((Q, D, h, w, channels))
     figure = plots_perturbation.dimensions("the title", image, drawn, (-0.25, 0.0))
     beside, grid = figure.axes
-    columns = [text.get_text() for text in grid.get_xticklabels()]
+    columns, rows = (
+        [text.get_text() for text in labels]
+        for labels in (grid.get_xticklabels(), grid.get_yticklabels())
+    )
     assert columns == 2 * ["-0.25", "0"]  # Above and below.
-    rows = [text.get_text() for text in grid.get_yticklabels()]
     assert rows == ["dimension 1", "dimension 2", "dimension 3"]
     assert figure.get_suptitle() == "the title"
 

@@ -1,6 +1,5 @@
 """The routing sweep: its trainings, its table, its figures, and one small sweep."""
 
-import csv
 import json
 import math
 import shlex
@@ -8,7 +7,6 @@ import shlex
 import numpy as np
 import pytest
 
-from capsjax import fields
 from capsjax.analyses import routing_sweep as sweep
 from capsjax.analyses.figures import routing_sweep as plots_sweep
 from capsjax.analyses.routing_sweep import Cell
@@ -16,11 +14,11 @@ from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.losses import cross_entropy
 from capsjax.models import baseline_cnn
-from capsjax.runs import grid
-from capsjax.runs.folder import RunFolder, write_json
+from capsjax.runs import grid, results
+from capsjax.runs.folder import RunFolder
 from capsjax.runs.grid import FINISHED, SKIPPED, Run
 from tests.launching import TINY, comparable, run
-from tests.runs.test_results import COMMAND, ENV, RESULT
+from tests.runs import test_results
 from tests.tables import committed_columns, unpadded
 
 WITHOUT, WITH = Cell(1, False), Cell(3, True)
@@ -30,24 +28,21 @@ def made_run(
     workdir, cell: Cell, seed: int, error: float, steps: int = 10, routing: bool = True
 ) -> RunFolder:
     """A run that has ended, with metrics of two logged steps."""
-    folder = RunFolder(workdir / cell.name(seed))
-    config = Config()
-    config.seed = seed
-    fields.update(config, {"model.routing.iterations": cell.iterations})
-    if not cell.reconstruction:
-        config.model = config.model.without_decoder()
-    with folder.open(config, resume=False):
-        pass
-    folder.record_env(ENV | {"command": COMMAND}, resumed_at=None)
-    write_json(folder.result, RESULT | {"test_error_percent": error, "steps": steps})
     rows: list[dict] = [
         {"step": step, "split": "train", "margin_loss": 1 / step}
         for step in (steps // 2, steps)
     ]
     if routing:
         rows.append({"step": steps, "split": "routing", **of_routing(cell.iterations)})
-    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return test_results.made_run(
+        workdir / cell.name(seed),
+        seed,
+        error,
+        steps=steps,
+        decoder=cell.reconstruction,
+        rows=rows,
+        **{"model.routing.iterations": cell.iterations},
+    )
 
 
 def of_routing(count: int) -> dict[str, float]:
@@ -62,49 +57,41 @@ def of_routing(count: int) -> dict[str, float]:
 
 
 def test_flags_are_read():
-    assert sweep.parse_iterations(["3", "1", "10"]) == [1, 3, 10]
-    assert sweep.parse_reconstruction(["true", "false"]) == [False, True]
-    assert sweep.cells([1, 3], [False, True]) == [
-        (1, False),
-        (1, True),
-        (3, False),
-        (3, True),
-    ]
+    cells = sweep.cells(["3", "1", "10"], ["true", "false"])
+    assert cells == [(r, decoder) for r in (1, 3, 10) for decoder in (False, True)]
 
 
-@pytest.mark.parametrize("words", [[], ["0"], ["1", "x"], ["-1"], ["1.5"], ["1", "1"]])
-def test_bad_iterations_are_refused(words):
-    with pytest.raises(UserError, match=f"--iterations={','.join(words)} "):
-        sweep.parse_iterations(words)
-
-
-@pytest.mark.parametrize("words", [[], ["yes"], ["true", "true"]])
-def test_bad_reconstruction_is_refused(words):
-    with pytest.raises(UserError, match=f"--reconstruction={','.join(words)} "):
-        sweep.parse_reconstruction(words)
+@pytest.mark.parametrize(
+    ("iterations", "reconstruction", "flag"),
+    [
+        *(
+            (text, "true", "iterations")
+            for text in ("", "0", "1,x", "-1", "1.5", "1,1")
+        ),
+        *(("1", text, "reconstruction") for text in ("", "yes", "true,true")),
+    ],
+)
+def test_bad_flags_are_refused(iterations, reconstruction, flag):
+    given = {"iterations": iterations, "reconstruction": reconstruction}
+    with pytest.raises(UserError, match=f"--{flag}={given[flag]} "):
+        sweep.cells(*(text.split(",") if text else [] for text in given.values()))
 
 
 def test_each_run_gets_the_flags_of_its_cell():
     words = ["--config=a.py", "--config.model.decoder_units=(8,)", "--data_dir=/d"]
     runs = sweep.runs(Config(), [WITHOUT, WITH], 2, words)
     assert [run.name for run in runs] == [
-        "r1_no_decoder_seed0",
-        "r3_decoder_seed0",
-        "r1_no_decoder_seed1",
-        "r3_decoder_seed1",
+        f"{cell}_seed{seed}"
+        for seed in (0, 1)
+        for cell in ("r1_no_decoder", "r3_decoder")
     ]
     assert runs[0].flags == [
-        "--config=a.py",
-        "--data_dir=/d",
-        "--config.model.routing.iterations=1",
-        "--config.seed=0",
-        "--config.model.decoder_units=()",
-        "--config.diagnose_routing=true",
+        *("--config=a.py", "--data_dir=/d"),
+        *("--config.model.routing.iterations=1", "--config.seed=0"),
+        *("--config.model.decoder_units=()", "--config.diagnose_routing=true"),
     ]
     assert runs[3].flags == [
-        *words,
-        "--config.model.routing.iterations=3",
-        "--config.seed=1",
+        *(*words, "--config.model.routing.iterations=3", "--config.seed=1"),
         "--config.diagnose_routing=true",
     ]
     (chosen,) = sweep.runs(Config(), [WITH], 1, ["--noconfig.diagnose_routing"])
@@ -154,14 +141,14 @@ def test_the_table_has_mean_and_deviation_and_says_what_is_missing(tmp_path):
     columns = committed_columns("sweep_digits/sweep.csv")
     assert all(columns <= row.keys() for row in rows)
     assert [row["reconstruction"] for row in rows] == ["false"] * 3 + ["true"] * 2
-    lines = sweep.table(rows, cells, 3)
+    lines, text = sweep.table(rows, cells, 3)
     # By hand: deviations -1.5, -0.5, 2 give sqrt(6.5 / 2); +-0.05 gives sqrt(0.005).
     assert [list(line.values()) for line in lines] == [
         ["1", "false", "3", "0", "2.5", "1.80278", "10"],
         ["3", "true", "2", "1", "0.3", "0.0707107", "10 14"],
         ["7", "true", "0", "3", "", "", ""],
     ]
-    text = unpadded(sweep.markdown(lines, rows))
+    text = unpadded(text)
     assert "| 1 | without | 3 | 2.50 ± 1.803 | 10 |" in text
     assert "| 3 | with | 2 of 3 | 0.30 ± 0.071 | 10, 14 |" in text
     assert "| 7 | with | 0 of 3 | missing | |" in text
@@ -173,10 +160,9 @@ def test_the_table_has_mean_and_deviation_and_says_what_is_missing(tmp_path):
 def test_of_one_run_there_is_no_deviation(tmp_path):
     made_run(tmp_path, WITH, 0, 1.0)
     rows = sweep.rows(tmp_path, [WITH], 1)
-    (line,) = sweep.table(rows, [WITH], 1)
+    (line,), text = sweep.table(rows, [WITH], 1)
     assert line["std_error_percent"] == ""
-    text = unpadded(sweep.markdown([line], rows))
-    assert "| 1.00 |" in text
+    assert "| 1.00 |" in unpadded(text)
     assert "missing" not in text
     assert "different" not in text
 
@@ -205,13 +191,11 @@ def test_write_leaves_rows_table_figures_and_captions(tmp_path, routing):
     for name in figures:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "sweep.md").read_text() == text
-    with (tmp_path / "sweep_table.csv").open() as file:
-        assert [row["n"] for row in csv.DictReader(file)] == ["1", "1"]
-    with (tmp_path / "sweep.csv").open() as file:
-        assert [row["reconstruction"] for row in csv.DictReader(file)] == [
-            "false",
-            "true",
-        ]
+    lines, rows = (
+        results.read(tmp_path / f"{name}.csv") for name in ("sweep_table", "sweep")
+    )
+    assert [line["n"] for line in lines] == ["1", "1"]
+    assert [row["reconstruction"] for row in rows] == ["false", "true"]
 
 
 def test_where_nothing_has_ended_there_is_a_table_without_figures(tmp_path):
@@ -225,16 +209,13 @@ def test_where_nothing_has_ended_there_is_a_table_without_figures(tmp_path):
 
 
 def test_the_figure_of_errors_shows_means_deviations_and_seeds():
-    errors = {("1", "false"): (1.0, 2.0), ("3", "false"): (0.5,), ("3", "true"): (1.5,)}
+    columns = ("routing_iterations", "reconstruction", "test_error_percent")
     rows = [
-        {
-            "routing_iterations": r,
-            "reconstruction": setting,
-            "test_error_percent": e,
-            "test_examples": "360",
-        }
-        for (r, setting), values in errors.items()
-        for e in map(str, values)
+        dict(zip(columns, values, strict=True), test_examples="360")
+        for values in (
+            *(("1", "false", "1.0"), ("1", "false", "2.0")),
+            *(("3", "false", "0.5"), ("3", "true", "1.5")),
+        )
     ]
     figure = plots_sweep.errors(rows)
     (axes,) = figure.axes
@@ -276,7 +257,7 @@ def test_the_figure_of_losses_shows_one_and_about_three_iterations():
         assert axes.get_yscale() == "log"
         _, labels = axes.get_legend_handles_labels()
         assert labels == ["r = 2", "r = 4"]
-        for line in axes.lines:  # A moving average leaves a straight line as it is.
+        for line in axes.lines:  # A moving average does not change a straight line.
             x, y = np.asarray(line.get_xydata(), float).T
             np.testing.assert_array_equal(x, np.arange(1, 101))
             np.testing.assert_allclose(y, 2 * x)
@@ -292,12 +273,12 @@ def test_fewest_and_about_three(iterations, shown):
 
 def test_smoothing_is_a_mean_over_neighbours():
     values = np.random.default_rng(0).random(100)
-    found = plots_sweep.smooth(list(values))
+    found = plots_sweep.smooth(values)
     assert found.shape == (100,)
     np.testing.assert_allclose(found[0], values[0])
     np.testing.assert_allclose(found[50], values[48:53].mean())
     np.testing.assert_allclose(found[98], values[97:].mean())
-    np.testing.assert_allclose(plots_sweep.smooth([3.0]), [3.0])
+    np.testing.assert_allclose(plots_sweep.smooth(np.array([3.0])), [3.0])
 
 
 def test_the_figure_of_logits_shows_each_iteration():
@@ -348,15 +329,8 @@ def test_dry_run_prints_the_commands_and_trains_nothing(tmp_path):
 
 
 def test_a_small_sweep_and_once_more(tmp_path):
-    done = run(
-        "sweep_routing",
-        *TINY,
-        "--iterations=1",
-        "--reconstruction=false",
-        "--seeds=2",
-        "--jobs=2",
-        f"--workdir={tmp_path}",
-    )
+    own = ("--iterations=1", "--reconstruction=false", "--seeds=2", "--jobs=2")
+    done = run("sweep_routing", *TINY, *own, f"--workdir={tmp_path}")
     assert done.returncode == 0, (done.stdout, done.stderr)
     names = ["r1_no_decoder_seed0", "r1_no_decoder_seed1"]
     folders = [RunFolder(tmp_path / name) for name in names]

@@ -58,10 +58,8 @@ def test_no_html_but_that_of_reports():
 
 
 def test_what_no_file_may_hold_is_replaced():
-    assert (
-        document.escape("a\x00b\ud800\r\nc\x1b")
-        == "a\N{REPLACEMENT CHARACTER}b? c\N{REPLACEMENT CHARACTER}"
-    )
+    expected = "a\N{REPLACEMENT CHARACTER}b? c\N{REPLACEMENT CHARACTER}"
+    assert document.escape("a\x00b\ud800\r\nc\x1b") == expected
 
 
 def test_links_lead_to_the_sections():

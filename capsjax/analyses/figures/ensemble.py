@@ -15,7 +15,7 @@ def errors(single: Sequence[float], first: Sequence[float], data_name: str) -> F
         first: errors of the first 1, 2, ... models together, in percent.
         data_name: name of the data set.
     """
-    drawing, axes = figures.subplots(figsize=(6.5, 4.2))
+    figure, axes = figures.subplots(figsize=(6.5, 4.2))
     counts = range(1, len(single) + 1)
     axes.plot(counts, first, "o-", label="the first N together")
     axes.plot(counts, single, "x", color="tab:gray", label="each alone")
@@ -23,9 +23,9 @@ def errors(single: Sequence[float], first: Sequence[float], data_name: str) -> F
         xlabel="models N",
         ylabel="test error in %",
         title=f"Models that differ in their seed, on {data_name}",
+        xticks=counts,
     )
-    axes.set_xticks(list(counts))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    return drawing
+    return figure

@@ -1,16 +1,18 @@
 """The figures of a run: learning curves, reconstructions, errors, confusion matrix.
 
-Of images that show two classes there are segmentations instead, see
+Images that show two classes have segmentations instead of the last three, see
 `capsjax.analyses.figures.segmentation`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from capsjax import figures
-from capsjax.analyses.figures import segmentation as plots_segmentation
+from capsjax.analyses.figures import pictures
+from capsjax.analyses.figures.segmentation import segmentations
 from capsjax.data import Dataset, ImageSet
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.metrics import read_metrics
@@ -18,74 +20,54 @@ from capsjax.training.train import TrainingResult
 
 _COLUMNS = 12
 _MAX_ERRORS = 48
-_RIGHT, _WRONG = "tab:green", "tab:red"
 
 
 def write_all(folder: RunFolder, data: Dataset, trained: TrainingResult) -> None:
-    """Writes all figures of a run that has ended into its ``plots`` folder.
-
-    Args:
-        folder: the run's; its metrics are read.
-        data: the run's; the test images are shown.
-        trained: what training returned.
-    """
-    predictions, reconstruct = trained.test.predictions, trained.model.reconstruct
+    """Writes all figures of a run that has ended into its ``plots`` folder."""
     folder.plots.mkdir(exist_ok=True)
-    figures.save(
-        learning_curves(read_metrics(folder.metrics)), folder.plots / "curves.png"
-    )
-    if data.test.labels.ndim == 2:
-        figure = plots_segmentation.segmentations(
-            data, predictions=predictions, reconstruct=reconstruct
-        )
-        figures.save(figure, folder.plots / "segmentations.png")
-        return
-    figures.save(
-        confusion_matrix(data.test.labels, predictions, data.class_names),
-        folder.plots / "confusion_matrix.png",
-    )
+    for name, figure in _all(folder, data, trained):
+        figures.save(figure, folder.plots / f"{name}.png")
 
-    def pictures(indices: np.ndarray, classes: np.ndarray):
-        # One shape for all calls, so that the function compiles once.
-        padding = (0, _MAX_ERRORS - len(indices))
-        images = np.pad(data.test.images[indices], [padding, (0, 0), (0, 0), (0, 0)])
-        seen, drawn = reconstruct(images, np.pad(classes, padding))
-        count = len(indices)
-        return (
-            np.asarray(seen)[:count],
-            None if drawn is None else np.asarray(drawn)[:count],
-        )
 
+def _all(
+    folder: RunFolder, data: Dataset, trained: TrainingResult
+) -> Iterator[tuple[str, Figure]]:
+    """The names and figures of a run."""
+    yield "curves", learning_curves(read_metrics(folder.metrics))
+    predictions, reconstruct = trained.test.predictions, trained.model.reconstruct
     labels = data.test.labels
-    shown = _a_few_of_each_class(data.test, 2 * _COLUMNS)
-    seen, drawn = pictures(shown, predictions[shown])
-    rows = [("input", seen)] + ([] if drawn is None else [("reconstruction", drawn)])
-    figures.save(
-        gallery(
-            f"Test images of {data.name}"
-            + ("" if drawn is None else " and their reconstructions"),
-            rows,
-            labels[shown],
-            predictions[shown],
-            data.class_names,
-        ),
-        folder.plots / "reconstructions.png",
-    )
+    if labels.ndim == 2:
+        yield "segmentations", segmentations(data, predictions, reconstruct)
+        return
+    yield "confusion_matrix", confusion_matrix(labels, predictions, data.class_names)
+
+    def shown(
+        title: str, indices: np.ndarray, classes: Mapping[str, np.ndarray]
+    ) -> Figure:
+        """Images, and what is drawn from some classes of theirs in each further row."""
+        images, rows = data.test.images[indices], {}
+        for name, of_images in classes.items():
+            rows["input"], drawn = pictures.reconstructed(
+                reconstruct, images, of_images[indices], _MAX_ERRORS
+            )
+            if drawn is not None:
+                rows[name] = drawn
+        return gallery(
+            title, rows, labels[indices], predictions[indices], data.class_names
+        )
+
+    title = f"Test images of {data.name}"
+    if trained.model.config.model.has_decoder:
+        title += " and their reconstructions"
+    some = _a_few_of_each_class(data.test, 2 * _COLUMNS)
+    yield "reconstructions", shown(title, some, {"reconstruction": predictions})
 
     wrong = np.flatnonzero(predictions != labels)
-    shown = wrong[:_MAX_ERRORS]
-    seen, drawn = pictures(shown, predictions[shown])
-    rows = [("input", seen)]
-    if drawn is not None:
-        from_label = pictures(shown, labels[shown])[1]
-        rows += [("from prediction", drawn), ("from label", from_label)]
     title = f"{len(wrong)} of {len(labels)} test images of {data.name} misclassified"
-    if len(wrong) > len(shown):
-        title += f", the first {len(shown)}"
-    figures.save(
-        gallery(title, rows, labels[shown], predictions[shown], data.class_names),
-        folder.plots / "errors.png",
-    )
+    if len(wrong) > _MAX_ERRORS:
+        title += f", the first {_MAX_ERRORS}"
+    classes = {"from prediction": predictions, "from label": labels}
+    yield "errors", shown(title, wrong[:_MAX_ERRORS], classes)
 
 
 def learning_curves(rows: Sequence[dict]) -> Figure:
@@ -96,11 +78,10 @@ def learning_curves(rows: Sequence[dict]) -> Figure:
         if not found:
             continue
         steps = [row["step"] for row in found]
+        errors = [100 * (1 - row["accuracy"]) for row in found]
         options = {"label": split, "linewidth": 1.2, "markersize": 4}
         loss.plot(steps, [row["loss"] for row in found], style, **options)
-        error.plot(
-            steps, [100 * (1 - row["accuracy"]) for row in found], style, **options
-        )
+        error.plot(steps, errors, style, **options)
     loss.set(title="Loss", xlabel="step", ylabel="loss", yscale="log")
     error.set(title="Classification error", xlabel="step", ylabel="error in %")
     lowest = min((np.min(line.get_ydata()) for line in error.lines), default=0.0)
@@ -119,7 +100,7 @@ def learning_curves(rows: Sequence[dict]) -> Figure:
 def confusion_matrix(
     labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
 ) -> Figure:
-    """How often each class (row) was taken for each (column)."""
+    """Counts of how often each class (row) was taken for each class (column)."""
     J = len(class_names)
     counts = np.zeros((J, J), int)
     np.add.at(counts, (labels, predictions), 1)
@@ -131,23 +112,16 @@ def confusion_matrix(
     axes.set(xlabel="prediction", ylabel="label", title="Confusion matrix, test images")
     axes.set_xticks(range(J), class_names, rotation=90 if _long(class_names) else 0)
     axes.set_yticks(range(J), class_names)
-    if J <= 30:
-        for row, column in np.argwhere(counts):
-            axes.text(
-                column,
-                row,
-                counts[row, column],
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if share[row, column] > 0.5 else "black",
-            )
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
+    for row, column in np.argwhere(counts) if J <= 30 else ():
+        color = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, counts[row, column], color=color, **style)
     return figure
 
 
 def gallery(
     title: str,
-    rows: Sequence[tuple[str, np.ndarray]],
+    rows: Mapping[str, np.ndarray],
     labels: np.ndarray,
     predictions: np.ndarray,
     class_names: Sequence[str],
@@ -155,50 +129,43 @@ def gallery(
     """Pictures side by side, ``label -> prediction`` above each column.
 
     Args:
-        title: of the figure.
-        rows: name and images [N, H, W, C] of each row; the same N everywhere.
+        title: title of the figure.
+        rows: images [N, H, W, C] by the names of their rows.
         labels: int [N].
         predictions: int [N].
-        class_names: of the classes.
+        class_names: names of the classes.
     """
     count = len(labels)
     bands = max(-(-count // _COLUMNS), 1)
     height = 1.15 * bands * len(rows) + 0.35 * bands + 0.8
-    figure = figures.new(figsize=(1.0 * _COLUMNS + 1.4, height))
+    figure = figures.new(figsize=(_COLUMNS + 1.4, height))
     figure.suptitle(title)
-    grid = figure.subplots(
-        bands * len(rows), _COLUMNS, squeeze=False, gridspec_kw={"wspace": 0.05}
-    )
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for index in range(count):
-        band, column = divmod(index, _COLUMNS)
-        for row, (name, images) in enumerate(rows):
-            axes = grid[band * len(rows) + row, column]
-            axes.imshow(_displayable(images[index]), cmap="gray", vmin=0, vmax=1)
-            if column == 0:
-                axes.text(
-                    -0.12, 0.5, name, transform=axes.transAxes, ha="right", va="center"
-                )
-            if row == 0:
-                label, prediction = labels[index], predictions[index]
-                axes.set_title(
-                    f"{class_names[label]} → {class_names[prediction]}",
-                    fontsize=8 if _long(class_names) else 10,
-                    color=_RIGHT if label == prediction else _WRONG,
-                )
+    space = {"wspace": 0.05}
+    grid = pictures.grid(figure, bands * len(rows), _COLUMNS, gridspec_kw=space)
     if not count:
         grid[0, 0].text(0.5, 0.5, "none", ha="center")
-    else:
-        figure.supxlabel("above each column: label → prediction", fontsize=9)
+        return figure
+    figure.supxlabel("above each column: label → prediction", fontsize=9)
+    for index, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
+        band, column = divmod(index, _COLUMNS)
+        column_axes = grid[band * len(rows) :, column]
+        for axes, (name, images) in zip(column_axes, rows.items(), strict=False):
+            axes.imshow(_displayable(images[index]), cmap="gray", vmin=0, vmax=1)
+            if column == 0:
+                pictures.name_row(axes, name, x=-0.12)
+        column_axes[0].set_title(
+            f"{class_names[label]} → {class_names[prediction]}",
+            fontsize=8 if _long(class_names) else 10,
+            color=pictures.RIGHT if label == prediction else pictures.WRONG,
+        )
     return figure
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:
-    """An image as matplotlib shows it: in [0, 1], one, three or four channels."""
+    """An image in [0, 1], as matplotlib shows it."""
     low, high = min(image.min(), 0.0), max(image.max(), 1.0)
-    image = (image - low) / (high - low)  # Changes standardised images only.
-    return image if image.shape[2] in (3, 4) else image[:, :, 0]
+    # This changes standardised images only.
+    return pictures.shown((image - low) / (high - low))
 
 
 def _a_few_of_each_class(image_set: ImageSet, count: int) -> np.ndarray:
@@ -207,9 +174,8 @@ def _a_few_of_each_class(image_set: ImageSet, count: int) -> np.ndarray:
     for label in np.unique(image_set.labels):
         members = image_set.labels == label
         rank[members] = np.arange(members.sum())
-    order = np.lexsort((image_set.labels, rank))
-    return order[:count]
+    return np.lexsort((image_set.labels, rank))[:count]
 
 
 def _long(class_names: Sequence[str]) -> bool:
-    return max(len(name) for name in class_names) > 3
+    return max(map(len, class_names)) > 3
