@@ -45,6 +45,20 @@ class Data(fields.Config):
     image_size: int = field(
         0, "Side in pixels to which images are resized; 0: as stored.", at_least=0
     )
+    max_value: float = field(
+        0.0,
+        "Value of white in your own images, such as 4095 for 12 bits in 16-bit files; "
+        "0: the largest of the file's format, refused where images hardly use it.",
+        at_least=0,
+    )
+    split: str = field(
+        "content",
+        "Choice of your own images for testing and validation, where they are not "
+        "divided already: content, by a hash of each file, so that added files move no "
+        "others; or random.",
+        choices=("content", "random"),
+        before="random",
+    )
     validation_examples: int = field(
         5_000,
         "Training images held out for validation; the split is the same for all seeds.",

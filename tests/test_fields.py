@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from capsjax import fields
-from capsjax.config import Config
+from capsjax.config import Config, Data
 from capsjax.errors import UserError
 from capsjax.fields import field
 from capsjax.losses import LOSSES
@@ -223,7 +223,9 @@ def test_a_config_of_an_earlier_version_means_what_it_meant():
     routing = dynamic.Config(
         iterations=2, implementation="xla", leaky=True, stop_gradient=True
     )
-    assert run == Config(model=capsnet.Config(routing=routing))
+    assert run == Config(
+        model=capsnet.Config(routing=routing), data=Data(split="random")
+    )
 
 
 @pytest.mark.parametrize(

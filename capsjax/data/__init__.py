@@ -12,16 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from capsjax.data.batching import TrainBatches, eval_batches
-from capsjax.data.datasets import (
-    SPLIT_SEED,
-    Dataset,
-    ImageSet,
-    Source,
-    carve,
-    resize,
-)
+from capsjax.data.datasets import Dataset, ImageSet, Source, resize
 from capsjax.data.derived import affnist, expanded, multimnist
 from capsjax.data.sources import digits, folder, npz, smallnorb, tfds_sets
+from capsjax.data.splits import SPLIT_SEED, SPLITS, carve
 from capsjax.errors import UserError
 
 __all__ = [
@@ -122,6 +116,8 @@ def load(
             f"novel_viewpoint is {viewpoint!r}, but {name} has no viewpoints; leave it "
             "out or choose the data set smallnorb"
         )
+    if source.split not in SPLITS:
+        raise UserError(f"split is {source.split!r}; choose {' or '.join(SPLITS)}")
     if validation_examples < 0:
         raise UserError(
             f"validation_examples is {validation_examples}; choose 0 or more"

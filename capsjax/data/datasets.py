@@ -1,6 +1,7 @@
-"""Labelled images in memory: what every loader returns, and how it is split."""
+"""Labelled images in memory: the results of loaders."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Protocol
 
@@ -8,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from capsjax.data.pixel_range import scaled
 from capsjax.errors import UserError
-
-SPLIT_SEED = 0
-"""Seed of every split made here: all runs, whatever their seed, share one split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +29,10 @@ class Source:
         versions_per_digit: the number of pairs or transformed versions made of each
             test digit, see `capsjax.data.derived`.
         novel_viewpoint: the split by viewpoint, see `capsjax.data.sources.smallnorb`.
+        max_value: the value of white in the user's own images; 0 is the largest value
+            of their format, and refuses images that hardly use its range.
+        split: the choice of held-out examples of the user's own data: "content" by a
+            hash of each example's bytes, "random" by a random permutation.
     """
 
     data_dir: str | None = None
@@ -40,6 +43,8 @@ class Source:
     shift: int = 6
     versions_per_digit: int = 1
     novel_viewpoint: str = ""
+    max_value: float = 0.0
+    split: str = "content"
 
     def own_path(self, what: str) -> Path:
         """Returns `path`, with ~ expanded.
@@ -79,6 +84,8 @@ class ImageSet:
     Attributes:
         images: uint8 [N, H, W, C], C in 1..4.
         labels: int32 [N], or [N, K] where each image shows K classes.
+        keys: uint64 [N], a hash of each example's bytes, which decides about the part
+            of a split it falls in; None for random splits.
 
     Raises:
         UserError: another shape or dtype.
@@ -86,13 +93,14 @@ class ImageSet:
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int32]
+    keys: npt.NDArray[np.uint64] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.dtype != np.uint8:
             raise UserError(
-                f"images have dtype {images.dtype}; store them as uint8 0..255 "
-                "(floats in 0..1: multiply by 255 and round)"
+                f"images have dtype {images.dtype}; store them as uint8 0..255, or set "
+                "config.data.max_value to the value of white (1 for floats in 0..1)"
             )
         if images.ndim != 4 or not 1 <= images.shape[3] <= 4 or 0 in images.shape[1:]:
             raise UserError(
@@ -131,7 +139,8 @@ class ImageSet:
 
     def take(self, indices: npt.NDArray[np.integer]) -> "ImageSet":
         """Returns the examples at `indices`, integers [M], in that order."""
-        return ImageSet(self.images[indices], self.labels[indices])
+        keys = None if self.keys is None else self.keys[indices]
+        return ImageSet(self.images[indices], self.labels[indices], keys=keys)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,6 +155,8 @@ class Dataset:
         class_names: one name per label value.
         provenance: one line for records and reports: the data's origin and version, and
             anything unusual about them.
+        content: a text that differs where the data differ: name and version of a
+            published data set, or a hash of all files; by default a hash of the arrays.
 
     Raises:
         UserError: no training or test examples, image shapes that differ between the
@@ -158,8 +169,15 @@ class Dataset:
     test: ImageSet
     class_names: tuple[str, ...]
     provenance: str
+    content: str = ""
 
     def __post_init__(self) -> None:
+        if not self.content:
+            digest = hashlib.sha256()
+            for part in (self.train, self.validation, self.test):
+                digest.update(np.ascontiguousarray(part.images))
+                digest.update(np.ascontiguousarray(part.labels))
+            object.__setattr__(self, "content", f"sha256 {digest.hexdigest()}")
         for split in ("train", "validation", "test"):
             image_set: ImageSet = getattr(self, split)
             if not len(image_set):
@@ -191,16 +209,20 @@ class Dataset:
 
 def empty_like(image_set: ImageSet) -> ImageSet:
     """Returns an image set of length 0 with the same image shape."""
-    return ImageSet(image_set.images[:0], image_set.labels[:0])
+    return image_set.take(np.arange(0))
 
 
-def as_image_set(images: np.ndarray, labels: np.ndarray, what: str) -> ImageSet:
+def as_image_set(
+    images: np.ndarray, labels: np.ndarray, what: str, max_value: float = 0.0
+) -> ImageSet:
     """Makes an image set of the user's arrays.
 
     Args:
-        images: uint8 [N, H, W, C], or [N, H, W] for grayscale.
+        images: uint8 [N, H, W, C], or [N, H, W] for grayscale; any numbers if
+            `max_value` is given.
         labels: any integer dtype, [N] or [N, 1].
         what: the arrays' origin, which begins the error texts.
+        max_value: the value of white; 0 for 255.
 
     Returns:
         The image set; grayscale images have been given a channel axis.
@@ -210,6 +232,8 @@ def as_image_set(images: np.ndarray, labels: np.ndarray, what: str) -> ImageSet:
     """
     if images.ndim == 3:
         images = images[..., None]
+    if max_value and images.dtype.kind in "biuf":
+        images = scaled(images, max_value, what)
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores CIFAR-10's.
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -226,78 +250,6 @@ def as_image_set(images: np.ndarray, labels: np.ndarray, what: str) -> ImageSet:
         return ImageSet(images, labels.astype(np.int32))
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
-
-
-def carve(
-    image_set: ImageSet, num_held_out: int, seed: int
-) -> tuple[ImageSet, ImageSet]:
-    """Splits off examples at random, each class in proportion to its frequency.
-
-    Both parts keep the order of `image_set`. A split that cannot be stratified is
-    refused rather than made without regard to the classes: a held-out part in which
-    classes are absent measures something else than it seems to.
-
-    Args:
-        image_set: N examples.
-        num_held_out: the number of examples to hold out; 0 gives an empty part.
-        seed: the seed of the choice.
-
-    Returns:
-        The N - num_held_out remaining examples and the held-out ones.
-
-    Raises:
-        UserError: `num_held_out` is negative or leaves no example, a class has a single
-            example, or a part would have fewer examples than there are classes.
-    """
-    n = len(image_set)
-    if not 0 <= num_held_out < n:
-        raise UserError(
-            f"cannot hold out {num_held_out} of {n} examples; choose 0..{n - 1}"
-        )
-    if num_held_out == 0:
-        return image_set, empty_like(image_set)
-
-    classes, counts = np.unique(image_set.labels, return_counts=True)
-    if counts.min() < 2:
-        raise UserError(
-            f"cannot hold out examples class by class: class {classes[counts.argmin()]}"
-            " has a single example; give every class at least 2"
-        )
-    if min(num_held_out, n - num_held_out) < len(classes):
-        raise UserError(
-            f"cannot hold out {num_held_out} of {n} examples class by class: each part "
-            f"needs at least one example for each of the {len(classes)} classes"
-        )
-    # Imported here since it takes a second, which most runs need not spend.
-    from sklearn.model_selection import train_test_split
-
-    rest, held_out = train_test_split(
-        np.arange(n),
-        test_size=num_held_out,
-        stratify=image_set.labels,
-        random_state=seed,
-    )
-    return image_set.take(np.sort(rest)), image_set.take(np.sort(held_out))
-
-
-def carve_test(image_set: ImageSet, what: str) -> tuple[ImageSet, ImageSet]:
-    """Splits a fifth off as a test set, for data that come without one.
-
-    Args:
-        image_set: all examples.
-        what: their origin, which begins the error texts.
-
-    Returns:
-        Training and test examples; at least as many test examples as classes.
-
-    Raises:
-        UserError: too few examples of some class, see `carve`.
-    """
-    num_classes = len(np.unique(image_set.labels))
-    try:
-        return carve(image_set, max(round(len(image_set) / 5), num_classes), SPLIT_SEED)
-    except UserError as error:
-        raise UserError(f"{what}, from which a test set is split: {error}") from None
 
 
 def resize(image_set: ImageSet, side: int) -> ImageSet:
@@ -321,4 +273,4 @@ def resize(image_set: ImageSet, side: int) -> ImageSet:
             plane = Image.fromarray(np.ascontiguousarray(source[..., channel]))
             plane = plane.resize((side, side), Image.Resampling.BILINEAR)
             target[..., channel] = np.asarray(plane)
-    return ImageSet(images, image_set.labels)
+    return ImageSet(images, image_set.labels, keys=image_set.keys)

@@ -17,8 +17,9 @@ import scipy.io
 import scipy.ndimage
 from tqdm import tqdm
 
-from capsjax.data.datasets import SPLIT_SEED, Dataset, ImageSet, Source
+from capsjax.data.datasets import Dataset, ImageSet, Source
 from capsjax.data.derived import expanded
+from capsjax.data.splits import SPLIT_SEED
 from capsjax.errors import UserError
 
 SIDE = 40
@@ -63,6 +64,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
         name="affnist",
         test=transformed.images,
         provenance=f"tested on {transformed.provenance}; trained on {clean.provenance}",
+        content=f"{clean.content}; {transformed.provenance}",
     )
 
 

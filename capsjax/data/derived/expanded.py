@@ -8,8 +8,9 @@ References:
 
 import numpy as np
 
-from capsjax.data.datasets import SPLIT_SEED, Dataset, ImageSet, Source
+from capsjax.data.datasets import Dataset, ImageSet, Source
 from capsjax.data.derived import canvas
+from capsjax.data.splits import SPLIT_SEED
 
 
 def derive(base: Dataset, source: Source) -> Dataset:
@@ -38,6 +39,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
             f"digits on {source.canvas}x{source.canvas}, those of validation and test "
             f"shifted by up to {source.shift} pixels; made of {base.provenance}"
         ),
+        content=base.content,
     )
 
 

@@ -9,8 +9,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from capsjax.data.datasets import SPLIT_SEED, Dataset, Examples, ImageSet, Source
+from capsjax.data.datasets import Dataset, Examples, ImageSet, Source
 from capsjax.data.derived import canvas
+from capsjax.data.splits import SPLIT_SEED
 from capsjax.errors import UserError
 
 
@@ -144,6 +145,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
             f"{100 * frames:.0f} % on average, the boxes around their ink by "
             f"{100 * ink:.0f} %; made of {base.provenance}"
         ),
+        content=base.content,
     )
 
 

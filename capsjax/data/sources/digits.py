@@ -2,14 +2,8 @@
 
 import numpy as np
 
-from capsjax.data.datasets import (
-    SPLIT_SEED,
-    Dataset,
-    Source,
-    as_image_set,
-    carve,
-    empty_like,
-)
+from capsjax.data.datasets import Dataset, Source, as_image_set, empty_like
+from capsjax.data.splits import SPLIT_SEED, carve
 
 NUM_TEST = 360
 """A fifth of the 1797 images."""
@@ -48,4 +42,5 @@ def load(source: Source) -> Dataset:
             f"{sklearn.__version__} (the test part of UCI's Optical Recognition of "
             f"Handwritten Digits); {NUM_TEST} of them held out here as the test set"
         ),
+        content="the digits of scikit-learn",
     )

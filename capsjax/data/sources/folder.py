@@ -1,25 +1,28 @@
 """A folder of image files, sorted into one folder per class."""
 
+import collections
+import dataclasses
+import hashlib
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.MpegImagePlugin import MpegImageFile
 from tqdm import tqdm
 
-from capsjax.data.datasets import (
-    Dataset,
-    ImageSet,
-    Source,
-    carve_test,
-    empty_like,
-)
+from capsjax.data.datasets import Dataset, ImageSet, Source, empty_like
+from capsjax.data.pixel_range import check_range, scaled
+from capsjax.data.splits import carve_test, content_key
 from capsjax.errors import UserError
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-"""Files with another suffix are ignored, as are hidden ones."""
+# A file with one of these that Pillow does not recognise is a damaged image.
+_SUFFIXES = {
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+}
 
 _LAYOUTS = "ROOT/train/CLASS/*.png with ROOT/test/CLASS/*.png, or ROOT/CLASS/*.png"
 
@@ -28,24 +31,30 @@ def load(source: Source) -> Dataset:
     """Loads a folder of images.
 
     Two layouts: ROOT/train/CLASS/IMAGE with ROOT/test/CLASS/IMAGE, or ROOT/CLASS/IMAGE,
-    of which a fifth of each class is held out as the test set, the same in every run.
-    Classes are numbered in the sorted order of their folders' names.
+    of which about a fifth is held out as the test set, the same in every run (see
+    `capsjax.data.splits.carve_test`). Class folders may have folders in them. Classes
+    are numbered in the sorted order of their folders' names.
+
+    Every file that Pillow can read is an image. All others (other files, hidden ones,
+    broken links, further frames of animations) are counted in the provenance.
 
     Images become 8-bit grayscale, or RGB as soon as one of them has colour: 16-bit
     grayscale keeps its high byte, palettes are looked up, transparent pixels are laid
-    over white, and a camera's rotation tag is applied.
+    over white, and a camera's rotation tag is applied. If `max_value` is given, pixel
+    values 0..max_value are scaled to 0..255 instead.
 
     Args:
-        source: `path` is ROOT. `image_size` is the side in pixels to which every image
-            is resized (bilinear, antialiased, stretched if not square); with 0 all
-            images must have one size.
+        source: the data set's arguments: `path` is ROOT. `image_size` is the side in
+            pixels to which every image is resized (bilinear, antialiased, stretched if
+            not square); with 0 all images must have one size.
 
     Returns:
         The data set, images uint8 [H, W, 1 or 3].
 
     Raises:
         UserError: no such folder or another layout, train and test classes that
-            differ, a class without images, images of several sizes, an unreadable file.
+            differ, a class without images, images of several sizes, an unreadable file,
+            or images of nearly one shade, without `max_value`.
     """
     root = source.own_path("your image folder")
     if not root.is_dir():
@@ -58,28 +67,27 @@ def load(source: Source) -> Dataset:
             f"wanted {_LAYOUTS}"
         )
 
+    reader = _Reader(root, source)
     if len(parts) == 2:
-        classes, train_files, train_labels = _files(root / "train")
-        test_classes, test_files, test_labels = _files(root / "test")
+        classes, test_classes = (_folders(root / part) for part in parts)
         if classes != test_classes:
             odd = sorted(set(classes) ^ set(test_classes))
             raise UserError(
                 f"{root / 'train'} and {root / 'test'} differ in the classes "
                 f"{', '.join(odd)}; both must have the same class folders"
             )
-        images = _read(train_files + test_files, source.image_size)
-        n = len(train_files)
-        train = ImageSet(images[:n], np.array(train_labels, np.int32))
-        test = ImageSet(images[n:], np.array(test_labels, np.int32))
-        unused = sorted(set(folders) - {"train", "test"})
-        note = f"; not used: {', '.join(unused)}" if unused else ""
+        numbers = [len(reader.read(root / part)) for part in parts]
+        whole = reader.image_set()
+        train = whole.take(np.arange(numbers[0]))
+        test = whole.take(np.arange(numbers[0], sum(numbers)))
+        note = ""
+        if unused := sorted(set(folders) - set(parts)):
+            note = f"; not used: {', '.join(unused)}"
     else:
-        classes, files, labels = _files(root)
-        images = _read(files, source.image_size)
-        train, test = carve_test(
-            ImageSet(images, np.array(labels, np.int32)), str(root)
-        )
-        note = "; a fifth of each class held out here as the test set"
+        classes = folders
+        reader.read(root)
+        train, test = carve_test(reader.image_set(), str(root))
+        note = "; about a fifth held out here as the test set"
 
     return Dataset(
         name="folder",
@@ -89,8 +97,9 @@ def load(source: Source) -> Dataset:
         class_names=tuple(classes),
         provenance=(
             f"image folder {root.resolve().name}: {len(train)} training and "
-            f"{len(test)} test images{note}"
+            f"{len(test)} test images{note}{reader.not_read()}"
         ),
+        content=f"sha256 {reader.digest.hexdigest()}",
     )
 
 
@@ -103,76 +112,150 @@ def _folders(parent: Path) -> list[str]:
     )
 
 
-def _files(parent: Path) -> tuple[list[str], list[Path], list[int]]:
-    """Lists class names, and every image file with its class number."""
-    classes = _folders(parent)
-    if not classes:
-        raise UserError(f"no class folders in {parent}; wanted {_LAYOUTS}")
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(
-            entry
-            for entry in (parent / name).iterdir()
-            if entry.suffix.lower() in SUFFIXES
-            and not entry.name.startswith(".")
-            and entry.is_file()
-        )
-        if not found:
-            raise UserError(
-                f"no image in the class folder {parent / name} "
-                f"(suffixes {', '.join(sorted(SUFFIXES))}); wanted {_LAYOUTS}"
-            )
-        files += found
-        labels += [label] * len(found)
-    return classes, files, labels
+class _Reader:
+    """The images that have been read so far, and the number of files that were not.
 
+    Attributes:
+        digest: hash of the names and bytes of all images.
+    """
 
-def _read(files: list[Path], image_size: int) -> npt.NDArray[np.uint8]:
-    """Reads all files into uint8 [N, H, W, C], C = 3 if any of them has colour."""
-    arrays: list[npt.NDArray[np.uint8]] = []
-    for file in tqdm(files, desc="reading images", unit="image", disable=None):
+    def __init__(self, root: Path, source: Source) -> None:
+        self.digest = hashlib.sha256()
+        self._root, self._source = root, source
+        self._skipped: collections.Counter[str] = collections.Counter()
+        self._files: list[Path] = []
+        self._arrays: list[npt.NDArray[np.uint8]] = []
+        self._labels: list[int] = []
+        self._keys: list[int] = []
+        self._peak, self._full = 0, 255
+
+    def read(self, parent: Path) -> list[Path]:
+        """Reads the images in the class folders of `parent` and returns their paths."""
+        classes = _folders(parent)
+        if not classes:
+            raise UserError(f"no class folders in {parent}; wanted {_LAYOUTS}")
+        for entry in parent.iterdir():
+            if not entry.is_dir():
+                self._skipped["outside the class folders"] += 1
+        files = [
+            (file, label)
+            for label, name in enumerate(classes)
+            for file in sorted(self._walk(parent / name, {parent.resolve()}))
+        ]
+        start = len(self._files)
+        for file, label in tqdm(
+            files, desc="reading images", unit="image", disable=None
+        ):
+            self._read_file(file, label)
+        found = np.bincount(self._labels[start:], minlength=len(classes))
+        for name, number in zip(classes, found, strict=True):
+            if not number:
+                raise UserError(
+                    f"no image in the class folder {parent / name}{self.not_read()}; "
+                    f"wanted {_LAYOUTS}"
+                )
+        return self._files[start:]
+
+    def image_set(self) -> ImageSet:
+        """Returns all images, with C = 3 if any of them has colour."""
+        arrays = self._arrays
+        if any(array.ndim == 3 for array in arrays):
+            arrays = [
+                array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1)
+                for array in arrays
+            ]
+            images = np.stack(arrays)
+        else:
+            images = np.stack(arrays)[..., None]
+        if not self._source.max_value:
+            check_range(images, str(self._root), peak=self._peak, full=self._full)
+        made = ImageSet(images, np.array(self._labels, np.int32))
+        if self._source.split == "random":
+            return made
+        return dataclasses.replace(made, keys=np.array(self._keys, np.uint64))
+
+    def not_read(self) -> str:
+        """Says how many files were not read, by their kind; "" if there are none."""
+        kinds = [f"{number} {kind}" for kind, number in sorted(self._skipped.items())]
+        return f"; not read: {', '.join(kinds)}" if kinds else ""
+
+    def _walk(self, folder: Path, above: set[Path]) -> Iterator[Path]:
+        """Yields the files in a folder and the folders in it."""
+        above = above | {folder.resolve()}
+        for entry in folder.iterdir():
+            if entry.name.startswith("."):
+                self._skipped["hidden"] += 1
+            elif not entry.exists():
+                self._skipped["broken links"] += 1
+            elif not entry.is_dir():
+                yield entry
+            elif entry.resolve() in above:  # A link that leads back up.
+                self._skipped["links to a folder above"] += 1
+            else:
+                yield from self._walk(entry, above)
+
+    def _read_file(self, file: Path, label: int) -> None:
         try:
-            with Image.open(file) as opened:
-                image = _gray_or_rgb(ImageOps.exif_transpose(opened))
+            content = file.read_bytes()
+            with Image.open(io.BytesIO(content)) as opened:
+                # Pillow recognises these formats, but does not read them.
+                if isinstance(opened, ImageFile.StubImageFile | MpegImageFile):
+                    raise UnidentifiedImageError
+                if frames := getattr(opened, "n_frames", 1) - 1:
+                    self._skipped["further frames"] += frames
+                image = self._eight_bits(ImageOps.exif_transpose(opened))
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
         # A decoder meets a broken file with whatever its format's code raises.
         except Exception as error:
+            suffix = file.suffix.lower()
+            if isinstance(error, UnidentifiedImageError) and suffix not in _SUFFIXES:
+                self._skipped[f"{suffix or 'unnamed'} files"] += 1
+                return
             raise UserError(
                 f"cannot read the image {file} ({error}); repair or remove it"
             ) from error
-        if image_size:
-            image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        arrays.append(np.asarray(image))
-        if arrays[-1].shape[:2] != arrays[0].shape[:2]:
-            (height, width), (other_height, other_width) = (
-                arrays[0].shape[:2],
-                arrays[-1].shape[:2],
-            )
+        if size := self._source.image_size:
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        array = np.asarray(image)
+        if self._arrays and array.shape[:2] != self._arrays[0].shape[:2]:
+            sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (self._arrays[0], array)]
             raise UserError(
-                f"images differ in size: {files[0]} is {width}x{height} but {file} is "
-                f"{other_width}x{other_height}; give image_size, the side in pixels to "
-                "which all are resized"
+                f"images differ in size: {self._files[0]} is {sizes[0]} but {file} is "
+                f"{sizes[1]}; give image_size, the side in pixels to which all are "
+                "resized"
             )
-    if any(array.ndim == 3 for array in arrays):
-        return np.stack(
-            [
-                array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1)
-                for array in arrays
-            ]
-        )
-    return np.stack(arrays)[..., None]
+        self.digest.update(f"{file.relative_to(self._root)}\0{len(content)}\0".encode())
+        self.digest.update(content)
+        self._files.append(file)
+        self._arrays.append(array)
+        self._labels.append(label)
+        self._keys.append(content_key(content))
+
+    def _eight_bits(self, image: Image.Image) -> Image.Image:
+        """Converts an image of any mode to mode L or RGB."""
+        max_value = self._source.max_value
+        if image.mode in ("I", "F") and not max_value:
+            raise UserError(
+                f"pixels of 32 bits (mode {image.mode}) have no known range; set "
+                "config.data.max_value to the value of white"
+            )
+        if image.mode.startswith("I") or image.mode == "F":
+            values = np.asarray(image)
+            if not max_value:
+                self._peak, self._full = max(self._peak, int(values.max())), 65_535
+                return Image.fromarray((values >> 8).astype(np.uint8))
+        else:
+            image = _gray_or_rgb(image)
+            values = np.asarray(image)
+            if not max_value:
+                self._peak = max(self._peak, int(values.max()))
+                return image
+        return Image.fromarray(scaled(values, max_value, "the image"))
 
 
 def _gray_or_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image of any mode to mode L or RGB."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise UserError(
-            f"pixels of 32 bits (mode {image.mode}) have no known range; "
-            "save the image with 8 or 16 bits per channel"
-        )
+    """Converts an image of 8 bits of any mode to mode L or RGB."""
     gray = image.mode in ("1", "L", "LA", "La")
     palette = image.mode in ("P", "PA")
     if image.has_transparency_data:

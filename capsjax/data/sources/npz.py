@@ -1,5 +1,6 @@
 """A data set in one NPZ file of NumPy arrays."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import numpy as np
 
 from capsjax.data.datasets import (
     Dataset,
+    ImageSet,
     Source,
     as_image_set,
-    carve_test,
     empty_like,
 )
+from capsjax.data.pixel_range import check_range
+from capsjax.data.splits import carve_test, content_key
 from capsjax.errors import UserError
 
 _SPLIT_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -22,31 +25,42 @@ def load(source: Source) -> Dataset:
     """Loads an NPZ file.
 
     It holds either x_train, y_train, x_test and y_test, as Keras's data sets do, or
-    images and labels, of which a fifth of each class is held out as the test set, the
-    same in every run. An optional array class_names of strings names the classes;
-    without it they are named by their numbers, and none may lack training examples.
+    images and labels, of which about a fifth is held out as the test set, the same in
+    every run (see `capsjax.data.splits.carve_test`). An optional array class_names of
+    strings names the classes; without it they are named by their numbers, and every
+    class needs training examples.
 
     Args:
-        source: `path` is the file. Its images are uint8 [N, H, W, C] or [N, H, W], its
-            labels integers [N] or [N, 1] counted from 0.
+        source: `path` is the file. Its images are uint8 [N, H, W, C] or [N, H, W], or
+            any numbers if `max_value` is given; its labels are integers [N] or [N, 1]
+            counted from 0.
 
     Returns:
         The data set, images uint8 [H, W, C].
 
     Raises:
         UserError: no such file, not an NPZ file, other keys, or arrays of another
-            shape, dtype or range.
+            shape, dtype or range; or images of nearly one shade, without `max_value`.
     """
     path = source.own_path("your NPZ file")
     arrays = _read(path)
     note = ""
+
+    def image_set(images: str, labels: str, what: str) -> ImageSet:
+        made = as_image_set(arrays[images], arrays[labels], what, source.max_value)
+        if not source.max_value and len(made):
+            check_range(made.images, what, peak=int(made.images.max()), full=255)
+        if source.split == "random":
+            return made
+        keys = [content_key(image.tobytes()) for image in arrays[images]]
+        return dataclasses.replace(made, keys=np.array(keys, np.uint64))
+
     if set(_SPLIT_KEYS) <= set(arrays):
-        train = as_image_set(arrays["x_train"], arrays["y_train"], f"{path}, train")
-        test = as_image_set(arrays["x_test"], arrays["y_test"], f"{path}, test")
+        train = image_set("x_train", "y_train", f"{path}, train")
+        test = image_set("x_test", "y_test", f"{path}, test")
     else:
-        whole = as_image_set(arrays["images"], arrays["labels"], str(path))
-        train, test = carve_test(whole, str(path))
-        note = "; a fifth of each class held out here as the test set"
+        train, test = carve_test(image_set("images", "labels", str(path)), str(path))
+        note = "; about a fifth held out here as the test set"
 
     if "class_names" in arrays:
         names = arrays["class_names"]
@@ -77,6 +91,7 @@ def load(source: Source) -> Dataset:
             test=test,
             class_names=class_names,
             provenance=f"NPZ file {path.name}, sha256 {digest[:16]}{note}",
+            content=f"sha256 {digest}",
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -98,6 +98,7 @@ def load(source: Source) -> Dataset:
         test=test_set,
         class_names=tuple(builder.info.features["label_category"].names),
         provenance=provenance,
+        content=tfds_sets.content(builder),
     )
 
 

@@ -50,6 +50,7 @@ def load(name: str, source: Source) -> Dataset:
         test=test.image_set("label"),
         class_names=tuple(builder.info.features["label"].names),
         provenance=provenance(builder, train, test),
+        content=content(builder),
     )
 
 
@@ -164,6 +165,11 @@ def provenance(builder: tfds.core.DatasetBuilder, *splits: Split) -> str:
             *oddities,
         ]
     )
+
+
+def content(builder: tfds.core.DatasetBuilder) -> str:
+    """Returns the data set's name and version, see `Dataset.content`."""
+    return f"{builder.name} {builder.version}"
 
 
 def _command(builder: tfds.core.DatasetBuilder) -> str:
