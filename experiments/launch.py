@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import logging
 import os
+import pathlib
 import re
 import shlex
 import signal
@@ -24,7 +25,9 @@ from capsjax.errors import UserError
 from capsjax.models import MODELS, capsnet
 from capsjax.runs.stop import Stopped
 from capsjax.training import parallel
+from experiments import flag_help
 
+_CONFIGS = pathlib.Path(__file__).parent / "configs"
 _OVERRIDE = re.compile(r"--?(no)?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -88,6 +91,13 @@ def _quiet_threads() -> None:
     threading.excepthook, sys.unraisablehook = of_thread, of_callback
 
 
+_groups: dict[str, list[str]] = {}  # Names of the flags defined here, by their title.
+
+
+def _group(title: str, *names: str) -> None:
+    _groups.setdefault(title, []).extend(names)
+
+
 class ConfigFlag:
     """``--config`` and the flags of its fields, ``--config.FIELD=VALUE``.
 
@@ -100,19 +110,21 @@ class ConfigFlag:
         self._file = flags.DEFINE_string(
             "config",
             None,
-            "File of the run's settings, with an optional variant: "
-            "experiments/configs/digits.py, experiments/configs/mnist.py:authors_code "
-            "or experiments/configs/mnist.py:authors_code,quick. Single fields are "
-            "changed by further flags, such as --config.model.routing.iterations=1 or "
+            "The run's settings: a name out of "
+            f"{', '.join(_known_configs())}, or a Python file like those, such as "
+            "experiments/configs/digits.py; with an optional variant: "
+            "mnist:authors_code or mnist:authors_code,quick. Single fields are changed "
+            "by further flags, such as --config.model.routing.iterations=1 or "
             "--config.batch_size=64.",
             required=True,
         )
         flags.DEFINE_string(
             "help_config",
             None,
-            "Prints all fields of a config file, or of a model by its name "
+            "Prints all fields of a config, or of a model by its name "
             f"({', '.join(MODELS)}), with values and documentation, and ends.",
         )
+        _group("Settings", "config", "help_config")
 
     @functools.cached_property
     def value(self) -> Config:
@@ -158,11 +170,28 @@ def define_config() -> ConfigFlag:
     return _config_flag[0]
 
 
+def _known_configs() -> list[str]:
+    return sorted(
+        path.stem for path in _CONFIGS.glob("*.py") if path.stem != "variants"
+    )
+
+
+def _find_config(name: str) -> pathlib.Path | None:
+    """Finds a config by its path, or a config of the project by its name."""
+    for path in (pathlib.Path(name), _CONFIGS / f"{name}.py"):
+        if path.is_file():
+            return path
+    return None
+
+
 def _load_config(text: str, overrides: Mapping[str, str]) -> Config:
-    """The config of ``FILE[:WORDS]``, with some fields changed."""
-    path, _, words = text.partition(":")
-    if not os.path.isfile(path):
-        raise UserError(f"no config file {path}")
+    """The config of ``FILE[:WORDS]`` or ``NAME[:WORDS]``, with some fields changed."""
+    name, _, words = text.partition(":")
+    path = _find_config(name)
+    if path is None:
+        raise UserError(
+            f"no config {name}: neither a file nor one of {', '.join(_known_configs())}"
+        )
     spec = importlib.util.spec_from_file_location("config_file", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file")
@@ -188,10 +217,10 @@ def _help_config(argv: Sequence[str], flag: ConfigFlag) -> str | None:
     name = found["help_config"] or found.get("config") or capsnet.Config.name
     if name in MODELS:
         return fields.describe(Config(model=MODELS[name]()))
-    if not os.path.isfile(name.partition(":")[0]):
+    if _find_config(name.partition(":")[0]) is None:
         raise UserError(
-            f"--help_config={name} is neither a config file nor a model; give a file "
-            f"or one of {', '.join(MODELS)}"
+            f"--help_config={name} is neither a config nor a model; give a file or one "
+            f"of {', '.join([*MODELS, *_known_configs()])}"
         )
     return fields.describe(_load_config(name, flag.overrides))
 
@@ -215,11 +244,13 @@ def define_run() -> tuple[flags.FlagHolder[str], Callable[[], Literal["last", "b
         "Which parameters: those of the last step, as in result.json, or the best by "
         "validation accuracy.",
     )
+    _group("Run", "workdir", "checkpoint")
     return workdir, lambda: "best" if checkpoint.value == "best" else "last"
 
 
 def define_data_dir() -> flags.FlagHolder[str | None]:
     """Defines ``--data_dir``, the folder of the TFDS data sets."""
+    _group("Data", "data_dir")
     return flags.DEFINE_string(
         "data_dir",
         None,
@@ -231,6 +262,7 @@ def define_data_dir() -> flags.FlagHolder[str | None]:
 
 def define_jobs() -> flags.FlagHolder[int | None]:
     """Defines ``--jobs``, of launchers that run many trainings."""
+    _group("Many trainings", "jobs")
     return flags.DEFINE_integer(
         "jobs",
         None,
@@ -242,6 +274,7 @@ def define_jobs() -> flags.FlagHolder[int | None]:
 
 def define_dry_run() -> flags.FlagHolder[bool]:
     """Defines ``--dry_run``, of launchers that run many trainings."""
+    _group("Many trainings", "dry_run")
     return flags.DEFINE_bool(
         "dry_run",
         False,
@@ -287,6 +320,11 @@ def define_devices() -> Callable[[], None]:
         "share its cores, so training does not get faster.",
         lower_bound=1,
     )
+    _group(
+        "Devices and processes",
+        *("coordinator_address", "num_processes", "process_id", "distributed"),
+        *("heartbeat_timeout", "cpu_devices"),
+    )
 
     def take_up() -> None:
         if cpu_devices.value is not None:
@@ -308,6 +346,7 @@ def define_images() -> Callable[[], tuple[tuple[int, int, int], int]]:
         "image_shape", ["28", "28", "1"], "Height, width and channels of the images."
     )
     num_classes = flags.DEFINE_integer("num_classes", 10, "Classes.", lower_bound=2)
+    _group("Images", "image_shape", "num_classes")
 
     def take_up() -> tuple[tuple[int, int, int], int]:
         text = ",".join(image_shape.value)
@@ -326,6 +365,9 @@ def load_data(config: Config, data_dir: str | None) -> data.Dataset:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
+        if any(re.fullmatch(r"--?(h|help|helpshort|helpfull)", word) for word in argv):
+            print(flag_help.text(sys.modules["__main__"].__doc__ or "", _groups))
+            sys.exit(0)
         if _config_flag:
             argv = _config_flag[0].take_overrides(argv)
             if (text := _help_config(argv, _config_flag[0])) is not None:
@@ -333,6 +375,11 @@ def _parse(argv: list[str]) -> list[str]:
                 sys.exit(0)
         return flags.FLAGS(argv)
     except flags.Error as error:
+        if missing := re.match(r"flag --(\w+)=None: .* other than None", str(error)):
+            _fail(
+                f"give --{missing[1]}={flag_help.placeholder(missing[1])}; --help "
+                "explains the flags"
+            )
         _fail(f"{error}; --help lists the flags")
     except UserError as error:
         _fail(str(error))

@@ -1,6 +1,9 @@
 """The launchers as a user meets them: in a process of their own."""
 
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -68,7 +71,8 @@ def test_train_evaluate_and_record(tmp_path):
         (["--config=experiments/configs/absent.py"], ["absent.py"]),
         ([MNIST, "--data_dir=/nonexistent"], ["/nonexistent", "prepare_data"]),
         ([DIGITS, "--config.data.name=npz", "--config.data.path=/no.npz"], ["/no.npz"]),
-        ([], ["config"]),
+        (["--config=digit"], ["no config digit", "digits, digits_resnet"]),
+        ([], ["give --config=FILE; --help"]),
     ],
 )
 def test_bad_flags_are_one_clear_line(tmp_path, flags, words):
@@ -122,29 +126,59 @@ def test_all_fields_of_a_model_or_a_config_file_are_explained():
     assert_one_line(run("train", "--help_config=capsnets"), "capsnets", "capsnet,")
 
 
+def test_configs_are_found_by_name_from_anywhere(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", "experiments.train", "--help_config=mnist:authors_code"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "--config.loss.name=margin" in process.stdout
+
+
+SETTINGS, DATA, RUN = (
+    ("config", "help_config"),
+    ("data_dir",),
+    ("workdir", "checkpoint"),
+)
+DEVICES = ("coordinator_address", "num_processes", "distributed", "cpu_devices")
+MANY = ("workdir", "jobs", "dry_run")
+
+
 @pytest.mark.parametrize(
-    "launcher",
+    ("launcher", "names"),
     [
-        "train",
-        "evaluate",
-        "perturb",
-        "export",
-        "prepare_data",
-        "record",
-        "report",
-        "benchmark_training",
-        "benchmark_routing",
-        "benchmark_scaling",
-        "compile_routing",
-        "run_on_gpu",
-        "speed",
-        "sweep_routing",
+        ("train", (*SETTINGS, *DATA, "workdir", "[no]resume", *DEVICES)),
+        ("evaluate", (*DATA, *RUN, "split", "data_name")),
+        ("perturb", (*DATA, *RUN, "class_name")),
+        ("export", (*DATA, *RUN, "platforms")),
+        ("prepare_data", (*DATA, "dataset", "source_dir")),
+        ("record", ("workdirs",)),
+        ("report", ("output",)),
+        ("benchmark_training", (*SETTINGS, "image_shape", "mode")),
+        ("benchmark_routing", ("workloads",)),
+        ("benchmark_scaling", (*SETTINGS, "devices")),
+        ("compile_routing", ("python",)),
+        ("run_on_gpu", DATA),
+        ("speed", ()),
+        ("sweep_routing", (*SETTINGS, *DATA, *MANY, "iterations")),
+        ("reproduce", (*DATA, *MANY, "table")),
+        ("affnist", (*DATA, *MANY, "scale")),
+        ("ensemble", (*SETTINGS, *DATA, *MANY, "members")),
     ],
 )
-def test_help_explains(launcher):
+def test_help_explains_every_flag_and_none_of_absls(launcher, names):
     process = run(launcher, "--help")
-    assert process.returncode in (0, 1)  # absl's --help exits with 1.
+    assert process.returncode == 0
     assert f"python -m experiments.{launcher}" in process.stdout
+    for name in names:
+        # A flag's line, with its explanation in the next.
+        pattern = rf"^  --(\[no\])?{re.escape(name.removeprefix('[no]'))}\b.*\n      \w"
+        assert re.search(pattern, process.stdout, re.MULTILINE), name
+    for name in ("verbosity", "logger_levels", "pdb", "helpfull", "only_check_args"):
+        assert f"--{name}" not in process.stdout
+        assert f"--[no]{name}" not in process.stdout
 
 
 @pytest.mark.parametrize(
