@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from capsjax.data.batching import TrainBatches, eval_batches
@@ -86,6 +87,7 @@ def load(
         UserError: an unknown name, an argument out of range, or data that are missing
             or damaged.
     """
+    data_dir = str(Path(data_dir).expanduser().absolute()) if data_dir else None
     source = Source(data_dir, path or None, image_size, **derivation)
     if name in DERIVED:
         if source.base not in DATASETS:
@@ -100,7 +102,7 @@ def load(
             validation_examples=validation_examples,
             image_size=image_size,
         )
-        return DERIVED[name](base, source)
+        return dataclasses.replace(DERIVED[name](base, source), data_dir=data_dir)
     if name not in DATASETS:
         known = [*DATASETS, *DERIVED]
         close = difflib.get_close_matches(name, known, n=1)
@@ -141,4 +143,6 @@ def load(
         )
     else:
         test = dataset.test
-    return dataclasses.replace(dataset, train=train, validation=validation, test=test)
+    return dataclasses.replace(
+        dataset, train=train, validation=validation, test=test, data_dir=data_dir
+    )

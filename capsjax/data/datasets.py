@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -157,6 +158,7 @@ class Dataset:
             anything unusual about them.
         content: a text that differs where the data differ: name and version of a
             published data set, or a hash of all files; by default a hash of the arrays.
+        data_dir: the TensorFlow Datasets directory that `capsjax.data.load` was given.
 
     Raises:
         UserError: no training or test examples, image shapes that differ between the
@@ -170,16 +172,16 @@ class Dataset:
     class_names: tuple[str, ...]
     provenance: str
     content: str = ""
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         if not self.content:
             digest = hashlib.sha256()
-            for part in (self.train, self.validation, self.test):
+            for part in self.parts().values():
                 digest.update(np.ascontiguousarray(part.images))
                 digest.update(np.ascontiguousarray(part.labels))
             object.__setattr__(self, "content", f"sha256 {digest.hexdigest()}")
-        for split in ("train", "validation", "test"):
-            image_set: ImageSet = getattr(self, split)
+        for split, image_set in self.parts().items():
             if not len(image_set):
                 if split != "validation":
                     raise UserError(f"{self.name}: the {split} set is empty")
@@ -195,6 +197,25 @@ class Dataset:
                     f"{self.name}: {split} labels span {lowest}..{highest} but there "
                     f"are {self.num_classes} classes, 0..{self.num_classes - 1}"
                 )
+
+    def with_classes(
+        self, class_names: Sequence[str], numbers: npt.NDArray[np.int32]
+    ) -> "Dataset":
+        """Renumbers the classes.
+
+        Args:
+            class_names: the new classes.
+            numbers: int32 [num_classes], the new number of each class of this data set.
+        """
+        parts = {
+            name: dataclasses.replace(part, labels=numbers[part.labels])
+            for name, part in self.parts().items()
+        }
+        return dataclasses.replace(self, class_names=tuple(class_names), **parts)
+
+    def parts(self) -> dict[str, ImageSet]:
+        """Returns the image sets by their names: train, validation, test."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @property
     def num_classes(self) -> int:

@@ -3,6 +3,7 @@
 ::
 
     config.json       every setting of the run
+    data.json         classes, shape and content of the data
     env.json          versions, device, commit, command, data; one entry per resume
     metrics.jsonl     one row per log interval and evaluation
     tensorboard/      the same numbers as TensorBoard events
@@ -36,6 +37,7 @@ class RunFolder:
         self.path = pathlib.Path(path).expanduser().absolute()
         self.config = self.path / "config.json"
         self.env = self.path / "env.json"
+        self.data = self.path / "data.json"
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"

@@ -1,0 +1,126 @@
+"""The data of a run: recorded in its folder, and compared before the run is used again.
+
+``data.json`` in the run's folder holds the classes, the shape and number of the images,
+what identifies their content (see `capsjax.data.Dataset.content`), and the TensorFlow
+Datasets directory. Runs of earlier versions have no such file, and are not compared.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from capsjax.data import Dataset
+from capsjax.errors import UserError
+from capsjax.runs.folder import RunFolder, write_json
+
+
+def record(folder: RunFolder, data: Dataset) -> None:
+    """Writes ``data.json``."""
+    write_json(folder.data, _described(data) | {"data_dir": data.data_dir})
+
+
+def recorded_data_dir(folder: RunFolder) -> str | None:
+    """Returns the TensorFlow Datasets directory of the run's data, if it is known."""
+    return (_load(folder) or {}).get("data_dir")
+
+
+def check_same(folder: RunFolder, data: Dataset) -> None:
+    """Refuses data other than those of the run.
+
+    Raises:
+        UserError: classes, shape, number or content of the images have changed since
+            the run started.
+    """
+    before, now = _load(folder), _described(data)
+    if before is None:
+        return
+    differing = [name for name in now if before[name] != now[name]]
+    if differing != ["content"]:  # The rest says it better.
+        differing = [name for name in differing if name != "content"]
+    if differing:
+        raise UserError(
+            f"the data are not those of the run in {folder.path}: "
+            f"{'; '.join(_difference(name, before, now) for name in differing)}; "
+            "restore the data, or train a new run"
+        )
+
+
+def fitted(folder: RunFolder, data: Dataset) -> Dataset:
+    """Fits other data than the run's to its classes.
+
+    Args:
+        folder: the run's folder.
+        data: images of the same shape, with some or all of the run's classes, in any
+            order.
+
+    Returns:
+        The data with the run's classes: its labels are the run's numbers of the classes
+        that have the same names.
+
+    Raises:
+        UserError: another shape, or a class that the run does not have.
+    """
+    before, now = _load(folder), _described(data)
+    if before is None:
+        return data
+    if before["image_shape"] != now["image_shape"]:
+        raise UserError(
+            f"{data.name} does not suit the run in {folder.path}: "
+            f"{_difference('image_shape', before, now)}; config.data.image_size "
+            "resizes images"
+        )
+    classes = before["class_names"]
+    if unknown := [name for name in data.class_names if name not in classes]:
+        raise UserError(
+            f"{data.name} does not suit the run in {folder.path}: it has the classes "
+            f"{_listed(unknown)}, which the run does not know; the run's classes are "
+            f"{_listed(classes)}"
+        )
+    return data.with_classes(
+        classes, np.array([classes.index(name) for name in data.class_names], np.int32)
+    )
+
+
+def _described(data: Dataset) -> dict[str, Any]:
+    return {
+        "class_names": list(data.class_names),
+        "image_shape": list(data.image_shape),
+        "examples": {name: len(part) for name, part in data.parts().items()},
+        "content": data.content,
+    }
+
+
+def _load(folder: RunFolder) -> dict[str, Any] | None:
+    try:
+        return json.loads(folder.data.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {folder.data}: {error}") from error
+
+
+def _difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Says how an entry of ``data.json`` has changed."""
+    old, new = before[name], now[name]
+    if name == "image_shape":
+        return f"images were {_by(old)}, and are now {_by(new)}"
+    if name == "examples":
+        return ", ".join(
+            f"{new[part]:,} {part} images in place of {old[part]:,}"
+            for part in new
+            if new[part] != old[part]
+        )
+    if name == "content":
+        return f"the same number of images, but {new[:19]} in place of {old[:19]}"
+    return f"the classes were {_listed(old)}, and are now {_listed(new)}"
+
+
+def _by(shape: list[int]) -> str:
+    height, width, channels = shape
+    return f"{width}x{height} with {channels} channel{'s' * (channels != 1)}"
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return shown + f" and {len(names) - most} more" * (len(names) > most)
