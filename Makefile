@@ -4,9 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-# Any Python 3.12 will do: make PYTHON=/path/to/python3.12 demo
-PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c '' 2>/dev/null \
-	&& echo python3.12 || echo python3)
+# Python 3.12 or 3.13: make PYTHON=/path/to/python3.13 demo
+PYTHON ?= $(shell for python in python3.12 python3.13; do \
+	$$python -c '' 2>/dev/null && echo $$python && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -35,8 +35,8 @@ help: ## Lists the commands
 setup: $(READY) ## Installs everything into .venv
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' \
-		|| { echo "error: capsjax needs Python 3.12, and $(PYTHON) is" \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 12), (3, 13)])' \
+		|| { echo "error: capsjax needs Python 3.12 or 3.13, and $(PYTHON) is" \
 		"$$($(PYTHON) --version 2>&1); name one with: make PYTHON=python3.12" \
 		"$(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Setting up $(VENV): some minutes and 1.5 GB, once."

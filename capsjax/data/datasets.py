@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -207,7 +207,7 @@ class Dataset:
             class_names: the new classes.
             numbers: int32 [num_classes], the new number of each class of this data set.
         """
-        parts = {
+        parts: dict[str, Any] = {
             name: dataclasses.replace(part, labels=numbers[part.labels])
             for name, part in self.parts().items()
         }
