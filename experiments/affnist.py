@@ -21,7 +21,7 @@ from capsjax import data, figures
 from capsjax.analyses import affnist as robustness
 from capsjax.analyses.figures import affnist as plots_robustness
 from capsjax.data.derived import affnist
-from capsjax.runs import grid
+from capsjax.runs import data_record, grid
 from capsjax.runs.folder import RunFolder
 from experiments import launch, scales
 
@@ -69,6 +69,8 @@ def main() -> None:
     folders = robustness.train_to_same_accuracy(train, target)
     config, data_dir = folders[robustness.CAPSNET].load_config(), _DATA_DIR.value
     clean = launch.load_data(config, data_dir)
+    for folder in folders.values():
+        data_record.check_same(folder, clean)
     source = data.Source(
         data_dir=data_dir,
         canvas=config.data.canvas,

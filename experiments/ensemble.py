@@ -16,7 +16,7 @@ from absl import flags
 from capsjax import config as config_lib
 from capsjax.analyses import ensemble
 from capsjax.errors import UserError
-from capsjax.runs import grid
+from capsjax.runs import data_record, grid
 from capsjax.runs.folder import RunFolder
 from experiments import launch
 
@@ -51,8 +51,10 @@ def main() -> None:
         print("\n".join(grid.commands(runs, workdir)))
         return
     grid.refuse_failures(grid.run_all(runs, workdir, jobs=_JOBS.value), workdir)
-    data = launch.load_data(config, _DATA_DIR.value)
     folders = [RunFolder(workdir / run.name) for run in runs]
+    data = launch.load_data(config, _DATA_DIR.value)
+    for folder in folders:
+        data_record.check_same(folder, data)
     print(ensemble.write(workdir, folders, data))
     print(f"rows, table and figure in {workdir}")
 

@@ -25,8 +25,13 @@ _SPLIT = flags.DEFINE_enum(
 _DATA_NAME = flags.DEFINE_string(
     "data_name",
     None,
-    "Another data set with images of the same size and the same classes, such as "
+    "Another data set with images of the same size and classes of the run, such as "
     "affnist for a run on expanded; by default the run's.",
+)
+_DATA_PATH = flags.DEFINE_string(
+    "data_path",
+    None,
+    "Another folder or NPZ file of images than the run's, with classes of the run.",
 )
 _NOVEL_VIEWPOINT = flags.DEFINE_string(
     "novel_viewpoint",
@@ -39,12 +44,13 @@ _NOVEL_VIEWPOINT = flags.DEFINE_string(
 def main() -> None:
     """Restores the parameters and evaluates them."""
     folder = RunFolder(_WORKDIR.value)
-    config = folder.load_config()
-    if _DATA_NAME.value is not None:
-        config.data.name = _DATA_NAME.value
-    if _NOVEL_VIEWPOINT.value is not None:
-        config.data.novel_viewpoint = _NOVEL_VIEWPOINT.value
-    data = launch.load_data(config, _DATA_DIR.value)
+    others = {
+        "name": _DATA_NAME.value,
+        "path": _DATA_PATH.value,
+        "novel_viewpoint": _NOVEL_VIEWPOINT.value,
+    }
+    changes = {name: value for name, value in others.items() if value is not None}
+    data = launch.load_run_data(folder, _DATA_DIR.value, changes)
     images = {"test": data.test, "validation": data.validation, "train": data.train}[
         _SPLIT.value
     ]
@@ -56,8 +62,8 @@ def main() -> None:
     model = restore(folder, data, _checkpoint())
     with Progress("evaluating", len(images), unit="images") as progress:
         found = evaluate(model, images, on_batch=progress.advance)
-    step = {"step": model.step, "examples": len(images)}
-    print(json.dumps(step | found.metrics, indent=2))
+    about = {"step": model.step, "examples": len(images), "data": data.provenance}
+    print(json.dumps(about | found.metrics, indent=2))
 
 
 if __name__ == "__main__":

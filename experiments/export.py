@@ -53,11 +53,10 @@ _OUTPUT = flags.DEFINE_string(
 def main() -> None:
     """Restores the parameters, writes the artefact and checks it."""
     folder = RunFolder(_WORKDIR.value)
-    config = folder.load_config()
     name = f"model_b{_BATCH_SIZE.value}{export.SUFFIX}"
     path = pathlib.Path(_OUTPUT.value or folder.path / "exported" / name).expanduser()
     export.check_path(path, folder)
-    data = launch.load_data(config, _DATA_DIR.value)
+    data = launch.load_run_data(folder, _DATA_DIR.value)
     model = restore(folder, data, _checkpoint())
     exported = export.export(
         model,

@@ -23,6 +23,8 @@ from capsjax import data, fields
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.models import MODELS, capsnet
+from capsjax.runs import data_record
+from capsjax.runs.folder import RunFolder
 from capsjax.runs.stop import Stopped
 from capsjax.training import parallel
 from experiments import flag_help
@@ -361,6 +363,35 @@ def define_images() -> Callable[[], tuple[tuple[int, int, int], int]]:
 def load_data(config: Config, data_dir: str | None) -> data.Dataset:
     """Loads the data set of a run's config."""
     return data.load(data_dir=data_dir, **dataclasses.asdict(config.data))
+
+
+def load_run_data(
+    folder: RunFolder, data_dir: str | None, changes: Mapping[str, str] | None = None
+) -> data.Dataset:
+    """Loads the data of a run that has been trained, or other data for it.
+
+    Args:
+        folder: the run's folder.
+        data_dir: the value of ``--data_dir``; by default the run's, if it still exists.
+        changes: values of fields of ``config.data``, for other data than the run's.
+
+    Raises:
+        UserError: the data are not the run's, or other data do not suit it; see
+            `capsjax.runs.data_record`.
+    """
+    config = folder.load_config()
+    if data_dir is None:
+        recorded = data_record.recorded_data_dir(folder)
+        data_dir = recorded if recorded and os.path.isdir(recorded) else None
+    for name, value in (changes or {}).items():
+        setattr(config.data, name, value)
+    loaded = load_data(config, data_dir)
+    if not changes:
+        data_record.check_same(folder, loaded)
+        return loaded
+    loaded = data_record.fitted(folder, loaded)
+    print(f"note: not the run's data: {loaded.provenance}", file=sys.stderr)
+    return loaded
 
 
 def _parse(argv: list[str]) -> list[str]:

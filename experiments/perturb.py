@@ -41,7 +41,7 @@ def main() -> None:
     """Restores the parameters and draws the figures."""
     folder = RunFolder(_WORKDIR.value)
     config = folder.load_config()
-    data = launch.load_data(config, _DATA_DIR.value)
+    data = launch.load_run_data(folder, _DATA_DIR.value)
     labels = perturbation.classes_of(data, _CLASS_NAME.value)
     examples = [
         perturbation.example_of(data, label, _EXAMPLE.value) for label in labels

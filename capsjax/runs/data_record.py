@@ -46,6 +46,22 @@ def check_same(folder: RunFolder, data: Dataset) -> None:
         )
 
 
+def check_fits(folder: RunFolder, data: Dataset) -> None:
+    """Refuses data whose images or class numbers do not fit the run's model.
+
+    Raises:
+        UserError: other image shapes or classes than the run's, or another order of
+            them.
+    """
+    before, now = _load(folder), _described(data)
+    for name in ("image_shape", "class_names"):
+        if before is not None and before[name] != now[name]:
+            raise UserError(
+                f"{data.name} does not suit the run in {folder.path}: "
+                f"{_difference(name, before, now)}"
+            )
+
+
 def fitted(folder: RunFolder, data: Dataset) -> Dataset:
     """Fits other data than the run's to its classes.
 
@@ -61,15 +77,9 @@ def fitted(folder: RunFolder, data: Dataset) -> Dataset:
     Raises:
         UserError: another shape, or a class that the run does not have.
     """
-    before, now = _load(folder), _described(data)
+    before = _load(folder)
     if before is None:
         return data
-    if before["image_shape"] != now["image_shape"]:
-        raise UserError(
-            f"{data.name} does not suit the run in {folder.path}: "
-            f"{_difference('image_shape', before, now)}; config.data.image_size "
-            "resizes images"
-        )
     classes = before["class_names"]
     if unknown := [name for name in data.class_names if name not in classes]:
         raise UserError(
@@ -77,9 +87,10 @@ def fitted(folder: RunFolder, data: Dataset) -> Dataset:
             f"{_listed(unknown)}, which the run does not know; the run's classes are "
             f"{_listed(classes)}"
         )
-    return data.with_classes(
-        classes, np.array([classes.index(name) for name in data.class_names], np.int32)
-    )
+    numbers = [classes.index(name) for name in data.class_names]
+    renumbered = data.with_classes(classes, np.array(numbers, np.int32))
+    check_fits(folder, renumbered)
+    return renumbered
 
 
 def _described(data: Dataset) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from capsjax.training.step import TrainState
 
 Which = Literal["last", "best"]
 
+_KEPT: dict[Which, int] = {"last": 2, "best": 1}
+
 
 @dataclasses.dataclass
 class Record:
@@ -70,13 +72,12 @@ class Checkpoints:
         """
         self.path = folder.checkpoints
         self._managers: dict[Which, ocp.CheckpointManager] = {}
+        self._damaged: dict[Which, set[int]] = {which: set() for which in _KEPT}
         if not parallel.is_primary():
             return
-        keep: dict[Which, int] = {"last": 2, "best": 1}
-        for which, count in keep.items():
+        for which in _KEPT:
             path = self.path / which
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=count,
                 read_only=read_only,
                 create=False,  # Orbax cannot if only some processes call it.
                 enable_async_checkpointing=False,
@@ -100,14 +101,20 @@ class Checkpoints:
             manager.close()
 
     def latest_step(self, which: Which = "last") -> int | None:
-        """Step of the newest checkpoint, or None; always None in other processes."""
+        """Step of the newest checkpoint that is not known to be damaged, or None.
+
+        Always None in other processes than the primary one.
+        """
         manager = self._managers.get(which)
-        return None if manager is None else manager.latest_step()
+        steps = set(manager.all_steps()) if manager else set()
+        return max(steps - self._damaged[which], default=None)
 
     def save(self, which: Which, state: TrainState, record: Record) -> None:
         """Saves a state, unless its step is saved already, and removes older ones.
 
-        Newer ones are removed too: they come from lost steps that a run repeats.
+        Newer ones are removed too: they are damaged, or come from lost steps that a run
+        repeats. Nothing is removed before the state is saved, except a damaged
+        checkpoint of the same step.
 
         Raises:
             UserError: it could not be written; earlier checkpoints are unchanged.
@@ -116,8 +123,9 @@ class Checkpoints:
             return
         host_state = jax.device_get(state)
         step, manager, path = int(host_state.step), self._managers[which], self.path
-        before = manager.latest_step()
-        if step == before:
+        steps, damaged = set(manager.all_steps()), self._damaged[which]
+        before = self.latest_step(which)
+        if step in steps - damaged:
             return
         content = dataclasses.asdict(record) | {"sha256": sha256(host_state)}
         try:
@@ -130,11 +138,11 @@ class Checkpoints:
                     f"it takes {needed / 1e6:.1f} MB and the disk has "
                     f"{free / 1e6:.1f} MB left",
                 )
-            for newer in manager.all_steps():
-                if newer > step:
-                    manager.delete(newer)
+            if step in damaged:
+                manager.delete(step)
             manager.save(
                 step,
+                force=True,  # Otherwise Orbax skips steps before its newest one.
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(_stored(host_state)),
                     record=ocp.args.JsonSave(content),
@@ -148,9 +156,13 @@ class Checkpoints:
                 f"cannot save the checkpoint of step {step} in {path / which} "
                 f"({_in_short(error)}); {kept}; fix it and continue with --resume"
             ) from error
+        kept_steps = sorted({s for s in steps - damaged if s < step} | {step})
+        for old in steps - set(kept_steps[-_KEPT[which] :]) - {step}:
+            manager.delete(old)
+        damaged.clear()
 
     def restore(
-        self, template: TrainState, which: Which = "last", *, discard: bool = False
+        self, template: TrainState, which: Which = "last"
     ) -> tuple[TrainState, Record]:
         """Reads the newest undamaged state, as NumPy arrays, and its record.
 
@@ -159,8 +171,6 @@ class Checkpoints:
         Args:
             template: state with the expected structure, shapes and dtypes.
             which: kind of checkpoint, the last state or the best by validation.
-            discard: whether to remove newer, damaged checkpoints, so that their steps
-                can be saved again.
 
         Raises:
             UserError: there is no checkpoint; or all are damaged or belong to another
@@ -168,22 +178,22 @@ class Checkpoints:
         """
         manager, path = self._managers[which], self.path / which
         damaged: dict[int, Exception] = {}
+        self._damaged[which] = set()
         for step in sorted(manager.all_steps(), reverse=True):
             try:
                 state, record = self._read(which, step, template)
             except Exception as error:  # Orbax and its storage raise many kinds.
                 damaged[step] = error
+                self._damaged[which].add(step)
                 continue
             for newer in damaged:
                 print(
                     f"warning: checkpoint {path / str(newer)} is damaged "
                     f"({_in_short(damaged[newer])}); the one of step {step} is used "
-                    "instead" + (" and the damaged one removed" if discard else ""),
+                    "instead",
                     file=sys.stderr,
                     flush=True,
                 )
-                if discard:
-                    manager.delete(newer)
             return state, record
         if not damaged:
             raise UserError(f"there is no checkpoint in {path}")
@@ -197,12 +207,12 @@ class Checkpoints:
     def resume(self, template: TrainState) -> tuple[TrainState, Record] | None:
         """Reads the newest state in all processes; None without a checkpoint.
 
-        Works like `restore` with ``discard``. Other processes than the primary one get
-        only the record's ``reached``.
+        Works like `restore`. Other processes than the primary one get only the record's
+        ``reached``.
         """
         found = None
         if self.latest_step() is not None:
-            found = self.restore(template, discard=True)
+            found = self.restore(template)
         if jax.process_count() == 1:
             return found
         if not parallel.from_primary(found is not None):
@@ -222,6 +232,17 @@ class Checkpoints:
             ),
         )
         content = dict(restored.record)
+        for found, wanted in zip(
+            jax.tree.leaves(restored.state),
+            jax.tree.leaves(_stored(template)),
+            strict=True,
+        ):
+            # Orbax returns other shapes than it was asked for.
+            if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+                raise ValueError(
+                    f"it has an array {found.dtype}{[*found.shape]} in place of "
+                    f"{wanted.dtype}{[*wanted.shape]}"
+                )
         state = dataclasses.replace(template, **restored.state)
         if content.pop("sha256") != sha256(state):
             raise ValueError("the state does not have the recorded hash")

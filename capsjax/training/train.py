@@ -14,7 +14,7 @@ from capsjax import config as config_lib
 from capsjax.config import Config
 from capsjax.data import Dataset, ImageSet, TrainBatches
 from capsjax.errors import UserError
-from capsjax.runs import provenance
+from capsjax.runs import data_record, provenance
 from capsjax.runs.folder import RunFolder, write_json, writing_to
 from capsjax.runs.metrics import MetricsWriter, read_metrics
 from capsjax.runs.progress import Progress
@@ -67,7 +67,7 @@ def train(
 
     Args:
         config: the run's config; see `capsjax.config.Config`.
-        data: data to train, validate and test on.
+        data: data to train, validate and test on; on resume the same as before.
         folder: the run's folder, new or empty unless ``resume``.
         resume: whether to continue from the last checkpoint in the folder, if any.
         profile_steps: steps to trace, counted from 0.
@@ -76,8 +76,8 @@ def train(
         The trained model and its result; None in other processes than the primary one.
 
     Raises:
-        UserError: settings or the folder do not fit, a loss is not finite, or files
-            cannot be written.
+        UserError: settings, the folder or its data do not fit, a loss is not finite, or
+            files cannot be written.
         Stopped: SIGTERM or Ctrl-C was received; the state is saved.
     """
     config_lib.check(config)
@@ -109,6 +109,7 @@ def train(
         if primary:
             stack.enter_context(folder.open(config, resume=resume))
             stack.enter_context(writing_to(folder))
+            data_record.check_same(folder, data)
         checkpoints = stack.enter_context(Checkpoints(folder))
         record = Record(num_devices=devices.count)
         resumed = checkpoints.resume(state) if resume else None
@@ -123,6 +124,7 @@ def train(
         state = devices.replicate(state)
         if primary:
             folder.record_config(config)
+            data_record.record(folder, data)
             env = provenance.environment() | {
                 "data": data.provenance,
                 "num_devices": devices.count,

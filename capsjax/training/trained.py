@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from capsjax.config import Config
 from capsjax.data import Dataset, ImageSet
 from capsjax.models import Variables
+from capsjax.runs import data_record
 from capsjax.runs.folder import RunFolder
 from capsjax.training import evaluate as evaluation
 from capsjax.training import parallel
@@ -93,11 +94,14 @@ def restore(
             by validation accuracy.
 
     Raises:
-        UserError: there is no run, or no checkpoint that can be restored.
+        UserError: there is no run, or no checkpoint that can be restored; or the data
+            have other classes or image shapes than the run's, see
+            `capsjax.runs.data_record.fitted`.
     """
     if not isinstance(folder, RunFolder):
         folder = RunFolder(folder)
     config = folder.load_config()
+    data_record.check_fits(folder, data)
     graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
     with Checkpoints(folder, read_only=True) as checkpoints:
         state, record = checkpoints.restore(state, which)

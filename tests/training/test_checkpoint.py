@@ -6,6 +6,7 @@ A damaged one is in test_launchers.py: Orbax leaves reads behind that end noisil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from capsjax.errors import UserError
@@ -79,3 +80,53 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, state, tiny_config):
         pytest.raises(UserError, match="belongs to another model"),
     ):
         checkpoints.restore(other)
+
+
+def test_a_save_that_fails_removes_nothing(tmp_path, state, monkeypatch):
+    """Neither older checkpoints nor newer ones, which a good save replaces."""
+
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with Checkpoints(RunFolder(tmp_path)) as checkpoints:
+        checkpoints.save("best", at_step(state, 9), Record(best_step=9))
+    with Checkpoints(RunFolder(tmp_path)) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp.CheckpointManager, "save", fail)
+            with pytest.raises(UserError, match=r"step 6 .*No space.* 9 is unchanged"):
+                checkpoints.save("best", at_step(state, 6), Record(best_step=6))
+        assert checkpoints.restore(state, "best")[1].best_step == 9
+        checkpoints.save("best", at_step(state, 6), Record(best_step=6))
+        assert checkpoints.restore(state, "best")[1].best_step == 6
+    assert [path.name for path in (tmp_path / "checkpoints/best").iterdir()] == ["6"]
+
+
+def test_damaged_checkpoints_stay_until_a_save_replaces_them(tmp_path, state, capsys):
+    folder = RunFolder(tmp_path)
+    with Checkpoints(folder) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save("last", at_step(state, step), Record(seconds=step))
+    (tmp_path / "checkpoints/last/2/record/metadata").write_text("")
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.resume(state)[1].seconds == 1
+        assert "last/2 is damaged" in capsys.readouterr().err
+        assert checkpoints.latest_step() == 1
+        assert (tmp_path / "checkpoints/last/2").exists()
+        checkpoints.save("last", at_step(state, 2), Record(seconds=3))
+        assert checkpoints.restore(state)[1].seconds == 3
+    assert {path.name for path in (tmp_path / "checkpoints/last").iterdir()} == {
+        "1",
+        "2",
+    }
+
+
+def test_a_restore_returns_the_shapes_that_were_asked_for(tmp_path, state, tiny_config):
+    """Orbax itself returns the shapes that were stored."""
+    with Checkpoints(RunFolder(tmp_path)) as checkpoints:
+        checkpoints.save("last", at_step(state, 1), Record())
+    wider = train_step.create(tiny_config, (8, 8, 3), 10)[1]
+    with (
+        Checkpoints(RunFolder(tmp_path)) as checkpoints,
+        pytest.raises(UserError, match=r"an array float32\[.*in place of float32\["),
+    ):
+        checkpoints.restore(wider)

@@ -89,6 +89,7 @@ def load(source: Source) -> Dataset:
         train, test = carve_test(reader.image_set(), str(root))
         note = "; about a fifth held out here as the test set"
 
+    digest = reader.digest.hexdigest()
     return Dataset(
         name="folder",
         train=train,
@@ -96,10 +97,10 @@ def load(source: Source) -> Dataset:
         test=test,
         class_names=tuple(classes),
         provenance=(
-            f"image folder {root.resolve().name}: {len(train)} training and "
-            f"{len(test)} test images{note}{reader.not_read()}"
+            f"image folder {root.resolve().name}, sha256 {digest[:16]}: {len(train)} "
+            f"training and {len(test)} test images{note}{reader.not_read()}"
         ),
-        content=f"sha256 {reader.digest.hexdigest()}",
+        content=f"sha256 {digest}",
     )
 
 
