@@ -1,4 +1,4 @@
-"""The error that addresses the user, not the programmer."""
+"""The errors that address the user, not the programmer."""
 
 
 class UserError(Exception):
@@ -6,4 +6,12 @@ class UserError(Exception):
 
     Launchers print its text as one line and exit with status 1; the text says what is
     wrong, with the values, and how to fix it.
+    """
+
+
+class SettingsError(ValueError):
+    """Settings of a layer or a model that do not fit together, or not the images.
+
+    `capsjax.models.build` turns it into a `UserError`. Other errors in a model's code
+    are the code's, and keep their traceback.
     """

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from capsjax import routings
+from capsjax.errors import SettingsError
 from capsjax.layers.convolution import Conv
 from capsjax.layers.initializers import Initializers
 from capsjax.routings import Capsules, Sizes, Transform
@@ -127,14 +128,14 @@ def primary_grid(
     """Returns the number of rows and columns of the primary capsules' grid.
 
     Raises:
-        ValueError: the image is too small for the kernels.
+        SettingsError: the image is too small for the kernels.
     """
     features = (output_size(size, conv1_kernel, 1, padding) for size in image_shape[:2])
     rows, columns = (
         output_size(size, primary_kernel, primary_stride, padding) for size in features
     )
     if min(rows, columns) < 1:
-        raise ValueError(
+        raise SettingsError(
             f"images of {image_shape[0]}x{image_shape[1]} pixels are too small for "
             f"conv1 {conv1_kernel}x{conv1_kernel} and primary capsules "
             f"{primary_kernel}x{primary_kernel} with stride {primary_stride} "

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from capsjax import fields
-from capsjax.errors import UserError
+from capsjax.errors import SettingsError, UserError
 from capsjax.models import baseline_cnn, capsnet, resnet
 from capsjax.models.base import (
     Config,
@@ -25,6 +25,7 @@ from capsjax.models.base import (
     num_parameters,
     split,
 )
+from kernels.routing import UnsupportedError
 
 __all__ = [
     "MODELS",
@@ -69,5 +70,5 @@ def build(
         # Errors that only a call raises should be raised before training starts.
         jax.eval_shape(lambda images: model(images).scores, images)
         return model
-    except (ArithmeticError, NotImplementedError, TypeError, ValueError) as error:
+    except (SettingsError, UnsupportedError) as error:
         raise UserError(f"config.model does not fit: {error}") from error

@@ -14,6 +14,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import Conv, relu
 from capsjax.models import base
@@ -85,7 +86,7 @@ class BaselineCNN(base.Model):
                 image is too small for the pooling.
         """
         if len(config.kernel_sizes) != len(config.conv_channels):
-            raise ValueError(
+            raise SettingsError(
                 f"{len(config.conv_channels)} conv_channels but "
                 f"{len(config.kernel_sizes)} kernel_sizes; give each convolution one"
             )
@@ -110,7 +111,7 @@ class BaselineCNN(base.Model):
         halvings = len(config.conv_channels) if config.pool else 0
         H, W = H >> halvings, W >> halvings
         if min(H, W) < 1:
-            raise ValueError(
+            raise SettingsError(
                 f"images of {image_shape[0]}x{image_shape[1]} pixels cannot be halved "
                 f"{halvings} times; use fewer conv_channels or no pool"
             )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import BatchNorm, Conv, relu
 from capsjax.models import base
@@ -73,7 +74,7 @@ class ResNet(base.Model):
             ValueError: there are no channels.
         """
         if not config.channels:
-            raise ValueError("a residual network needs channels; got none")
+            raise SettingsError("a residual network needs channels; got none")
         first = config.channels[0]
         self.conv = _conv(image_shape[2], first, 1, rngs)
         self.norm = _norm(first, config, rngs)

@@ -5,6 +5,7 @@ the names of dynamic routing also stand here by themselves.
 """
 
 from kernels.routing import dynamic, uniform
+from kernels.routing.arguments import UnsupportedError
 from kernels.routing.dynamic import (
     IMPLEMENTATIONS,
     WORKLOADS,
@@ -19,6 +20,7 @@ __all__ = [
     "IMPLEMENTATIONS",
     "WORKLOADS",
     "Diagnosis",
+    "UnsupportedError",
     "Workload",
     "diagnose",
     "dynamic",

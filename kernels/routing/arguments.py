@@ -4,6 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 
+class UnsupportedError(NotImplementedError):
+    """An implementation of an op does not support the sizes, dtype or device."""
+
+
 def check(inputs: Array, weights: Array, bias: Array | None) -> str:
     """Rejects arguments that are invalid for every routing op.
 

@@ -462,3 +462,24 @@ def test_settings_that_do_not_fit(name, options, message):
 
     with pytest.raises(UserError, match=message):
         build_paper()
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, ZeroDivisionError])
+def test_mistakes_in_a_models_code_keep_their_kind_and_traceback(error, monkeypatch):
+    """Whoever writes a new model needs the line, not advice on settings."""
+
+    def broken(self, image_shape, num_classes, rngs):
+        raise error("a mistake in the code")
+
+    monkeypatch.setattr(models.resnet.Config, "build", broken)
+    with pytest.raises(error, match="a mistake in the code"):
+        models.build(models.resnet.Config(), SHAPE, NUM_CLASSES, nnx.Rngs(0))
+
+
+def test_an_implementation_that_does_not_take_the_sizes_is_a_setting():
+    config = changed(
+        models.capsnet.Config(),
+        {"routing_implementation": "mosaic_gpu", "class_dim": 99},
+    )
+    with pytest.raises(UserError, match=r"config\.model.*mosaic_gpu.*99 dimensions"):
+        models.build(config, (28, 28, 1), NUM_CLASSES, nnx.Rngs(0))

@@ -77,8 +77,10 @@ def route(
         and sum in float32.
 
     Raises:
-        NotImplementedError: ``"mosaic_gpu"`` was named and does not support the sizes,
-            the dtype, the device, or automatic partitioning over several devices.
+        UnsupportedError: ``"mosaic_gpu"`` was named and does not support the sizes, the
+            dtype or the device.
+        NotImplementedError: ``"mosaic_gpu"`` was named, and would be partitioned
+            automatically over several devices.
         ValueError: wrong ranks, sizes or dtypes that do not agree, ``num_iterations``
             below 1, or an unknown implementation.
 

@@ -23,6 +23,7 @@ from kernels.partitioning import (
     varying,
     varying_axes,
 )
+from kernels.routing.arguments import UnsupportedError
 from kernels.routing.dynamic.mosaic_gpu import config as configs
 from kernels.routing.dynamic.mosaic_gpu import layout, softmax, tile
 from kernels.routing.dynamic.mosaic_gpu.config import Config
@@ -64,11 +65,11 @@ def route(
         config: the kernels' config; None for the measured or estimated best.
 
     Raises:
-        NotImplementedError: sizes, a dtype or a device that the kernels do not support.
+        UnsupportedError: sizes, a dtype or a device that the kernels do not support.
     """
     reason = unsupported(inputs, weights)
     if reason is not None:
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"mosaic_gpu routing: {reason} (inputs {inputs.shape} {inputs.dtype}, "
             f"weights {weights.shape}); use another implementation"
         )
