@@ -7,12 +7,14 @@ two steps and save the state; the same command with --resume goes on.
 """
 
 import re
+import sys
+import traceback
 
 from absl import flags
 
 from capsjax.analyses.figures import run as figures
 from capsjax.errors import UserError
-from capsjax.runs.folder import RunFolder, writing_to
+from capsjax.runs.folder import RunFolder
 from capsjax.training.train import train
 from experiments import launch
 
@@ -56,8 +58,6 @@ def main() -> None:
     )
     if trained is None:  # Another process reports.
         return
-    with writing_to(folder):
-        figures.write_all(folder, data, trained)
     result = trained.record
     print(
         f"test accuracy {result['test_accuracy']:.4f} "
@@ -66,6 +66,16 @@ def main() -> None:
         f"{folder.plots.name}/ in {folder.path}",
         flush=True,
     )
+    try:
+        figures.write_all(folder, data, trained)
+    # The run has ended and its result is saved, whatever becomes of its figures.
+    except Exception as error:
+        if not isinstance(error, OSError):
+            traceback.print_exc()
+        print(
+            f"warning: the run has ended, but its figures could not be drawn ({error})",
+            file=sys.stderr,
+        )
 
 
 def _steps(text: str) -> range:

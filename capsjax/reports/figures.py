@@ -93,7 +93,7 @@ def final_errors(groups: Sequence[Group]) -> Figure:
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file; frees it."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130)
+    figures.save(figure, file, dpi=130)
     return file.getvalue()
 
 
@@ -110,7 +110,7 @@ def _name(group: Group) -> str:
     # Fonts have no glyphs for control characters.
     hidden = "\N{REPLACEMENT CHARACTER}"
     label = "".join(c if c.isprintable() else hidden for c in label)
-    return f"{group.number}: {label[:_MAX_LABEL]}".replace("$", r"\$")
+    return f"{group.number}: {label[:_MAX_LABEL]}"
 
 
 def _draw(axes: Axes, group: Group, split: str, metric: str, color: Any) -> None:

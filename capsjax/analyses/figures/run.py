@@ -4,11 +4,13 @@ Images that show two classes have segmentations instead of the last three, see
 `capsjax.analyses.figures.segmentation`.
 """
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from capsjax import figures
 from capsjax.analyses.figures import pictures
@@ -20,6 +22,7 @@ from capsjax.training.train import TrainingResult
 
 _COLUMNS = 12
 _MAX_ERRORS = 48
+_MAX_CLASSES = 40
 
 
 def write_all(folder: RunFolder, data: Dataset, trained: TrainingResult) -> None:
@@ -90,6 +93,7 @@ def learning_curves(rows: Sequence[dict]) -> Figure:
         error.set_yscale("symlog", linthresh=0.1)
     error.set_ylim(bottom=0)
     error.yaxis.set_major_formatter("{x:g}")
+    error.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     for axes in (loss, error):
         axes.grid(alpha=0.3)
         if axes.lines:
@@ -100,8 +104,13 @@ def learning_curves(rows: Sequence[dict]) -> Figure:
 def confusion_matrix(
     labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
 ) -> Figure:
-    """Counts of how often each class (row) was taken for each class (column)."""
-    J = len(class_names)
+    """Counts of how often each class (row) was taken for each class (column).
+
+    Of more than 40 classes it shows the 39 most often confused, and the others
+    together.
+    """
+    labels, predictions, names = _most_confused(labels, predictions, class_names)
+    J = len(names)
     counts = np.zeros((J, J), int)
     np.add.at(counts, (labels, predictions), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -109,14 +118,36 @@ def confusion_matrix(
     figure, axes = figures.subplots(figsize=(side, side))
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the class")
-    axes.set(xlabel="prediction", ylabel="label", title="Confusion matrix, test images")
-    axes.set_xticks(range(J), class_names, rotation=90 if _long(class_names) else 0)
-    axes.set_yticks(range(J), class_names)
+    title = "Confusion matrix, test images"
+    if len(class_names) > J:
+        title += f"\nthe {J - 1} most often confused of {len(class_names)} classes"
+    axes.set(xlabel="prediction", ylabel="label", title=title)
+    axes.set_xticks(range(J), names, rotation=90 if _long(names) else 0)
+    axes.set_yticks(range(J), names)
     style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
     for row, column in np.argwhere(counts) if J <= 30 else ():
         color = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, counts[row, column], color=color, **style)
     return figure
+
+
+def _most_confused(
+    labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Puts all but the most often confused of many classes into one, the last."""
+    names = [figures.shortened(name) for name in class_names]
+    if len(names) <= _MAX_CLASSES:
+        return labels, predictions, names
+    wrong = labels != predictions
+    confused = np.bincount(
+        np.concatenate([labels[wrong], predictions[wrong]]), minlength=len(names)
+    )
+    most = _MAX_CLASSES - 1
+    kept = np.sort(np.argsort(-confused, kind="stable")[:most])
+    numbers = np.full(len(names), most)
+    numbers[kept] = np.arange(most)
+    shown = [*(names[label] for label in kept), f"{len(names) - most} others"]
+    return numbers[labels], numbers[predictions], shown
 
 
 def gallery(
@@ -136,26 +167,28 @@ def gallery(
         class_names: names of the classes.
     """
     count = len(labels)
-    bands = max(-(-count // _COLUMNS), 1)
+    columns = min(_COLUMNS, max(count, 4))
+    names = [figures.shortened(name, 12) for name in class_names]
+    bands = max(-(-count // columns), 1)
     height = 1.15 * bands * len(rows) + 0.35 * bands + 0.8
-    figure = figures.new(figsize=(_COLUMNS + 1.4, height))
-    figure.suptitle(title)
+    figure = figures.new(figsize=(columns + 1.4, height))
+    figure.suptitle(textwrap.fill(title, 8 * columns))
     space = {"wspace": 0.05}
-    grid = pictures.grid(figure, bands * len(rows), _COLUMNS, gridspec_kw=space)
+    grid = pictures.grid(figure, bands * len(rows), columns, gridspec_kw=space)
     if not count:
         grid[0, 0].text(0.5, 0.5, "none", ha="center")
         return figure
     figure.supxlabel("above each column: label → prediction", fontsize=9)
     for index, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
-        band, column = divmod(index, _COLUMNS)
+        band, column = divmod(index, columns)
         column_axes = grid[band * len(rows) :, column]
         for axes, (name, images) in zip(column_axes, rows.items(), strict=False):
             axes.imshow(_displayable(images[index]), cmap="gray", vmin=0, vmax=1)
             if column == 0:
                 pictures.name_row(axes, name, x=-0.12)
         column_axes[0].set_title(
-            f"{class_names[label]} → {class_names[prediction]}",
-            fontsize=8 if _long(class_names) else 10,
+            f"{names[label]} → {names[prediction]}",
+            fontsize=_letter_size(names),
             color=pictures.RIGHT if label == prediction else pictures.WRONG,
         )
     return figure
@@ -179,3 +212,9 @@ def _a_few_of_each_class(image_set: ImageSet, count: int) -> np.ndarray:
 
 def _long(class_names: Sequence[str]) -> bool:
     return max(map(len, class_names)) > 3
+
+
+def _letter_size(class_names: Sequence[str]) -> float:
+    """Size of ``label → prediction`` above a picture, in points."""
+    longest = max(map(len, class_names))
+    return 10 if longest <= 3 else 8 if longest <= 7 else 6
