@@ -1,10 +1,13 @@
 """Launchers in separate processes, for the tests that need them there."""
 
+import multiprocessing
 import os
 import pathlib
+import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -63,13 +66,37 @@ def finish(
 
 
 def run(launcher: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Runs a launcher to its end."""
-    return finish(start("-m", f"experiments.{launcher}", *flags), timeout_s=300)
+    """Runs a launcher to its end, in a process that has imported the libraries."""
+    command = ["python", "-m", f"experiments.{launcher}", *flags]
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.launching_preload"])
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = (pathlib.Path(folder, name) for name in ("out", "err"))
+        process = server.Process(target=_launch, args=(command, str(out), str(err)))
+        process.start()
+        process.join(300)
+        if process.exitcode is None:
+            process.kill()
+            raise AssertionError(f"hangs: {out.read_text()} {err.read_text()}")
+        status = process.exitcode
+        return subprocess.CompletedProcess(
+            command, status, out.read_text(), err.read_text()
+        )
+
+
+def _launch(command: list[str], out: str, err: str) -> None:
+    """Becomes the process of a command of Python."""
+    os.chdir(ROOT)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.orig_argv = command
+    sys.argv = command[2:]
+    runpy.run_module(command[2], run_name="__main__", alter_sys=True)
 
 
 def train_to_end(folder: RunFolder, *flags: str) -> str:
     """Trains the smallest CapsNet in a folder; returns what it printed."""
-    done = finish(start(*TRAIN, *TINY, *flags, f"--workdir={folder.path}"))
+    done = run("train", *TINY, *flags, f"--workdir={folder.path}")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -24,6 +24,7 @@ from PIL import Image
 import capsjax.data
 from capsjax.data import prepare
 from capsjax.errors import UserError
+from tests.launching import run
 
 ROOT = Path(__file__).parents[2]
 CIFAR_NAMES = ["airplane", "automobile", "bird", "cat", "deer"]
@@ -510,26 +511,18 @@ def test_provenance_tells_of_jpeg(mnist, tmp_path, monkeypatch):
     assert "stored as JPEG of quality 83" in dataset.provenance
 
 
-def launch(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.prepare_data", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_launcher(mnist, tmp_path):
     data_dir = str(tmp_path / "data")
     prepare.prepare("mnist", data_dir, write(tmp_path / "files", mnist[1]))
-    done = launch("--dataset=mnist", f"--data_dir={data_dir}")
+    done = run("prepare_data", "--dataset=mnist", f"--data_dir={data_dir}")
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
         f"mnist 3.0.1 is prepared already in {data_dir}/mnist/3.0.1"
     ]
 
     (tmp_path / "empty").mkdir()
-    failed = launch(
+    failed = run(
+        "prepare_data",
         "--dataset=kmnist",
         f"--data_dir={data_dir}",
         f"--source_dir={tmp_path / 'empty'}",
@@ -543,13 +536,13 @@ def test_launcher(mnist, tmp_path):
         (("--dataset=mnist,nope",), "cannot prepare nope"),
         (("--dataset=mnist", "cifar10"), "unexpected argument 'cifar10'"),
     ):
-        failed = launch(*arguments, f"--data_dir={data_dir}")
+        failed = run("prepare_data", *arguments, f"--data_dir={data_dir}")
         assert failed.returncode == 1
         assert message in failed.stderr
         assert len(failed.stderr.splitlines()) == 1
 
 
 def test_launcher_help():
-    shown = launch("--help")
+    shown = run("prepare_data", "--help")
     for text in ("--dataset", "--data_dir", "--source_dir", "TFDS_DATA_DIR", "kmnist"):
         assert text in shown.stdout + shown.stderr

@@ -108,7 +108,9 @@ def test_damaged_checkpoints_stay_until_a_save_replaces_them(tmp_path, state, ca
             checkpoints.save("last", at_step(state, step), Record(seconds=step))
     (tmp_path / "checkpoints/last/2/record/metadata").write_text("")
     with Checkpoints(folder) as checkpoints:
-        assert checkpoints.resume(state)[1].seconds == 1
+        resumed = checkpoints.resume(state)
+        assert resumed is not None
+        assert resumed[1].seconds == 1
         assert "last/2 is damaged" in capsys.readouterr().err
         assert checkpoints.latest_step() == 1
         assert (tmp_path / "checkpoints/last/2").exists()

@@ -35,6 +35,7 @@ from tests.launching import (
     finish,
     losses,
     rows_written,
+    run,
     start,
     start_command,
     train_to_end,
@@ -183,7 +184,7 @@ def lose_everything(step_folder) -> None:
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, copied, whole):
     damage(copied.checkpoints / "last" / "12")
     flags = (*TINY, f"--workdir={copied.path}", "--resume")
-    done = finish(start(*TRAIN, *flags))
+    done = run("train", *flags)
     assert done.returncode == 0, done.stderr
     assert "resumed at step 8" in done.stdout
     (line,) = done.stderr.strip().splitlines()
@@ -211,7 +212,7 @@ def test_where_all_checkpoints_are_damaged_nothing_is_touched(copied):
     for step in ("8", "12"):
         cut_short(copied.checkpoints / "last" / step)
     flags = (*TINY, f"--workdir={copied.path}", "--resume")
-    done = finish(start(*TRAIN, *flags))
+    done = run("train", *flags)
     assert_one_line(done, "last/12", "damaged", "remove")
     assert saved(copied) == ["12", "8"]
 
@@ -402,7 +403,7 @@ def test_bad_npz_files_are_one_clear_line(tmp_path):
     truncated.write_bytes(truncated.read_bytes()[:9000])
     for path, words in ((floats, ("float32", "uint8")), (truncated, (str(truncated),))):
         flags = ("--config.data.name=npz", f"--config.data.path={path}")
-        done = finish(start(*TRAIN, *TINY, *flags, f"--workdir={tmp_path / 'run'}"))
+        done = run("train", *TINY, *flags, f"--workdir={tmp_path / 'run'}")
         assert_one_line(done, *words)
 
 
@@ -412,7 +413,7 @@ def test_a_truncated_tfds_file_is_one_clear_line(tmp_path, tfds_data_dir):
     records.write_bytes(records.read_bytes()[:500_000])
     flags = ("--config=experiments/configs/mnist.py:paper,quick",)
     where = (f"--data_dir={tmp_path / 'tfds'}", f"--workdir={tmp_path / 'run'}")
-    done = finish(start(*TRAIN, *flags, *where))
+    done = run("train", *flags, *where)
     assert_one_line(done, "mnist", "prepare_data")
 
 

@@ -16,6 +16,7 @@ from tests.launching import (
     free_port,
     losses,
     rows_written,
+    run,
     start,
     train_to_end,
     wait_until,
@@ -146,5 +147,5 @@ def test_sigterm_to_one_process_saves_and_ends_both(tmp_path, on_one_device):
     ],
 )
 def test_incomplete_settings_are_one_clear_line(flags, words, tmp_path):
-    done = finish(start(*TRAIN, *TINY, f"--workdir={tmp_path / 'run'}", *flags))
+    done = run("train", *TINY, f"--workdir={tmp_path / 'run'}", *flags)
     assert_one_line(done, words)
