@@ -60,7 +60,8 @@ def run(main: Callable[..., object], *, positional: str | None = None) -> None:
                 print(f"\n{stopped}, which is saved; go on with: {_resume()}")
             sys.exit(130 if stopped.signal == signal.SIGINT else 0)
         except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
+            resume = f"; go on from the last checkpoint with: {_resume()}"
+            print(f"\ninterrupted{resume * _can_resume()}", file=sys.stderr)
             parallel.leave_at_once(130)
             sys.exit(130)
         except Exception:
@@ -424,6 +425,12 @@ def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     parallel.leave_at_once(1)
     sys.exit(1)
+
+
+def _can_resume() -> bool:
+    """Returns whether this command trains into a folder that holds something."""
+    resumable = {"resume", "workdir"} <= set(flags.FLAGS)
+    return resumable and os.path.isdir(flags.FLAGS.workdir or "")
 
 
 def _resume() -> str:

@@ -1,8 +1,10 @@
 """Launchers in separate processes, for the tests that need them there."""
 
+import contextlib
 import multiprocessing
 import os
 import pathlib
+import random
 import runpy
 import socket
 import subprocess
@@ -14,6 +16,9 @@ from typing import Any
 
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.metrics import read_metrics
+
+# No test fails because the machine is slow: this only ends those that hang.
+PATIENCE_S = 900
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=experiments/configs/digits.py:quick"
@@ -53,7 +58,7 @@ def start_command(
 
 
 def finish(
-    process: subprocess.Popen[str], timeout_s: float = 150
+    process: subprocess.Popen[str], timeout_s: float = PATIENCE_S
 ) -> subprocess.CompletedProcess[str]:
     """Waits for its end; kills a process that hangs and fails the test."""
     try:
@@ -74,7 +79,7 @@ def run(launcher: str, *flags: str) -> subprocess.CompletedProcess[str]:
         out, err = (pathlib.Path(folder, name) for name in ("out", "err"))
         process = server.Process(target=_launch, args=(command, str(out), str(err)))
         process.start()
-        process.join(300)
+        process.join(PATIENCE_S)
         if process.exitcode is None:
             process.kill()
             raise AssertionError(f"hangs: {out.read_text()} {err.read_text()}")
@@ -111,7 +116,9 @@ def assert_one_line(process: subprocess.CompletedProcess[str], *words: str) -> N
 
 
 def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90
+    condition: Callable[[], bool],
+    process: subprocess.Popen[str],
+    timeout_s: float = PATIENCE_S,
 ) -> None:
     """Waits for something that a process does; fails if it ends before that."""
     give_up = time.monotonic() + timeout_s
@@ -128,10 +135,16 @@ def rows_written(folder: RunFolder) -> int:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens at."""
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
+    """A port of this machine that nothing uses.
+
+    Below those that the system gives to outgoing connections, one of which could take
+    it before the process that it is meant for.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("localhost", port))
+            return port
 
 
 def comparable(folder: RunFolder) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def torture(folder: pathlib.Path, *, kills: int, steps: int, seed: int = 0) -> s
 
 def _train(folder: RunFolder, flags: tuple[str, ...], env: dict[str, str]) -> None:
     process = start(*TRAIN, *flags, f"--workdir={folder.path}", env=env)
-    done = finish(process, timeout_s=600)
+    done = finish(process)
     assert done.returncode == 0, done.stderr
 
 

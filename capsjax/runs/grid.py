@@ -32,7 +32,7 @@ from tqdm import tqdm
 from capsjax.config import current_flag
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder, locked, write_json
-from capsjax.runs.progress import Progress
+from capsjax.runs.progress import Progress, done_of
 from capsjax.runs.stop import Stopped, StopRequests
 
 FINISHED, SKIPPED, FAILED = "finished", "skipped", "failed"
@@ -314,9 +314,7 @@ class _Child:
         return lines[-1] if lines else f"it ended with status {status}"
 
     def __str__(self) -> str:
-        lines = self._last_lines()
-        steps = [line.split()[1] for line in lines if line.startswith("training: ")]
-        return " ".join([self.run.name, *steps[-1:]])
+        return f"{self.run.name} {done_of(self._last_lines(), 'training')}".rstrip()
 
     def _last_lines(self) -> list[str]:
         with self.log.open("rb") as log:

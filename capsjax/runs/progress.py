@@ -1,7 +1,11 @@
 """Progress of long work: a bar on a terminal, occasional lines elsewhere."""
 
+import contextlib
+import os
+import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from tqdm import tqdm
@@ -43,19 +47,18 @@ class Progress:
         self._scale, self._stream = scale, stream
         self._done = self._done_before = done
         self._numbers: dict[str, str] = {}
-        self._text = ""
         self._started = self._last_line = time.monotonic()
         self._shown = shown
         self._bar = None
         if shown and stream.isatty():
             self._bar = tqdm(
                 desc=what,
-                total=total * scale,
-                initial=done * scale,
-                unit=unit,
-                unit_scale=True,
+                total=total,
+                initial=done,
                 file=stream,
-                dynamic_ncols=True,
+                bar_format="{desc} {percentage:.0f}% {n_fmt}/{total_fmt} "
+                "[{elapsed}<{remaining}]{postfix}",
+                ncols=_columns(stream),
             )
 
     def __enter__(self) -> "Progress":
@@ -65,31 +68,72 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elif self._last_line > self._started:
-            self._print_line()
+            self.line()
+
+    @contextlib.contextmanager
+    def preparing(self, doing: str) -> Iterator[None]:
+        """Says that something comes before the work; speed and time left start after.
+
+        Args:
+            doing: the name of the preparation, such as "compiling".
+        """
+        if self._bar is not None:
+            self._bar.set_description_str(f"{self._what} ({doing})")
+        yield
+        self._started = time.monotonic()
+        if self._bar is not None:
+            self._bar.unpause()
+            self._bar.set_description_str(self._what)
 
     def advance(self, count: int = 1) -> None:
         """Adds to the amount that is done."""
         self._done += count
         if self._bar is not None:
-            self._bar.update(count * self._scale)
+            self._bar.set_postfix_str(self._text(), refresh=False)
+            self._bar.update(count)
         elif self._shown and time.monotonic() >= self._last_line + _SECONDS:
-            self._print_line()
+            self.line()
 
     def show(self, **numbers: str) -> None:
         """Sets numbers to show beside the progress, by name, and keeps the others."""
         self._numbers |= numbers
-        self._text = ", ".join(f"{name} {n}" for name, n in self._numbers.items())
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._text, refresh=False)
 
-    def _print_line(self) -> None:
-        self._last_line = now = time.monotonic()
-        rate = (self._done - self._done_before) / (now - self._started)
+    def line(self) -> None:
+        """Prints a line; `done_of` reads it."""
+        self._last_line = time.monotonic()
+        rate = self._rate()
         left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
-        speed = rate * self._scale
-        rounded = f"{speed:.2g}" if 0 < speed < 1 else f"{speed:.0f}"
+        numbers = ", ".join(f"{name} {n}" for name, n in self._numbers.items())
         line = (
             f"{self._what}: {self._done}/{self._total} "
-            f"({rounded} {self._unit}/s, {left} left) {self._text}"
+            f"({self._speed()}, {left} left) {numbers}"
         )
         print(line.rstrip(), file=self._stream, flush=True)
+
+    def _rate(self) -> float:
+        seconds = time.monotonic() - self._started
+        return (self._done - self._done_before) / seconds if seconds else 0.0
+
+    def _speed(self) -> str:
+        speed = self._rate() * self._scale
+        rounded = f"{speed:.2g}" if 0 < speed < 1 else f"{speed:.0f}"
+        return f"{rounded} {self._unit}/s"
+
+    def _text(self) -> str:
+        """The text beside a bar: the newest numbers first, since the end is cut off."""
+        numbers = [f"{name} {n}" for name, n in reversed(self._numbers.items())]
+        return ", ".join([*numbers, self._speed()])
+
+
+def done_of(lines: Sequence[str], what: str) -> str:
+    """Finds ``done/total`` in the last line of a work's progress, or ""."""
+    found = [line.split()[1] for line in lines if re.match(rf"{what}: \d+/\d+ ", line)]
+    return found[-1] if found else ""
+
+
+def _columns(stream: TextIO) -> int | None:
+    """Width of a terminal; 80 if it does not tell; None for one without a number."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return None

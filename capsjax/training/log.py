@@ -18,7 +18,7 @@ class TrainLog:
     """Collects the metrics of steps and writes their means.
 
     Metrics stay on the device until `flush`, so that the host does not wait for each
-    step. The first step of a process is not timed, since it includes compilation.
+    step. Call `restart_timer` before the first one.
     """
 
     def __init__(
@@ -34,17 +34,12 @@ class TrainLog:
         self._writer = writer
         self._progress = progress
         self._pending: list[tuple[int, Metrics]] = []
-        self._timed_steps = 0
-        self._timer: float | None = None
+        self.restart_timer()
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Adds the metrics of one step, counted from 0."""
         self._pending.append((step, metrics))
-        if self._timer is None:
-            jax.block_until_ready(metrics)
-            self.restart_timer()
-        else:
-            self._timed_steps += 1
+        self._timed_steps += 1
 
     def restart_timer(self) -> None:
         """Excludes the time since the last `flush` from the speed."""
@@ -79,7 +74,7 @@ class TrainLog:
         taken = steps[-1] + 1
         means["epoch"] = taken / self._steps_per_epoch
         means["learning_rate"] = float(self._learning_rate(steps[-1]))
-        if self._timer is not None and self._timed_steps:
+        if self._timed_steps:
             seconds = time.monotonic() - self._timer
             images = self._timed_steps * self._config.batch_size
             means["images_per_s"] = images / seconds

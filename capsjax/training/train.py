@@ -162,10 +162,12 @@ def train(
             log = TrainLog(config, batches.steps_per_epoch, writer, progress)
             steps = range(0 if record.reached else num_steps)[first_step:]
             if steps:
-                batch = devices.shard(batches.batch(first_step, rows))
-                # Before the first step, so that the two do not need memory together.
-                train_fn = devices.compile(jitted, state, batch)
-                allocator.release_unused()
+                with progress.preparing("compiling"):
+                    batch = devices.shard(batches.batch(first_step, rows))
+                    # Before the first step, so that the two do not need memory at once.
+                    train_fn = devices.compile(jitted, state, batch)
+                    allocator.release_unused()
+                log.restart_timer()
             for step in steps:
                 batch = batches.batch(step, rows)
                 before = state if config.debug_nans else None

@@ -14,8 +14,10 @@ import sys
 import time
 from types import FrameType
 
+from capsjax.runs.progress import Progress
+
 SCRIPT = (sys.executable, "-u", __file__)
-SECONDS_OF_SLOW = 60
+SECONDS_OF_SLOW = 900
 
 
 def starts(folder: pathlib.Path) -> list[dict]:
@@ -36,9 +38,11 @@ def stand_in(words: list[str]) -> None:
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "preallocate": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"),
     }
+    earlier = len(starts(folder)) if (folder / "starts").exists() else 0
+    # Before it is noted: who waits for the note may send a signal at once.
+    Progress("training", 10, unit="images", done=earlier + 1).line()
     with (folder / "starts").open("a") as file:
         file.write(json.dumps(noted) + "\n")
-    print(f"training: {len(starts(folder))}/10 (8 images/s, 00:01 left)")
     if flags["what"] == "fail" and len(starts(folder)) == 1:
         sys.exit("error: there is no data")
     if flags["what"] == "die":

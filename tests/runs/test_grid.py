@@ -259,7 +259,7 @@ def test_sigterm_stops_the_runs_and_the_same_command_goes_on(tmp_path):
         lambda: all(path.exists() and path.read_text() for path in noted), process
     )
     process.send_signal(signal.SIGTERM)
-    done = finish(process, timeout_s=30)
+    done = finish(process)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     *_, line = done.stdout.strip().splitlines()

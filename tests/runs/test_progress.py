@@ -1,6 +1,7 @@
 """Progress on a terminal and in a log."""
 
 import io
+import os
 
 import pytest
 
@@ -48,14 +49,54 @@ def test_short_work_says_nothing_in_a_log():
     assert stream.getvalue() == ""
 
 
-def test_a_terminal_gets_a_bar():
+def test_a_terminal_gets_a_bar_that_counts_what_the_log_counts():
     stream = Terminal()
     with Progress("training", 4, unit="images", scale=8, stream=stream) as shown:
         shown.show(loss="0.5")
         shown.advance(4)
-    assert "training: 100%" in stream.getvalue()
-    assert "32.0/32.0" in stream.getvalue()
+    assert "training 100% 4/4 [" in stream.getvalue()
     assert "loss 0.5" in stream.getvalue()
+
+
+@pytest.mark.parametrize("columns", [80, 0])
+def test_the_newest_number_is_within_80_columns(columns, monkeypatch):
+    """Also on a terminal that does not tell its width, which counts as 80 columns."""
+    size = os.terminal_size((columns, 24))
+    monkeypatch.setattr(progress.os, "get_terminal_size", lambda number: size)
+    stream = Terminal()
+    monkeypatch.setattr(stream, "fileno", lambda: 1)
+    with Progress("training", 14_040, unit="images", scale=128, stream=stream) as shown:
+        shown.show(loss="0.0123", accuracy="0.9876")
+        shown.show(validation="0.9912")
+        shown.advance(14_000)
+    *_, last = stream.getvalue().replace("\n", "\r").strip("\r").split("\r")
+    assert "14000/14040" in last
+    assert "validation 0.9912" in last
+    assert len(last) <= 80
+
+
+def test_preparation_is_said_and_not_timed(now):
+    stream = Terminal()
+    with Progress("training", 10, unit="images", stream=stream) as shown:
+        with shown.preparing("compiling"):
+            assert "training (compiling) 0% 0/10" in stream.getvalue()
+            now[0] += 30.0
+        now[0] += 2.0
+        shown.advance(4)
+        shown.show()
+        assert shown._speed() == "2 images/s"
+    assert "(compiling)" not in stream.getvalue().split("\r")[-1]
+
+
+def test_a_log_can_be_read_back(now):
+    stream = io.StringIO()
+    shown = Progress("training", 10, unit="images", done=3, stream=stream)
+    shown.line()
+    shown.advance()
+    shown.line()
+    lines = ["training is fun", *stream.getvalue().splitlines(), "training: stopped"]
+    assert progress.done_of(lines, "training") == "4/10"
+    assert progress.done_of(lines, "testing") == ""
 
 
 def test_slow_work_has_a_speed_too(now):

@@ -34,7 +34,6 @@ def start_two(folder: RunFolder, *flags: str, in_slurm: bool = False):
         *flags,
         f"--workdir={folder.path}",
         "--cpu_devices=2",
-        "--heartbeat_timeout=10",
     )
     if in_slurm:
         # JAX takes the port of the first process from the job's number.
@@ -96,10 +95,11 @@ def test_two_processes_equal_one(mode, in_slurm, tmp_path, on_one_device):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_one_process_dies_the_other_ends_with_an_error(victim, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    two = start_two(folder, "--config.max_steps=0", "--config.num_epochs=10000")
+    endless = ("--config.max_steps=0", "--config.num_epochs=10000")
+    two = start_two(folder, *endless, "--heartbeat_timeout=15")
     wait_until(lambda: rows_written(folder) > 3, two[0])
     two[victim].kill()
-    survivor = finish(two[1 - victim], timeout_s=60)
+    survivor = finish(two[1 - victim])
     finish(two[victim])
     assert survivor.returncode != 0
     assert "another task died" in survivor.stderr
@@ -109,7 +109,7 @@ def test_an_error_in_one_process_ends_both(tmp_path):
     """The first finds the folder occupied; the second must not wait for it."""
     (tmp_path / "thesis.tex").write_text("years of work")
     two = start_two(RunFolder(tmp_path))
-    first, second = [finish(process, timeout_s=60) for process in two]
+    first, second = [finish(process) for process in two]
     assert first.returncode == 1
     assert "error: " in first.stderr
     assert "is not empty" in first.stderr
