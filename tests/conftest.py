@@ -11,6 +11,8 @@ from capsjax.config import Config
 from capsjax.data import Dataset
 from experiments.configs import digits
 
+_ROOT = pathlib.Path(__file__).parents[1]
+
 jax.config.update("jax_num_cpu_devices", 4)
 # A dtype or a rank that JAX would adjust silently is an error here.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -34,8 +36,7 @@ def compilation_cache(tmp_path_factory) -> None:
 @pytest.fixture(scope="session")
 def tfds_data_dir() -> str:
     """A folder of prepared TFDS data sets, or the test is skipped."""
-    beside = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tfds"
-    path = pathlib.Path(os.environ.get("CAPSJAX_TEST_DATA_DIR", beside))
+    path = pathlib.Path(os.environ.get("CAPSJAX_TEST_DATA_DIR", _ROOT / "data"))
     if not (path / "mnist").is_dir():
         pytest.skip(
             "no prepared MNIST; name the folder in CAPSJAX_TEST_DATA_DIR to run this"
