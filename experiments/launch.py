@@ -334,9 +334,17 @@ def define_devices() -> Callable[[], None]:
             jax.config.update("jax_num_cpu_devices", cpu_devices.value)
         explicit = (coordinator.value, num_processes.value, process_id.value)
         if distributed.value or any(value is not None for value in explicit):
+            _silence_c_output()
             parallel.join(*explicit, heartbeat_timeout_s=heartbeat_timeout.value)
 
     return take_up
+
+
+def _silence_c_output() -> None:
+    """Hides what C++ code prints: Gloo has a line for each of its connections."""
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def define_images() -> Callable[[], tuple[tuple[int, int, int], int]]:
