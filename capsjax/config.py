@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from capsjax import fields
+from capsjax.data import Source
 from capsjax.errors import UserError
 from capsjax.fields import field
 from capsjax.losses import LOSSES, margin
@@ -32,58 +33,6 @@ _LEAVES_UNIT_RANGE = (
     "augment.brightness",
     "augment.contrast",
 )
-
-
-@dataclasses.dataclass(kw_only=True, slots=True)
-class Data(fields.Config):
-    """The data set."""
-
-    name: str = field("mnist", "Name from capsjax.data.DATASETS or DERIVED.")
-    path: str = field(
-        "", "Folder or NPZ file of your own images (data.name folder or npz)."
-    )
-    image_size: int = field(
-        0, "Side in pixels to which images are resized; 0: as stored.", at_least=0
-    )
-    max_value: float = field(
-        0.0,
-        "Value of white in your own images, such as 4095 for 12 bits in 16-bit files; "
-        "0: the largest of the file's format, refused where images hardly use it.",
-        at_least=0,
-    )
-    split: str = field(
-        "content",
-        "Choice of your own images for testing and validation, where they are not "
-        "divided already: content, by a hash of each file, so that added files move no "
-        "others; or random.",
-        choices=("content", "random"),
-        before="random",
-    )
-    validation_examples: int = field(
-        5_000,
-        "Training images held out for validation; the split is the same for all seeds.",
-        at_least=0,
-    )
-    base: str = field(
-        "mnist", "Data set of single digits that derived data sets are made from."
-    )
-    canvas: int = field(
-        40, "Side in pixels of the canvas on which those place each digit.", at_least=1
-    )
-    shift: int = field(
-        6, "Largest shift of a digit from the canvas's centre, in pixels.", at_least=0
-    )
-    versions_per_digit: int = field(
-        1,
-        "multimnist: pairs with each validation and test digit as their first one; "
-        "affnist: transformed versions of each test digit, if they are generated.",
-        at_least=1,
-    )
-    novel_viewpoint: str = field(
-        "",
-        "smallnorb: azimuth or elevation trains on some viewpoints and tests on "
-        "others, azimuth_familiar or elevation_familiar on the same; empty: official.",
-    )
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -229,7 +178,7 @@ class Config(fields.Config):
         changes_result=False,
     )
 
-    data: Data = field(Data, "Data set.")
+    data: Source = field(Source, "Data set.")
     preprocess: Preprocess = field(
         Preprocess, "Applied to training and evaluation images alike."
     )

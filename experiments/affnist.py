@@ -71,15 +71,10 @@ def main() -> None:
     clean = launch.load_data(config, data_dir)
     for folder in folders.values():
         data_record.check_same(folder, clean)
-    source = data.Source(
-        data_dir=data_dir,
-        canvas=config.data.canvas,
-        versions_per_digit=config.data.versions_per_digit,
-    )
     base = data.load(
         config.data.base, data_dir=data_dir, image_size=config.data.image_size
     )
-    transformed = affnist.load_test(base, source)
+    transformed = affnist.load_test(base, config.data)
     outcomes = [
         robustness.test(name, folder, clean, transformed)
         for name, folder in folders.items()

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import pytest
 
 from capsjax import fields
-from capsjax.config import Config, Data
+from capsjax.config import Config
+from capsjax.data import Source
 from capsjax.errors import UserError
 from capsjax.fields import field
 from capsjax.losses import LOSSES
@@ -224,7 +225,7 @@ def test_a_config_of_an_earlier_version_means_what_it_meant():
         iterations=2, implementation="xla", leaky=True, stop_gradient=True
     )
     assert run == Config(
-        model=capsnet.Config(routing=routing), data=Data(split="random")
+        model=capsnet.Config(routing=routing), data=Source(split="random")
     )
 
 

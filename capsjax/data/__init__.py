@@ -1,7 +1,7 @@
 """Data sets, decoded into memory and batched by NumPy; nothing here imports JAX.
 
-To add a data set, write one file with a function `load(source: Source) -> Dataset` and
-add one line to `DATASETS`; or, if it is made from another, a function
+To add a data set, write a file with a function `load(source, data_dir) -> Dataset` and
+add a line to `DATASETS`; or, if it is made from another, a function
 `derive(base: Dataset, source: Source) -> Dataset` and a line in `DERIVED`.
 """
 
@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from capsjax import fields
 from capsjax.data.batching import TrainBatches, eval_batches
-from capsjax.data.datasets import Dataset, ImageSet, Source, resize
+from capsjax.data.datasets import Dataset, ImageSet, resize
 from capsjax.data.derived import affnist, expanded, multimnist
+from capsjax.data.source import Source
 from capsjax.data.sources import digits, folder, npz, smallnorb, tfds_sets
-from capsjax.data.splits import SPLIT_SEED, SPLITS, carve
+from capsjax.data.splits import SPLIT_SEED, carve
 from capsjax.errors import UserError
 
 __all__ = [
@@ -31,13 +33,13 @@ __all__ = [
     "load",
 ]
 
-_OWN_DATA: dict[str, Callable[[Source], Dataset]] = {
+_OWN_DATA: dict[str, Callable[[Source, str | None], Dataset]] = {
     "folder": folder.load,
     "npz": npz.load,
 }
 """The data sets that are read from a `path`."""
 
-DATASETS: dict[str, Callable[[Source], Dataset]] = {
+DATASETS: dict[str, Callable[[Source, str | None], Dataset]] = {
     "digits": digits.load,
     "mnist": functools.partial(tfds_sets.load, "mnist"),
     "fashion_mnist": functools.partial(tfds_sets.load, "fashion_mnist"),
@@ -57,15 +59,7 @@ DERIVED: dict[str, Callable[[Dataset, Source], Dataset]] = {
 """Functions that make a data set from another, `Source.base`, after its split."""
 
 
-def load(
-    name: str,
-    *,
-    data_dir: str | None = None,
-    path: str | None = None,
-    validation_examples: int = 0,
-    image_size: int = 0,
-    **derivation: Any,
-) -> Dataset:
+def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
     """Loads a data set into memory.
 
     Args:
@@ -73,22 +67,19 @@ def load(
         data_dir: the TensorFlow Datasets directory of the data sets that
             `capsjax.data.prepare` makes; None is TFDS's own default, the environment
             variable TFDS_DATA_DIR or else ~/tensorflow_datasets.
-        path: the image folder of "folder", the file of "npz".
-        validation_examples: the number of training examples to hold out for validation,
-            each class in proportion; the choice is the same in every run.
-        image_size: side in pixels to which all images are resized, bilinear and
-            antialiased; 0 keeps them as stored.
-        **derivation: further fields of `Source`, for data sets made from another.
+        **settings: other fields of `Source`, such as ``path`` or ``image_size``;
+            ``validation_examples`` is 0 by default.
 
     Returns:
-        The data set; `validation` is empty if `validation_examples` is 0.
+        The data set; `validation` is empty if ``validation_examples`` is 0.
 
     Raises:
-        UserError: an unknown name, an argument out of range, or data that are missing
+        UserError: an unknown name, a setting out of range, or data that are missing
             or damaged.
     """
+    source = Source(name=name, **({"validation_examples": 0} | settings))
+    fields.check(source, "config.data")
     data_dir = str(Path(data_dir).expanduser().absolute()) if data_dir else None
-    source = Source(data_dir, path or None, image_size, **derivation)
     if name in DERIVED:
         if source.base not in DATASETS:
             raise UserError(
@@ -98,51 +89,37 @@ def load(
         base = load(
             source.base,
             data_dir=data_dir,
-            path=path,
-            validation_examples=validation_examples,
-            image_size=image_size,
+            path=source.path,
+            validation_examples=source.validation_examples,
+            image_size=source.image_size,
         )
-        return dataclasses.replace(DERIVED[name](base, source), data_dir=data_dir)
+        return DERIVED[name](base, source)
     if name not in DATASETS:
         known = [*DATASETS, *DERIVED]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"unknown data set {name!r}; {hint}known: {', '.join(known)}")
-    if path and name not in _OWN_DATA:
+    if source.path and name not in _OWN_DATA:
         raise UserError(
-            f"the data set {name} takes no path (got {path}); to read your own images "
-            f"choose the data set {' or '.join(_OWN_DATA)}"
+            f"the data set {name} takes no path (got {source.path}); to read your own "
+            f"images choose the data set {' or '.join(_OWN_DATA)}"
         )
-    if (viewpoint := derivation.get("novel_viewpoint")) and name != "smallnorb":
+    if source.novel_viewpoint and name != "smallnorb":
         raise UserError(
-            f"novel_viewpoint is {viewpoint!r}, but {name} has no viewpoints; leave it "
-            "out or choose the data set smallnorb"
-        )
-    if source.split not in SPLITS:
-        raise UserError(f"split is {source.split!r}; choose {' or '.join(SPLITS)}")
-    if validation_examples < 0:
-        raise UserError(
-            f"validation_examples is {validation_examples}; choose 0 or more"
-        )
-    if image_size < 0:
-        raise UserError(
-            f"image_size is {image_size}; give a side in pixels, or 0 to keep the "
-            "stored size"
+            f"novel_viewpoint is {source.novel_viewpoint!r}, but {name} has no "
+            "viewpoints; leave it out or choose the data set smallnorb"
         )
 
-    dataset = DATASETS[name](source)
+    dataset = DATASETS[name](source, data_dir)
     try:
-        train, validation = carve(dataset.train, validation_examples, SPLIT_SEED)
+        train, validation = carve(dataset.train, source.validation_examples, SPLIT_SEED)
     except UserError as error:
         raise UserError(
-            f"validation_examples={validation_examples} of {name}: {error}"
+            f"validation_examples={source.validation_examples} of {name}: {error}"
         ) from None
-    if image_size:
-        train, validation, test = (
-            resize(part, image_size) for part in (train, validation, dataset.test)
-        )
-    else:
-        test = dataset.test
-    return dataclasses.replace(
-        dataset, train=train, validation=validation, test=test, data_dir=data_dir
-    )
+    parts: dict[str, Any] = dataclasses.replace(
+        dataset, train=train, validation=validation
+    ).parts()
+    if source.image_size:
+        parts = {key: resize(part, source.image_size) for key, part in parts.items()}
+    return dataclasses.replace(dataset, data_dir=data_dir, **parts)

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,53 +11,6 @@ from PIL import Image
 
 from capsjax.data.pixel_range import scaled
 from capsjax.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """The location of a loader's data, and how they are made.
-
-    Attributes:
-        data_dir: the TensorFlow Datasets directory; None is TFDS's own default, the
-            environment variable TFDS_DATA_DIR or else ~/tensorflow_datasets.
-        path: the file or folder of the user's own data set, else None.
-        image_size: the side in pixels to which images are resized; 0 keeps the stored
-            size.
-        base: the data set of single digits that derived data sets are made from.
-        canvas: the side in pixels of the canvas on which those put each digit.
-        shift: a digit's largest shift from the canvas's centre, in pixels.
-        versions_per_digit: the number of pairs or transformed versions made of each
-            test digit, see `capsjax.data.derived`.
-        novel_viewpoint: the split by viewpoint, see `capsjax.data.sources.smallnorb`.
-        max_value: the value of white in the user's own images; 0 is the largest value
-            of their format, and refuses images that hardly use its range.
-        split: the choice of held-out examples of the user's own data: "content" by a
-            hash of each example's bytes, "random" by a random permutation.
-    """
-
-    data_dir: str | None = None
-    path: str | None = None
-    image_size: int = 0
-    base: str = "mnist"
-    canvas: int = 40
-    shift: int = 6
-    versions_per_digit: int = 1
-    novel_viewpoint: str = ""
-    max_value: float = 0.0
-    split: str = "content"
-
-    def own_path(self, what: str) -> Path:
-        """Returns `path`, with ~ expanded.
-
-        Args:
-            what: a description of the file or folder, for the error text.
-
-        Raises:
-            UserError: no path was given.
-        """
-        if not self.path:
-            raise UserError(f"no path is given; set config.data.path to {what}")
-        return Path(self.path).expanduser()
 
 
 class Examples(Protocol):

@@ -10,9 +10,6 @@ from capsjax.errors import UserError
 SPLIT_SEED = 0
 """Seed of every split made here: all runs, whatever their seed, share one split."""
 
-SPLITS = ("content", "random")
-"""The values of `Source.split`."""
-
 
 def content_key(content: bytes) -> int:
     """Returns a hash of an example's bytes, uniform in 0..2**64 - 1."""

@@ -1,5 +1,6 @@
 """Digits on larger canvases, and affNIST: read and generated."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,9 @@ def test_published_files_are_read(tmp_path, whole):
                 np.arange(12)[part] // 2,
             )
     base = made_mnist()
-    found = affnist.load_test(base, Source(data_dir=str(tmp_path)))
+    found = affnist.load_test(
+        dataclasses.replace(base, data_dir=str(tmp_path)), Source()
+    )
     np.testing.assert_array_equal(found.images.images[..., 0], images)
     np.testing.assert_array_equal(found.images.labels, labels)
     np.testing.assert_array_equal(found.originals, np.arange(12) // 2)
@@ -192,4 +195,6 @@ def test_damaged_files_are_refused(tmp_path, content, words):
     else:
         scipy.io.savemat(path, content)
     with pytest.raises(UserError, match=words):
-        affnist.load_test(made_mnist(), Source(data_dir=str(tmp_path)))
+        affnist.load_test(
+            dataclasses.replace(made_mnist(), data_dir=str(tmp_path)), Source()
+        )

@@ -182,9 +182,9 @@ def test_unknown_names():
 
 
 def test_arguments_out_of_range():
-    with pytest.raises(UserError, match="validation_examples is -1"):
+    with pytest.raises(UserError, match=r"validation_examples is -1; it must be"):
         data.load("digits", validation_examples=-1)
-    with pytest.raises(UserError, match="image_size is -2"):
+    with pytest.raises(UserError, match=r"image_size is -2; it must be at least 0"):
         data.load("digits", image_size=-2)
     with pytest.raises(
         UserError, match="=1437 of digits: cannot hold out 1437 of 1437"

@@ -121,5 +121,8 @@ def test_the_random_split_is_that_of_earlier_versions(tmp_path):
 
 def test_unknown_split(tmp_path):
     save(tmp_path, names("cat"))
-    with pytest.raises(UserError, match="split is 'contents'; choose content or rand"):
+    with pytest.raises(
+        UserError,
+        match=r"config\.data\.split 'contents'; choose one of",
+    ):
         load(tmp_path, split="contents")

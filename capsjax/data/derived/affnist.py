@@ -17,8 +17,9 @@ import scipy.io
 import scipy.ndimage
 from tqdm import tqdm
 
-from capsjax.data.datasets import Dataset, ImageSet, Source
+from capsjax.data.datasets import Dataset, ImageSet
 from capsjax.data.derived import expanded
+from capsjax.data.source import Source
 from capsjax.data.splits import SPLIT_SEED
 from capsjax.errors import UserError
 
@@ -77,13 +78,13 @@ def load_test(base: Dataset, source: Source) -> Transformed:
 
     Args:
         base: single digits; the test digits are transformed.
-        source: the data set's arguments: `data_dir`; `canvas` and `versions_per_digit`
-            for generated digits.
+        source: the data set's settings: `canvas` and `versions_per_digit` for generated
+            digits.
 
     Raises:
         UserError: a file is damaged or is not affNIST's.
     """
-    files = _published(source.data_dir)
+    files = _published(base.data_dir)
     if files and base.name == "mnist" and source.canvas == SIDE:
         return _read(files)
     images, originals = generate(base.test, source.canvas, source.versions_per_digit)

@@ -8,8 +8,9 @@ References:
 
 import numpy as np
 
-from capsjax.data.datasets import Dataset, ImageSet, Source
+from capsjax.data.datasets import Dataset, ImageSet
 from capsjax.data.derived import canvas
+from capsjax.data.source import Source
 from capsjax.data.splits import SPLIT_SEED
 
 
@@ -40,6 +41,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
             f"shifted by up to {source.shift} pixels; made of {base.provenance}"
         ),
         content=base.content,
+        data_dir=base.data_dir,
     )
 
 

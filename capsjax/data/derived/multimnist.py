@@ -9,8 +9,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from capsjax.data.datasets import Dataset, Examples, ImageSet, Source
+from capsjax.data.datasets import Dataset, Examples, ImageSet
 from capsjax.data.derived import canvas
+from capsjax.data.source import Source
 from capsjax.data.splits import SPLIT_SEED
 from capsjax.errors import UserError
 
@@ -146,6 +147,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
             f"{100 * ink:.0f} %; made of {base.provenance}"
         ),
         content=base.content,
+        data_dir=base.data_dir,
     )
 
 

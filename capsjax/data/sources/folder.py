@@ -13,8 +13,9 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.MpegImagePlugin import MpegImageFile
 from tqdm import tqdm
 
-from capsjax.data.datasets import Dataset, ImageSet, Source, empty_like
+from capsjax.data.datasets import Dataset, ImageSet, empty_like
 from capsjax.data.pixel_range import check_range, scaled
+from capsjax.data.source import Source
 from capsjax.data.splits import carve_test, content_key
 from capsjax.errors import UserError
 
@@ -27,7 +28,7 @@ _SUFFIXES = {
 _LAYOUTS = "ROOT/train/CLASS/*.png with ROOT/test/CLASS/*.png, or ROOT/CLASS/*.png"
 
 
-def load(source: Source) -> Dataset:
+def load(source: Source, data_dir: str | None = None) -> Dataset:
     """Loads a folder of images.
 
     Two layouts: ROOT/train/CLASS/IMAGE with ROOT/test/CLASS/IMAGE, or ROOT/CLASS/IMAGE,
@@ -47,6 +48,7 @@ def load(source: Source) -> Dataset:
         source: the data set's arguments: `path` is ROOT. `image_size` is the side in
             pixels to which every image is resized (bilinear, antialiased, stretched if
             not square); with 0 all images must have one size.
+        data_dir: unused.
 
     Returns:
         The data set, images uint8 [H, W, 1 or 3].
@@ -56,6 +58,7 @@ def load(source: Source) -> Dataset:
             differ, a class without images, images of several sizes, an unreadable file,
             or images of nearly one shade, without `max_value`.
     """
+    del data_dir
     root = source.own_path("your image folder")
     if not root.is_dir():
         raise UserError(f"no folder {root}; wanted {_LAYOUTS}")

@@ -6,14 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from capsjax.data.datasets import (
-    Dataset,
-    ImageSet,
-    Source,
-    as_image_set,
-    empty_like,
-)
+from capsjax.data.datasets import Dataset, ImageSet, as_image_set, empty_like
 from capsjax.data.pixel_range import check_range
+from capsjax.data.source import Source
 from capsjax.data.splits import carve_test, content_key
 from capsjax.errors import UserError
 
@@ -21,7 +16,7 @@ _SPLIT_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _WHOLE_KEYS = ("images", "labels")
 
 
-def load(source: Source) -> Dataset:
+def load(source: Source, data_dir: str | None = None) -> Dataset:
     """Loads an NPZ file.
 
     It holds either x_train, y_train, x_test and y_test, as Keras's data sets do, or
@@ -34,6 +29,7 @@ def load(source: Source) -> Dataset:
         source: `path` is the file. Its images are uint8 [N, H, W, C] or [N, H, W], or
             any numbers if `max_value` is given; its labels are integers [N] or [N, 1]
             counted from 0.
+        data_dir: unused.
 
     Returns:
         The data set, images uint8 [H, W, C].
@@ -42,6 +38,7 @@ def load(source: Source) -> Dataset:
         UserError: no such file, not an NPZ file, other keys, or arrays of another
             shape, dtype or range; or images of nearly one shade, without `max_value`.
     """
+    del data_dir
     path = source.own_path("your NPZ file")
     arrays = _read(path)
     note = ""

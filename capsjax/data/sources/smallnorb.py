@@ -7,7 +7,8 @@ either is one image of 48x48 pixels with the two cameras' views as its channels.
 import numpy as np
 import numpy.typing as npt
 
-from capsjax.data.datasets import Dataset, Source, empty_like
+from capsjax.data.datasets import Dataset, empty_like
+from capsjax.data.source import Source
 from capsjax.data.sources import tfds_sets
 from capsjax.data.sources.tfds_sets import Split
 from capsjax.errors import UserError
@@ -30,7 +31,7 @@ NOVEL_VIEWPOINTS = (
 """The values of `Source.novel_viewpoint`."""
 
 
-def load(source: Source) -> Dataset:
+def load(source: Source, data_dir: str | None = None) -> Dataset:
     """Loads smallNORB, as prepared by TensorFlow Datasets.
 
     Sides are halved by averaging squares of 2x2 pixels, rounded.
@@ -50,8 +51,8 @@ def load(source: Source) -> Dataset:
         protocol compares models whose error on them is the same.
 
     Args:
-        source: `data_dir` says where the prepared data sets are, `novel_viewpoint` as
-            above.
+        source: the data set's settings, of which `novel_viewpoint` counts, see above.
+        data_dir: the TensorFlow Datasets directory; None is TFDS's own default.
 
     Returns:
         Images uint8 [N, 48, 48, 2], and the stored names of the five classes.
@@ -70,7 +71,7 @@ def load(source: Source) -> Dataset:
             f"unknown novel_viewpoint {novel!r}; choose "
             f"{', '.join(NOVEL_VIEWPOINTS[1:])}, or '' for the official split"
         )
-    builder = tfds_sets.open_prepared("smallnorb", source.data_dir)
+    builder = tfds_sets.open_prepared("smallnorb", data_dir)
     train, test = (
         tfds_sets.read_split(
             builder,

@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
-from capsjax.data.datasets import Dataset, ImageSet, Source, empty_like
+from capsjax.data.datasets import Dataset, ImageSet, empty_like
+from capsjax.data.source import Source
 from capsjax.errors import UserError
 
 Transform = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
@@ -27,12 +28,13 @@ _READ_AHEAD = 1000
 _JPEG_START = bytes.fromhex("ffd8ff")
 
 
-def load(name: str, source: Source) -> Dataset:
+def load(name: str, source: Source, data_dir: str | None = None) -> Dataset:
     """Loads a prepared data set of images with one label each.
 
     Args:
         name: the data set's TFDS name, for instance "mnist".
-        source: `data_dir` says where the prepared data sets are.
+        source: unused; the data set has no settings.
+        data_dir: the TensorFlow Datasets directory; None is TFDS's own default.
 
     Returns:
         The training and test images as stored, and the stored class names.
@@ -41,7 +43,8 @@ def load(name: str, source: Source) -> Dataset:
         UserError: the data set is not prepared there, not stored as array_record, or
             its files cannot be read.
     """
-    builder = open_prepared(name, source.data_dir)
+    del source
+    builder = open_prepared(name, data_dir)
     train, test = (read_split(builder, split) for split in ("train", "test"))
     return Dataset(
         name=name,

@@ -1,0 +1,73 @@
+"""The settings of a data set, with their defaults and bounds."""
+
+import dataclasses
+from pathlib import Path
+
+from capsjax import fields
+from capsjax.errors import UserError
+from capsjax.fields import field
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Source(fields.Config):
+    """The data set of a run, ``config.data``: which one, and how it is made."""
+
+    name: str = field("mnist", "Name from capsjax.data.DATASETS or DERIVED.")
+    path: str = field(
+        "", "Folder or NPZ file of your own images (data.name folder or npz)."
+    )
+    image_size: int = field(
+        0, "Side in pixels to which images are resized; 0: as stored.", at_least=0
+    )
+    max_value: float = field(
+        0.0,
+        "Value of white in your own images, such as 4095 for 12 bits in 16-bit files; "
+        "0: the largest of the file's format, refused where images hardly use it.",
+        at_least=0,
+    )
+    split: str = field(
+        "content",
+        "Choice of your own images for testing and validation, where they are not "
+        "divided already: content, by a hash of each file, so that added files move no "
+        "others; or random.",
+        choices=("content", "random"),
+        before="random",
+    )
+    validation_examples: int = field(
+        5_000,
+        "Training images held out for validation; the split is the same for all seeds.",
+        at_least=0,
+    )
+    base: str = field(
+        "mnist", "Data set of single digits that derived data sets are made from."
+    )
+    canvas: int = field(
+        40, "Side in pixels of the canvas on which those place each digit.", at_least=1
+    )
+    shift: int = field(
+        6, "Largest shift of a digit from the canvas's centre, in pixels.", at_least=0
+    )
+    versions_per_digit: int = field(
+        1,
+        "multimnist: pairs with each validation and test digit as their first one; "
+        "affnist: transformed versions of each test digit, if they are generated.",
+        at_least=1,
+    )
+    novel_viewpoint: str = field(
+        "",
+        "smallnorb: azimuth or elevation trains on some viewpoints and tests on "
+        "others, azimuth_familiar or elevation_familiar on the same; empty: official.",
+    )
+
+    def own_path(self, what: str) -> Path:
+        """Returns `path`, with ~ expanded.
+
+        Args:
+            what: a description of the file or folder, for the error text.
+
+        Raises:
+            UserError: no path was given.
+        """
+        if not self.path:
+            raise UserError(f"no path is given; set config.data.path to {what}")
+        return Path(self.path).expanduser()
