@@ -155,6 +155,12 @@ def steps(rows: Iterable[Row]) -> list[int]:
     return sorted({int(row["steps"]) for row in rows})
 
 
+def listed(texts: Sequence[str], most: int = 10) -> str:
+    """The first of some texts, and the number of those left out."""
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
 def count_of(count: int, wanted: int) -> str:
     """A count of runs, and how many there should be if some are missing."""
     return str(count) if count == wanted else f"{count} of {wanted}"
@@ -173,14 +179,14 @@ def training_table(rows: Sequence[Row]) -> str:
     lines = []
     for (command, steps, commit), members in groups.items():
         errors = [row.number("test_error_percent") for row in members]
-        each = ", ".join(f"{error:.2f}" for error in errors)
+        each = listed([f"{error:.2f}" for error in errors])
         seconds = [float(s) for row in members if (s := row["seconds_per_step"])]
         lines.append(
             [
                 f"`{command}`",
                 commit,
                 device_name(members[0]),
-                ", ".join(row["seed"] for row in members),
+                listed([row["seed"] for row in members]),
                 steps,
                 f"{statistics.median(seconds):.3g}" if seconds else "",
                 mean_and_std(errors) + (f" ({each})" if len(errors) > 1 else ""),
