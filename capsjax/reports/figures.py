@@ -57,7 +57,7 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(_MinorFormatter(minor_thresholds=(1.5, 0.6)))
         axes.tick_params(axis="y", which="both", labelsize=9)
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(_whole_numbers())
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3)
         axes.grid(which="minor", axis="y", alpha=0.12)
@@ -94,7 +94,7 @@ def final_errors(groups: Sequence[Group]) -> Figure:
     every = pd.concat([group.test_errors for group, _ in drawn])
     if every.max() > 20 * max(every.min(), 0.1):
         axes.set_xscale("symlog", linthresh=0.1)
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=-0.02)  # Half of a dot on the frame would be hidden.
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(range(len(drawn)), names)
     axes.set_ylim(len(drawn) - 0.4, -0.6)
@@ -147,6 +147,11 @@ def _line(axes: Axes, curve: pd.Series, **style: Any) -> None:
     points = curve.rename_axis("step").reset_index().groupby(neighbours).mean()
     marker = "." if len(curve) <= _MAX_MARKERS else ""
     axes.plot(*points.to_numpy().T, marker=marker, **style)
+
+
+def _whole_numbers() -> MaxNLocator:
+    """Ticks of steps, of which there are no halves."""
+    return MaxNLocator("auto", integer=True, min_n_ticks=1, steps=(1, 2, 5, 10))
 
 
 def _colors(count: int) -> np.ndarray:

@@ -57,7 +57,10 @@ def test_short_small_and_missing_runs_are_said_to_be_so(tmp_path):
     assert table[4][-4:-1] == ["1 of 2", "300,000", "0.25"]
     assert table[1][-4:-1] == ["0 of 2", "-", "not run"]
     assert "**Not the paper's experiment**: 1 of 8 cells" in text
-    assert "**Not MNIST**: the images are digits" in text
+    assert "**Not MNIST**: the images are scikit-learn's digits" in text
+    names = ["scikit-learn's digits"] * 5 + ["pairs of scikit-learn's digits"] * 3
+    assert [line[0] for line in table] == names
+    assert "the paper's, on MNIST" in text.splitlines()[0]
     assert "Scale cpu: the networks are smaller" in text
 
 
