@@ -3,8 +3,8 @@
 python -m experiments.perturb --workdir=runs/digits --class_name=7
 
 One test image of a class is reconstructed again and again, each time with one dimension
-of its class capsule changed by -0.25 to 0.25 in steps of 0.05. Each class gets a
-figure, perturbation_CLASS.png.
+of its class capsule changed by -0.25 to 0.25 in steps of 0.05. The class gets a figure,
+perturbation_CLASS.png; without --class_name each of the first ten classes does.
 """
 
 import pathlib
@@ -27,7 +27,9 @@ from experiments import launch
 _DATA_DIR = launch.define_data_dir()
 _WORKDIR, _checkpoint = launch.define_run()
 _CLASS_NAME = flags.DEFINE_string(
-    "class_name", None, "Name of the class; by default a figure of each class."
+    "class_name",
+    None,
+    "Name of the class; by default a figure of each of the first ten classes.",
 )
 _EXAMPLE = flags.DEFINE_integer(
     "example", 0, "Number of the class's test image, from 0.", lower_bound=0
@@ -67,6 +69,8 @@ def main() -> None:
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         print(path)
+    if _CLASS_NAME.value is None and (left_out := perturbation.left_out(data)):
+        print(left_out)
 
 
 if __name__ == "__main__":

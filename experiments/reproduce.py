@@ -15,6 +15,7 @@ mnist_r3_decoder --seeds=1 --data_dir=DIR --workdir=runs/short
 """
 
 import pathlib
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -23,6 +24,7 @@ from capsjax.analyses.paper_table import Cell
 from capsjax.errors import UserError
 from capsjax.models import capsnet
 from capsjax.runs import grid
+from capsjax.runs.stop import Stopped
 from experiments import launch, scales
 
 _TABLE = flags.DEFINE_enum("table", "1", ["1"], "Which table of the paper.")
@@ -75,15 +77,23 @@ def main() -> None:
         print("\n".join(grid.commands(runs, workdir)))
         return
     output = pathlib.Path(_OUTPUT.value or workdir)
-    sizes = (_SEEDS.value, _IMAGES.value, _SCALE.value)
     try:
         outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
-    finally:
-        # The runs that have ended are also in a table that is cut short.
-        if workdir.exists():
-            print(paper_table.write(workdir, output, cells, *sizes))
-            print(f"rows and table {_TABLE.value} in {output}")
+    except Stopped:
+        # The runs that have ended are also in a table that is cut short. After any
+        # other error the folder, and with it the table, may be another process's.
+        _write_table(workdir, output, cells)
+        raise
+    _write_table(workdir, output, cells)
     grid.refuse_failures(outcomes, workdir)
+
+
+def _write_table(
+    workdir: pathlib.Path, output: pathlib.Path, cells: Sequence[Cell]
+) -> None:
+    sizes = (_SEEDS.value, _IMAGES.value, _SCALE.value)
+    print(paper_table.write(workdir, output, cells, *sizes))
+    print(f"rows and table {_TABLE.value} in {output}")
 
 
 def _flags(cell: Cell, seed: int) -> list[str]:

@@ -17,13 +17,15 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from capsjax import figures
-from capsjax.analyses import intervals
+from capsjax.analyses import data_names, intervals
 from capsjax.analyses.figures import ensemble as figure
 from capsjax.data import Dataset
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.progress import Progress
 from capsjax.training.trained import evaluate, restore
+
+_MAX_LISTED = 10
 
 
 class Ensemble(NamedTuple):
@@ -91,9 +93,10 @@ def table(found: Ensemble, data: Dataset) -> str:
         ),
     ]
     header = ("", "test error, %")
+    each = results.listed([f"{error:.2f}" for error in found.single], _MAX_LISTED)
     return (
         f"{results.markdown_table(header, lines, numeric=header)}\n\n"
-        f"Single models: {', '.join(f'{error:.2f}' for error in found.single)}. "
+        f"Single models: {each}{', in ensemble.csv' * (count > _MAX_LISTED)}. "
         f"On {len(data.test):,} test images. Data: {data.provenance}.\n"
     )
 
@@ -112,7 +115,7 @@ def write(workdir: pathlib.Path, folders: Sequence[RunFolder], data: Dataset) ->
     results.write(workdir / "ensemble.csv", rows)
     text = table(found, data)
     (workdir / "ensemble.md").write_text(text)
-    drawn = figure.errors(found.single, found.first, data.name)
+    drawn = figure.errors(found.single, found.first, data_names.in_words(data.name))
     figures.save(drawn, workdir / "ensemble.png")
     caption = (
         "Test error of models that differ in their seed: each alone, and the first N "

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from capsjax.analyses import data_names
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.results import Row
@@ -89,16 +90,20 @@ def write(
         for cell, seed in itertools.product(cells, range(seeds))
         if (folder := RunFolder(workdir / run_name(cell, seed))).result.exists()
     ]
-    text = _markdown(rows, cells, seeds)
+    text = _markdown(rows, cells, seeds, images)
     results.write(output / "table1.csv", rows)
     (output / "table1.md").write_text(text)
     return text
 
 
-def _markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
+def _markdown(
+    rows: Sequence[Row], cells: Sequence[Cell], seeds: int, images: str
+) -> str:
     """The table and its notes."""
+    stand_in = images != "mnist"
     lines = []
     for cell in cells:
+        name = images if cell.data == "mnist" else cell.data
         members = [row for row in rows if row["cell"] == cell.name]
         errors = [float(row["test_error_percent"]) for row in members]
         steps = [f"{step:,}" for step in results.steps(members)]
@@ -106,7 +111,7 @@ def _markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
         decoder = "yes" if cell.reconstruction else "no"
         lines.append(
             [
-                cell.data,
+                data_names.in_words(name, images) if stand_in else cell.data,
                 "CapsNet" if cell.iterations else "baseline CNN",
                 str(cell.iterations or "-"),
                 decoder if cell.iterations else "-",
@@ -119,7 +124,7 @@ def _markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
         )
     header = [
         *("data", "model", "routing", "reconstruction", "parameters", "runs", "steps"),
-        *("ours, error %", "the paper's"),
+        *("ours, error %", "the paper's, on MNIST" if stand_in else "the paper's"),
     ]
     numeric = {*header} - {"data", "model", "reconstruction"}
     table = results.markdown_table(header, lines, numeric=numeric)
@@ -129,7 +134,8 @@ def _markdown(rows: Sequence[Row], cells: Sequence[Cell], seeds: int) -> str:
 def _notes(rows: Sequence[Row], total: int) -> list[str]:
     notes = []
     if others := sorted({row["images"] for row in rows} - {"mnist"}):
-        notes.append(f"**Not MNIST**: the images are {', '.join(others)}.")
+        words = ", ".join(map(data_names.in_words, others))
+        notes.append(f"**Not MNIST**: the images are {words}.")
     short = {row["cell"] for row in rows if int(row["steps"]) < FULL_STEPS}
     if short:
         notes.append(

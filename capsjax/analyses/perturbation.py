@@ -1,5 +1,6 @@
 """Reconstructions of perturbed poses, which show the meaning of their dimensions."""
 
+import shlex
 from collections.abc import Callable, Sequence
 
 import jax
@@ -13,10 +14,16 @@ from capsjax import models
 from capsjax.config import Config
 from capsjax.data import Dataset
 from capsjax.errors import UserError
+from capsjax.runs import results
 from capsjax.training import augment
 
 DELTAS = tuple(step / 20 for step in range(-5, 6))
 """The paper's: [-0.25, 0.25] in steps of 0.05."""
+
+MAX_CLASSES = 10
+"""Classes that are drawn if none is named."""
+
+_MAX_NAMES = 50
 
 Perturbations = Callable[..., Float[Array, "Q D H W C"]]
 
@@ -75,7 +82,7 @@ def make_perturbations(graphdef: nnx.GraphDef, config: Config) -> Perturbations:
 
 
 def classes_of(data: Dataset, class_name: str | None = None) -> list[int]:
-    """The class of a name, or all classes.
+    """The class of a name, or the first `MAX_CLASSES`.
 
     Raises:
         UserError: no class has this name, or images have several labels each.
@@ -86,13 +93,24 @@ def classes_of(data: Dataset, class_name: str | None = None) -> list[int]:
             "with one"
         )
     if class_name is None:
-        return list(range(data.num_classes))
+        return list(range(data.num_classes))[:MAX_CLASSES]
     if class_name not in data.class_names:
         raise UserError(
             f"{data.name} has no class {class_name!r}; "
-            f"choose one of {', '.join(data.class_names)}"
+            f"choose one of {results.listed(data.class_names, _MAX_NAMES)}"
         )
     return [data.class_names.index(class_name)]
+
+
+def left_out(data: Dataset) -> str:
+    """A sentence on the classes that are not drawn unless named; empty without any."""
+    names = data.class_names[MAX_CLASSES:]
+    if not names:
+        return ""
+    return (
+        f"left out are {len(names):,} classes: {results.listed(names)}; "
+        f"--class_name={shlex.quote(names[0])} draws one"
+    )
 
 
 def example_of(data: Dataset, label: int, example: int) -> np.ndarray:

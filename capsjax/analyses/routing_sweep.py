@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from capsjax import config as config_lib
 from capsjax import fields, figures
+from capsjax.analyses import data_names
 from capsjax.analyses.figures import routing_sweep as plots_sweep
 from capsjax.config import Config
 from capsjax.errors import UserError
@@ -25,6 +26,7 @@ from capsjax.runs.results import Row
 _ITERATIONS = "model.routing.iterations"
 _SEED = "seed"
 _DIAGNOSE = "diagnose_routing"
+_MAX_LINES = 40  # Of the table.
 
 
 class Cell(NamedTuple):
@@ -136,7 +138,7 @@ def table(
     for cell in cells:
         members = [row for row in rows if _cell(row) == cell]
         errors = [float(row["test_error_percent"]) for row in members]
-        steps = list(map(str, results.steps(members)))
+        steps = results.steps(members)
         line = {
             "routing_iterations": cell.iterations,
             "reconstruction": _word(cell.reconstruction),
@@ -144,7 +146,7 @@ def table(
             "missing": seeds - len(errors),
             "mean_error_percent": statistics.mean(errors) if errors else None,
             "std_error_percent": statistics.stdev(errors) if len(errors) > 1 else None,
-            "steps": " ".join(steps),
+            "steps": " ".join(map(str, steps)),
         }
         found.append(Row({name: results.as_text(line[name]) for name in line}))
         lines.append(
@@ -153,21 +155,27 @@ def table(
                 "with" if cell.reconstruction else "without",
                 results.count_of(len(errors), seeds),
                 results.mean_and_std(errors) if errors else "missing",
-                ", ".join(steps),
+                results.listed(list(map(str, steps))),
             ]
         )
     header = ["routing iterations", "reconstruction", "runs", "test error, %", "steps"]
     numeric = {*header} - {"reconstruction"}
-    text = results.markdown_table(header, lines, numeric=numeric)
+    text = results.markdown_table(header, lines[:_MAX_LINES], numeric=numeric)
     notes = _notes(rows, seeds * len(cells))
+    if len(lines) > _MAX_LINES:
+        notes.insert(
+            0,
+            f"The first {_MAX_LINES} of {len(lines)} lines; all of them are in "
+            "sweep_table.csv.",
+        )
     return found, "\n\n".join([text, *notes]) + "\n"
 
 
 def _notes(rows: Sequence[Row], total: int) -> list[str]:
     notes = []
     if rows:
-        commits = ", ".join(sorted({row["commit"] for row in rows}))
-        devices = ", ".join(sorted({results.device_name(row) for row in rows}))
+        commits = results.listed(sorted({row["commit"] for row in rows}))
+        devices = results.listed(sorted({results.device_name(row) for row in rows}))
         notes.append(
             f"Mean ± standard deviation over the seeds, on {rows[0]['test_examples']} "
             f"test images. Data: {rows[0]['data']}. Commit {commits}, on {devices}."
@@ -212,19 +220,22 @@ def _draw(workdir: pathlib.Path, rows: Sequence[Row]) -> dict[str, str]:
         metrics.setdefault(_cell(row), []).append(read_metrics(folder.metrics))
     steps = results.steps(rows)
     length = " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1])))
-    data = folder.load_config().data.name  # The same in all of them.
+    config = folder.load_config().data  # The same in all of them.
+    data = data_names.in_words(config.name, config.base)
     trained = f"on {data}, {length} training steps"
     drawn = {
         "sweep_error.png": (
-            plots_sweep.errors(rows),
+            plots_sweep.errors(rows, data),
             f"Test error against the number of routing iterations, {trained}: mean and "
             "standard deviation over the seeds, and each seed as a faint dot.",
         ),
         "sweep_loss.png": (
-            plots_sweep.losses(metrics),
+            plots_sweep.losses(metrics, data),
             f"Margin loss in training, few routing iterations against more, {trained}: "
-            "moving average of the mean over the seeds. It leaves out the "
-            "reconstruction loss, so that the panels can be compared.",
+            "moving average of the mean over the seeds. The panels differ in the "
+            "networks, without and with a decoder; both leave out the reconstruction "
+            "loss, so that they can be compared, and are alike where reconstruction "
+            f"hardly changes the margin loss. At the end: {_last_losses(metrics)}.",
         ),
     }
     diagnosed = [
@@ -234,17 +245,30 @@ def _draw(workdir: pathlib.Path, rows: Sequence[Row]) -> dict[str, str]:
     ]
     if diagnosed:
         cell = Cell(*max(diagnosed))
+        named = plots_sweep.named_iterations(metrics[cell][0])
+        legend = ""
+        if len(named) < cell.iterations:
+            legend = f"The legend names {len(named)} of them. "
         drawn["sweep_logits.png"] = (
-            plots_sweep.logits(metrics[cell][0]),
+            plots_sweep.logits(metrics[cell][0], data),
             "What each routing iteration adds to a routing logit, mean of the absolute "
             "values, in training and at its end, and the entropy of the coupling "
             f"coefficients, {trained}: {cell.iterations} routing iterations, "
             f"{'with' if cell.reconstruction else 'without'} reconstruction, one seed. "
-            "After the paper's figure A.1.",
+            f"{legend}After the paper's figure A.1.",
         )
     for name, (figure, _) in drawn.items():
         figures.save(figure, workdir / name)
     return {name: caption for name, (_, caption) in drawn.items()}
+
+
+def _last_losses(metrics: Mapping[tuple[int, bool], Sequence[Sequence[dict]]]) -> str:
+    """The last margin losses of the curves in the figure of losses, in words."""
+    ends = plots_sweep.last_losses(metrics)
+    return ", ".join(
+        f"{loss:.3g} {'with' if decoder else 'without'} (r = {r})"
+        for (r, decoder), loss in ends.items()
+    )
 
 
 def _cell(row: Mapping[str, str]) -> Cell:

@@ -154,6 +154,13 @@ class _Renderer(RendererHTML):
         attrs["width"], attrs["height"] = picture.size
         return super().image(tokens, idx, options, env)
 
+    def table_open(self, *_: Any) -> str:
+        # The keyboard scrolls what it can reach.
+        return '<div class="table" tabindex="0">\n<table>\n'
+
+    def table_close(self, *_: Any) -> str:
+        return "</table>\n</div>\n"
+
     def html_block(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
         content = tokens[idx].content
         return content if _OWN_HTML.fullmatch(content) else html.escape(content)

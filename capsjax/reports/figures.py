@@ -10,10 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from capsjax import figures
 from capsjax.reports.runs import Group
+
+MAX_GROUPS = 20
+"""Groups that a figure can show, so that its legend and its height end."""
 
 _MAX_POINTS = 200
 _MAX_MARKERS = 30
@@ -26,8 +29,10 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
 
     A group is a thick line, the mean over its runs at the steps that all of them have,
     with a thin line for each run. Runs that have not ended are dashed, and in no mean.
-    Of a long training the mean of neighbouring rows is drawn.
+    Of a long training the mean of neighbouring rows is drawn, and of many groups the
+    first `MAX_GROUPS`.
     """
+    groups = groups[:MAX_GROUPS]
     names = [_name(group) for group in groups]
     legend_columns = max(1, min(4, _LEGEND_WIDTH // (max(map(len, names)) + 8)))
     legend_rows = -(-len(names) // legend_columns)
@@ -42,12 +47,17 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
     error.set(title="Validation error", xlabel="step", ylabel="error in %")
     # Linear below one error in a thousand images, so that zero can be drawn.
     error.set_yscale("symlog", linthresh=0.1, linscale=0.4, subs=range(2, 10))
-    lowest = min((np.min(line.get_ydata()) for line in error.lines), default=0.0)
-    error.set_ylim(bottom=0 if lowest < 0.1 else lowest / 1.2)
+    drawn = [np.asarray(line.get_ydata(), float) for line in error.lines]
+    lowest = min(map(np.min, drawn), default=0.0)
+    highest = max(map(np.max, drawn), default=100.0)
+    # No line lies on the frame, which would hide half of it.
+    bottom = -0.02 if lowest < 0.1 else lowest / 1.2
+    error.set_ylim(bottom, max(1.2 * highest, 0.1))
     for axes in (loss, error):
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(_MinorFormatter(minor_thresholds=(1.5, 0.6)))
         axes.tick_params(axis="y", which="both", labelsize=9)
+        axes.xaxis.set_major_locator(_whole_numbers())
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3)
         axes.grid(which="minor", axis="y", alpha=0.12)
@@ -64,7 +74,11 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
 
 
 def final_errors(groups: Sequence[Group]) -> Figure:
-    """Test errors of groups with ended runs: dots are runs, bars are mean ± std."""
+    """Test errors of groups with ended runs: dots are runs, bars are mean ± std.
+
+    Of many groups it shows the first `MAX_GROUPS`.
+    """
+    groups = groups[:MAX_GROUPS]
     colors = _colors(len(groups))  # As in the curves.
     drawn = [pair for pair in zip(groups, colors, strict=True) if pair[0].ended]
     names = [_name(group) for group, _ in drawn]
@@ -80,7 +94,7 @@ def final_errors(groups: Sequence[Group]) -> Figure:
     every = pd.concat([group.test_errors for group, _ in drawn])
     if every.max() > 20 * max(every.min(), 0.1):
         axes.set_xscale("symlog", linthresh=0.1)
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=-0.02)  # Half of a dot on the frame would be hidden.
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(range(len(drawn)), names)
     axes.set_ylim(len(drawn) - 0.4, -0.6)
@@ -133,6 +147,11 @@ def _line(axes: Axes, curve: pd.Series, **style: Any) -> None:
     points = curve.rename_axis("step").reset_index().groupby(neighbours).mean()
     marker = "." if len(curve) <= _MAX_MARKERS else ""
     axes.plot(*points.to_numpy().T, marker=marker, **style)
+
+
+def _whole_numbers() -> MaxNLocator:
+    """Ticks of steps, of which there are no halves."""
+    return MaxNLocator("auto", integer=True, min_n_ticks=1, steps=(1, 2, 5, 10))
 
 
 def _colors(count: int) -> np.ndarray:

@@ -21,6 +21,9 @@ from capsjax.reports.runs import SPLITS, Group, Run, find, group, number, value_
 from capsjax.runs import results
 
 _MAX_NAMES = 6
+_MAX_ROWS = 100  # Of the summary; a group each.
+_MAX_SECTIONS = 50  # On single runs.
+_MAX_PICTURES = 20  # Of a run.
 _NONE = "–"  # noqa: RUF001
 
 
@@ -110,17 +113,23 @@ def _content(runs: Sequence[Run], folders: Sequence[pathlib.Path]) -> dict[str, 
     }
     beside = [(folder.name, *extras.read(folder)) for folder in folders]
     problems = [f"In {name}, {text}." for name, _, found in beside for text in found]
-    any_ended = any(some.ended for some in groups)
+    drawn = groups[: figures.MAX_GROUPS]
+    any_ended = any(some.ended for some in drawn)
+    sections, without_group = _sections(groups, runs)
     return {
         "about": {name: value for name, value in about.items() if value},
         "notes": [*_notes(runs, groups, values), *problems],
         "num_runs": len(runs),
         "groups": groups,
-        "without_group": [run for run in runs if not run.settings],
-        "summary": _summary(columns, groups),
-        "other_metrics": _other_metrics(groups),
-        "final_errors": any_ended and figures.png(figures.final_errors(groups)),
-        "learning_curves": groups and figures.png(figures.learning_curves(groups)),
+        "sections": sections,
+        "without_group": without_group,
+        "summary": _summary(columns, groups[:_MAX_ROWS]),
+        "other_metrics": _other_metrics(groups[:_MAX_ROWS]),
+        "final_errors": any_ended and figures.png(figures.final_errors(drawn)),
+        "learning_curves": groups and figures.png(figures.learning_curves(drawn)),
+        "groups_listed": _left_out(len(groups), _MAX_ROWS, "groups"),
+        "groups_drawn": _left_out(len(groups), figures.MAX_GROUPS, "groups"),
+        "runs_listed": _left_out(len(runs), _MAX_SECTIONS, "runs"),
         "extras": [(name, found) for name, found, _ in beside if found],
         # Called by the template.
         "picture": Picture,
@@ -136,27 +145,70 @@ def _notes(
     runs: Sequence[Run], groups: Sequence[Group], values: dict[str, list[list[str]]]
 ) -> Iterator[str]:
     """Reasons why runs are hard to compare, or numbers say less than they seem to."""
-    for run in runs:
-        if problems := "; ".join(run.problems):
-            yield f"Run {run.name} is damaged: {problems}. What can be read is used."
-    if names := _listed([run.name for run in runs if not run.ended]):
+    damaged = [run for run in runs if run.problems]
+    for run in damaged[:_MAX_NAMES]:
+        problems = "; ".join(run.problems)
+        yield f"Run {run.name} is damaged: {problems}. What can be read is used."
+    if others := results.listed([run.name for run in damaged[_MAX_NAMES:]], _MAX_NAMES):
+        yield f"Damaged too: {others}."
+    if names := results.listed([run.name for run in runs if not run.ended], _MAX_NAMES):
         yield f"Not ended, still training or stopped, and in no mean: {names}."
     steps = [[_text(run.steps, ",.0f")] for run in runs if run.result]
     for name, of_runs in {"number of steps": steps, **values}.items():
         found = _counted(of_runs)
         if len(found) > 1:
             yield f"The runs differ in {name}: {'; '.join(found)}."
+    yield from _few(_notes_on_means(groups), "notes on the means of groups")
+    commits = zip(runs, map("".join, values["commit"]), strict=True)
+    if names := results.listed(
+        [run.name for run, text in commits if "-dirty" in text], _MAX_NAMES
+    ):
+        yield f"Changes that are in no commit (-dirty) were made before: {names}."
+
+
+def _notes_on_means(groups: Sequence[Group]) -> Iterator[str]:
+    """Reasons why the mean over a group's runs says less than it seems to."""
     for some in groups:
         mean = f"The mean of group {some.number} is over"
         lengths = {run.steps for run in some.ended}
         if len(lengths) > 1:
             yield f"{mean} runs of different lengths: {_range(lengths)} steps."
         seeds = Counter(value_text(run.settings.get("seed")) for run in some.ended)
-        if repeated := ", ".join(seed for seed, count in seeds.items() if count > 1):
-            yield f"{mean} more than one run of seed {repeated}: not independent."
-    commits = zip(runs, map("".join, values["commit"]), strict=True)
-    if names := _listed([run.name for run, text in commits if "-dirty" in text]):
-        yield f"Changes that are in no commit (-dirty) were made before: {names}."
+        if repeated := [seed for seed, count in seeds.items() if count > 1]:
+            named = results.listed(repeated, _MAX_NAMES)
+            yield f"{mean} more than one run of seed {named}: not independent."
+
+
+def _few(notes: Iterable[str], what: str) -> list[str]:
+    found = list(notes)
+    more = len(found) - _MAX_NAMES
+    return found[:_MAX_NAMES] + [f"{more:,} more {what} are left out."] * (more > 0)
+
+
+def _sections(
+    groups: Sequence[Group], runs: Sequence[Run]
+) -> tuple[list[tuple[Group, list[Run]]], list[Run]]:
+    """The first runs by their groups, and those without a group."""
+    room = itertools.count(_MAX_SECTIONS, -1)
+
+    def fitting(some: Iterable[Run]) -> list[Run]:
+        return [run for run in some if next(room) > 0]
+
+    sections = [(some, fitting(some.runs)) for some in groups]
+    return (
+        [(some, members) for some, members in sections if members],
+        fitting(run for run in runs if not run.settings),
+    )
+
+
+def _left_out(count: int, most: int, what: str) -> str:
+    """A sentence on those left out, if there are any."""
+    if count <= most:
+        return ""
+    return (
+        f"The first {most} of {count:,} {what}; a report on some of the folders alone "
+        "shows the others."
+    )
 
 
 def _summary(columns: Sequence[str], groups: Sequence[Group]) -> Markup:
@@ -169,12 +221,13 @@ def _summary(columns: Sequence[str], groups: Sequence[Group]) -> Markup:
         settings = {name: value_text(value) for name, value in some.settings.items()}
         rows.append(
             {
-                "group": str(some.number),
-                **{name: settings.get(name, _NONE) for name in columns},
-                "runs": results.count_of(len(errors), len(some.runs)),
+                # What is compared and the result, before what a screen may hide.
+                "group": _title(some),
                 "test error, %": _text(errors.mean(), ".2f"),
                 "± std": _text(errors.std(), ".2f"),
-                "each": ", ".join(errors.map("{:.2f}".format)) or _NONE,
+                "runs": results.count_of(len(errors), len(some.runs)),
+                "each": results.listed([*errors.map("{:.2f}".format)]) or _NONE,
+                **{name: settings.get(name, _NONE) for name in columns},
                 "steps": _range(steps) + ("" if some.ended else " so far"),
                 "examples seen": _range(steps * number(some.settings["batch_size"])),
                 "parameters": _range(some.results("num_parameters")),
@@ -189,7 +242,7 @@ def _other_metrics(groups: Sequence[Group]) -> Markup | None:
     """Means of all metrics of the test images that the summary lacks."""
     frame = pd.DataFrame(
         {
-            (f"{some.number}: {some.label}", run.name): run.last_metrics()["test"]
+            (_title(some), run.name): run.last_metrics()["test"]
             for some in groups
             for run in some.ended
         }
@@ -201,6 +254,10 @@ def _other_metrics(groups: Sequence[Group]) -> Markup | None:
     cells = frame.groupby(level=0, sort=False).agg(_mean_and_std)
     rows = cells.reset_index().to_numpy().tolist()
     return document.table(["group", *cells], rows)
+
+
+def _title(group: Group) -> str:
+    return f"{group.number}: {group.label}"
 
 
 def _headline(run: Run) -> str:
@@ -230,10 +287,11 @@ def _command(env: dict[str, Any]) -> Markup:
     return document.preformatted(results.portable(words))
 
 
-def _plots(run: Run) -> tuple[list[Picture], list[str]]:
-    """Pictures of a run, and the names of those that cannot be shown."""
+def _plots(run: Run) -> tuple[list[Picture], str, int]:
+    """Pictures of a run, names of those that cannot be shown, the number left out."""
     pictures, broken = [], []
-    for path in sorted(run.folder.plots.glob("*.png")):
+    paths = sorted(run.folder.plots.glob("*.png"))
+    for path in paths[:_MAX_PICTURES]:
         name = f"{run.name.replace('/', '_')}_{path.name}"
         caption = f"{run.name}: {path.stem.replace('_', ' ')}"
         try:
@@ -241,7 +299,8 @@ def _plots(run: Run) -> tuple[list[Picture], list[str]]:
         except (OSError, ValueError):
             broken.append(path.name)
     # Wide ones, which fill a line, come last.
-    return sorted(pictures, key=lambda picture: picture.is_wide), broken
+    pictures.sort(key=lambda picture: picture.is_wide)
+    return pictures, results.listed(broken), len(paths[_MAX_PICTURES:])
 
 
 def _counted(of_runs: Iterable[list[str]]) -> list[str]:
@@ -249,15 +308,12 @@ def _counted(of_runs: Iterable[list[str]]) -> list[str]:
     counts = Counter(sorted(itertools.chain(*of_runs)))
     if len(counts) == 1:
         return list(counts)
-    return [
+    found = [
         f"{value} ({_count(range(count), 'run')})"
-        for value, count in counts.most_common()
+        for value, count in counts.most_common(_MAX_NAMES)
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
+    more = len(counts) - _MAX_NAMES
+    return found + [f"{more:,} others"] * (more > 0)
 
 
 def _count(counted: Sized, what: str) -> str:

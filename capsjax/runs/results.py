@@ -4,14 +4,16 @@ A row has columns for its provenance and for whatever was measured. A file has t
 columns of all its rows; those that a row lacks are empty there.
 """
 
+import contextlib
 import csv
 import functools
 import pathlib
 import re
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from filelock import FileLock, Timeout
 from tabulate import tabulate
 
 from capsjax.errors import UserError
@@ -19,6 +21,8 @@ from capsjax.runs.folder import RunFolder
 
 # Columns that each row takes from capsjax.runs.provenance.environment.
 _PROVENANCE = ("started", "commit", "device", "num_devices", "cpu", "num_cpus")
+# Appending takes far less; a process that holds a file for longer hangs.
+_MAX_WAIT_SECONDS = 60
 
 
 class Row(dict[str, str]):
@@ -70,16 +74,35 @@ def training_row(folder: RunFolder, own: Mapping[str, Any] = {}) -> Row:
 def append(path: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> int:
     """Appends new rows to a CSV file; returns their number.
 
-    A row that only adds columns to one in the file is not new.
+    A row that only adds columns to one in the file is not new. If several processes
+    append to a file at the same time, it has the rows of all of them.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or another process does not let go of it.
     """
-    old = read(path)
-    known = [{c: text for c, text in row.items() if text}.items() for row in old]
-    new = [row for row in rows if not any(old <= row.items() for old in known)]
-    write(path, [*old, *new])
+    with _locked(path):
+        old = read(path)
+        known = [{c: text for c, text in row.items() if text}.items() for row in old]
+        new = [row for row in rows if not any(old <= row.items() for old in known)]
+        write(path, [*old, *new])
     return len(new)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process appends to a file, then keeps them waiting."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        # filelock's soft lock would remain when the process is killed.
+        held = FileLock(lock, _MAX_WAIT_SECONDS, fallback_to_soft=False).acquire()
+    except Timeout as error:
+        raise UserError(
+            f"another process has been writing to {path} for {_MAX_WAIT_SECONDS} s; "
+            "stop it, or choose another file"
+        ) from error
+    with held:
+        yield
 
 
 def write(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
@@ -132,6 +155,12 @@ def steps(rows: Iterable[Row]) -> list[int]:
     return sorted({int(row["steps"]) for row in rows})
 
 
+def listed(texts: Sequence[str], most: int = 10) -> str:
+    """The first of some texts, and the number of those left out."""
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
 def count_of(count: int, wanted: int) -> str:
     """A count of runs, and how many there should be if some are missing."""
     return str(count) if count == wanted else f"{count} of {wanted}"
@@ -150,14 +179,14 @@ def training_table(rows: Sequence[Row]) -> str:
     lines = []
     for (command, steps, commit), members in groups.items():
         errors = [row.number("test_error_percent") for row in members]
-        each = ", ".join(f"{error:.2f}" for error in errors)
+        each = listed([f"{error:.2f}" for error in errors])
         seconds = [float(s) for row in members if (s := row["seconds_per_step"])]
         lines.append(
             [
                 f"`{command}`",
                 commit,
                 device_name(members[0]),
-                ", ".join(row["seed"] for row in members),
+                listed([row["seed"] for row in members]),
                 steps,
                 f"{statistics.median(seconds):.3g}" if seconds else "",
                 mean_and_std(errors) + (f" ({each})" if len(errors) > 1 else ""),

@@ -1,5 +1,6 @@
 """Comparing models that were stopped at the same accuracy."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,7 +18,7 @@ from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.training.train import train
 from tests.runs.test_results import made_run
-from tests.tables import committed_columns
+from tests.tables import committed_columns, unpadded
 
 
 def training(tmp_path, reachable):
@@ -109,8 +110,8 @@ def test_the_figure_shows_both_models_and_the_papers_numbers(tmp_path):
     axes = figure.subfigs[0].axes[0]
     labels = axes.get_legend_handles_labels()[1]
     assert sorted(labels) == [
-        *("CNN, 400 steps", "CNN, the paper"),
-        *("CapsNet, 400 steps", "CapsNet, the paper"),
+        *("CNN, 400 steps", "CNN, the paper (published affNIST)"),
+        *("CapsNet, 400 steps", "CapsNet, the paper (published affNIST)"),
     ]
     heights = {
         round(float(y), 1) for line in axes.lines for y in np.asarray(line.get_ydata())
@@ -119,6 +120,50 @@ def test_the_figure_shows_both_models_and_the_papers_numbers(tmp_path):
     # 15 images are recognised by the CapsNet alone, none by the CNN alone.
     shown = [bool(grid.images) for grid in figure.subfigs[1].axes]
     assert shown == [True] * 12 + [False] * 12
+
+
+@pytest.mark.parametrize(
+    ("base", "published", "clean", "turned"),
+    [
+        ("mnist", True, "expanded MNIST", "affNIST"),
+        ("mnist", False, "expanded MNIST", "generated affNIST"),
+        (
+            "digits",
+            False,
+            "expanded scikit-learn's digits",
+            "generated affNIST of scikit-learn's digits",
+        ),
+    ],
+)
+def test_what_is_generated_or_stands_in_is_called_so(
+    tmp_path, base, published, clean, turned
+):
+    outcomes, transformed = made_outcomes(tmp_path)
+    transformed = dataclasses.replace(transformed, published=published)
+    outcomes = [
+        dataclasses.replace(
+            o, folder=made_run(tmp_path / o.name / base, **{"data.base": base})
+        )
+        for o in outcomes
+    ]
+    text = robustness.write(tmp_path, outcomes, transformed)
+    header = unpadded(text).splitlines()[0]
+    assert f"| {clean}, % (95 %)" in header
+    assert f"| {turned}, % (95 %)" in header
+    assert f"On {turned} the CapsNet's accuracy" in text
+    assert "on the published affNIST." in text
+    caption = json.loads((tmp_path / "captions.json").read_text())["affnist.png"]
+    assert f"Accuracy on {clean}, as trained on, and on {turned}, of both" in caption
+    figure = plots_robustness.comparison(outcomes, transformed)
+    upper, lower = figure.subfigs
+    ticks = [label.get_text() for label in upper.axes[0].get_xticklabels()]
+    assert [tick.split("\n")[0] for tick in ticks] == [
+        f"{clean}, as in training",
+        turned,
+    ]
+    assert (
+        lower.get_suptitle() == f"Images of {turned} that only one of them recognises"
+    )
 
 
 def test_training_stops_at_the_accuracy(tmp_path, tiny_config):

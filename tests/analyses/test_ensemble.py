@@ -5,6 +5,7 @@ import pytest
 
 from capsjax import data
 from capsjax.analyses import ensemble
+from capsjax.analyses.figures import ensemble as plots_ensemble
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder
 from capsjax.training.train import train
@@ -28,6 +29,16 @@ def test_scores_are_summed():
 def test_a_tie_goes_to_no_one_by_rounding():
     scores = [np.array([[0.1, 0.3]], np.float32), np.array([[0.3, 0.1]], np.float32)]
     assert ensemble.together(scores, np.array([0])).first[1] == 0
+
+
+def test_many_models_have_a_table_and_a_figure_of_bounded_size():
+    images = data.load("digits", validation_examples=100)
+    errors = [float(n) for n in range(100)]
+    text = ensemble.table(ensemble.Ensemble(errors, errors, 0.0, 1.0), images)
+    assert "8.00, 9.00 and 90 more, in ensemble.csv. On 360" in text
+    (axes,) = plots_ensemble.errors(errors, errors, "digits").axes
+    assert len(axes.get_xticks()) < 15
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_a_trained_ensemble(tmp_path, tiny_config):

@@ -1,7 +1,11 @@
 """Table 1, from rows of made runs."""
 
+import json
+
 from capsjax.analyses import paper_table
 from capsjax.analyses.paper_table import CELLS
+from capsjax.runs.folder import locked
+from tests.launching import assert_one_line, run
 from tests.runs.test_results import made_run
 
 
@@ -53,5 +57,24 @@ def test_short_small_and_missing_runs_are_said_to_be_so(tmp_path):
     assert table[4][-4:-1] == ["1 of 2", "300,000", "0.25"]
     assert table[1][-4:-1] == ["0 of 2", "-", "not run"]
     assert "**Not the paper's experiment**: 1 of 8 cells" in text
-    assert "**Not MNIST**: the images are digits" in text
+    assert "**Not MNIST**: the images are scikit-learn's digits" in text
+    names = ["scikit-learn's digits"] * 5 + ["pairs of scikit-learn's digits"] * 3
+    assert [line[0] for line in table] == names
+    assert "the paper's, on MNIST" in text.splitlines()[0]
     assert "Scale cpu: the networks are smaller" in text
+
+
+def test_the_table_of_another_process_is_not_touched(tmp_path):
+    """While another process trains there, and where the runs have other flags."""
+    for name in ("table1.csv", "table1.md"):
+        (tmp_path / name).write_text("another's")
+    flags = ("--scale=smoke", "--images=digits", "--seeds=1", f"--workdir={tmp_path}")
+    with locked(tmp_path, "runs trainings"):
+        assert_one_line(run("reproduce", *flags), "another process", "runs trainings")
+    other = {paper_table.run_name(cell, 0): ["--config=other.py"] for cell in CELLS}
+    (tmp_path / "grid.json").write_text(json.dumps(other))
+    for name in other:
+        (tmp_path / name).mkdir()
+    assert_one_line(run("reproduce", *flags), "was started with")
+    for name in ("table1.csv", "table1.md"):
+        assert (tmp_path / name).read_text() == "another's"

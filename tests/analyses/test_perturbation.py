@@ -139,6 +139,23 @@ def test_classes_and_examples_by_name_and_number(digits_data):
             example_of(digits_data, 7, example)
 
 
+def test_of_many_classes_the_first_ten_are_drawn(digits_data):
+    """What is left out is said, and how to draw it; with ten classes nothing is."""
+    assert perturbation.left_out(digits_data) == ""
+    many = copy.copy(digits_data)
+    names = tuple(f"class {number}" for number in range(200))
+    object.__setattr__(many, "class_names", names)
+    assert classes_of(many) == list(range(10))
+    assert classes_of(many, "class 150") == [150]
+    listed = ", ".join(names[10:20])
+    assert perturbation.left_out(many) == (
+        f"left out are 190 classes: {listed} and 180 more; "
+        "--class_name='class 10' draws one"
+    )
+    with pytest.raises(UserError, match="class 49 and 150 more"):
+        classes_of(many, "seven")
+
+
 def test_images_with_several_labels_are_refused(digits_data):
     several = copy.copy(digits_data)
     labels = np.stack([digits_data.test.labels] * 2, axis=1)

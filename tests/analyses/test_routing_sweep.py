@@ -7,6 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
+from capsjax.analyses import data_names
 from capsjax.analyses import routing_sweep as sweep
 from capsjax.analyses.figures import routing_sweep as plots_sweep
 from capsjax.analyses.routing_sweep import Cell
@@ -17,6 +18,7 @@ from capsjax.models import baseline_cnn
 from capsjax.runs import grid, results
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.grid import FINISHED, SKIPPED, Run
+from capsjax.runs.metrics import read_metrics
 from tests.launching import TINY, comparable, run
 from tests.runs import test_results
 from tests.tables import committed_columns, unpadded
@@ -185,7 +187,11 @@ def test_write_leaves_rows_table_figures_and_captions(tmp_path, routing):
     assert written(tmp_path) == TABLES | figures
     captions = json.loads((tmp_path / "captions.json").read_text())
     assert captions.keys() == figures
-    assert "on mnist, 10 training steps" in captions["sweep_error.png"]
+    assert "on MNIST, 10 training steps" in captions["sweep_error.png"]
+    # The margin loss of made runs is 1 / step, and they take ten.
+    ends = "0.1 without (r = 1), 0.1 with (r = 3)"
+    assert "The panels differ in the networks" in captions["sweep_loss.png"]
+    assert f"At the end: {ends}." in captions["sweep_loss.png"]
     if routing:
         assert "3 routing iterations, with" in captions["sweep_logits.png"]
     for name in figures:
@@ -217,7 +223,7 @@ def test_the_figure_of_errors_shows_means_deviations_and_seeds():
             *(("3", "false", "0.5"), ("3", "true", "1.5")),
         )
     ]
-    figure = plots_sweep.errors(rows)
+    figure = plots_sweep.errors(rows, "MNIST")
     (axes,) = figure.axes
     without, with_decoder = axes.containers
     x, y = np.asarray(without[0].get_xydata(), float).T
@@ -250,7 +256,7 @@ def test_the_figure_of_losses_shows_one_and_about_three_iterations():
         for r in (2, 4, 7)
         for setting in (False, True)
     }
-    figure = plots_sweep.losses(runs)
+    figure = plots_sweep.losses(runs, "MNIST")
     assert len(figure.axes) == 2
     for axes, title in zip(figure.axes, ("Without", "With"), strict=True):
         assert axes.get_title() == f"{title} reconstruction"
@@ -287,7 +293,7 @@ def test_the_figure_of_logits_shows_each_iteration():
         {"step": 9, "split": "routing", **{n: 2 * x for n, x in of_routing(3).items()}},
         {"step": 9, "split": "test", "loss": 1.0},
     ]
-    figure = plots_sweep.logits(rows)
+    figure = plots_sweep.logits(rows, "MNIST")
     changes, entropies, linear, log = figure.axes
     for i, (change, entropy) in enumerate(
         zip(changes.lines, entropies.lines, strict=True), start=1
@@ -302,6 +308,81 @@ def test_the_figure_of_logits_shows_each_iteration():
     scales = [axes.get_yscale() for axes in figure.axes]
     assert scales == ["log", "linear", "linear", "log"]
     assert len(figure.legends[0].get_texts()) == 3
+
+
+def test_no_marker_or_tick_is_cut_off_and_steps_are_whole():
+    """Changes of a millionth lie above the frame; steps have no halves."""
+    rows = [
+        {"step": step, "split": "routing", **of_routing(6)} for step in (10, 20, 30)
+    ]
+    figure = plots_sweep.logits(rows, "MNIST")
+    changes, entropies, linear, log = figure.axes
+    assert linear.get_ylim()[0] < -0.01 * linear.get_ylim()[1]
+    for axes in figure.axes:
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    for axes in (changes, entropies):
+        assert {10, 20, 30} <= {*axes.get_xticks()}
+    for axes in (changes, log):
+        labels = [label.get_text() for label in axes.get_yticklabels()]
+        assert {"0.1", "0.001"} <= {*labels}
+    train = [{"step": s, "split": "train", "margin_loss": 1 / s} for s in (10, 20, 30)]
+    (axes,) = plots_sweep.losses({(1, True): [train]}, "MNIST").axes
+    assert {10, 20, 30} <= {*axes.get_xticks()}
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+
+
+def test_many_values_have_figures_and_a_table_of_bounded_size(tmp_path):
+    cells = [Cell(r, decoder) for r in range(1, 31) for decoder in (False, True)]
+    for cell in cells:
+        made_run(tmp_path, cell, 0, 1.0)
+    text = sweep.write(tmp_path, cells, 1)
+    assert "The first 40 of 60 lines; all of them are in sweep_table.csv." in text
+    assert sum(line.startswith("|") for line in text.splitlines()) == 2 + 40
+    assert len(results.read(tmp_path / "sweep_table.csv")) == 60
+    captions = json.loads((tmp_path / "captions.json").read_text())
+    assert "The legend names 10 of them." in captions["sweep_logits.png"]
+    rows = sweep.rows(tmp_path, cells, 1)
+    (axes,) = plots_sweep.errors(rows, "MNIST").axes
+    assert len(axes.get_xticks()) < 15
+    routing = [{"step": 5, "split": "routing", **of_routing(30)}]
+    (legend,) = plots_sweep.logits(routing, "MNIST").legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *map(str, range(1, 31, 3))
+    ]
+
+
+def test_what_stands_in_for_mnist_is_called_so(tmp_path):
+    folder = test_results.made_run(
+        tmp_path / WITH.name(0),
+        decoder=True,
+        rows=[{"step": 10, "split": "train", "margin_loss": 0.1}],
+        **{"model.routing.iterations": 3, "data.name": "digits"},
+    )
+    sweep.write(tmp_path, [WITH], 1)
+    captions = json.loads((tmp_path / "captions.json").read_text())
+    for caption in captions.values():
+        assert "on scikit-learn's digits, 10 training steps" in caption
+    rows = sweep.rows(tmp_path, [WITH], 1)
+    data = data_names.in_words("digits")
+    (axes,) = plots_sweep.errors(rows, data).axes
+    assert "on scikit-learn's digits" in axes.get_title()
+    figure = plots_sweep.losses({(3, True): [read_metrics(folder.metrics)]}, data)
+    assert figure.get_suptitle() == "Margin loss in training on scikit-learn's digits"
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "words"),
+    [
+        ("mnist", "mnist", "MNIST"),
+        ("multimnist", "mnist", "MultiMNIST"),
+        ("multimnist", "digits", "pairs of scikit-learn's digits"),
+        ("expanded", "mnist", "expanded MNIST"),
+        ("expanded", "digits", "expanded scikit-learn's digits"),
+        ("cifar10", "mnist", "cifar10"),
+    ],
+)
+def test_data_sets_in_words(name, base, words):
+    assert data_names.in_words(name, base) == words
 
 
 # The launcher.

@@ -1,6 +1,7 @@
 """Documents: what is hostile stays text, and every tag is closed."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -85,3 +86,23 @@ def test_what_is_not_a_png(content):
     assert Picture("a.png", "caption", png(3)).size == (3, 3)
     with pytest.raises(ValueError, match="not a PNG"):
         Picture("a.png", "caption", content)
+
+
+def test_what_is_wide_scrolls_or_shrinks_within_the_page():
+    """Tables scroll under a fixed first column; pictures shrink; long words break."""
+    picture = Picture("a.png", "caption", png(3))
+    table = document.table(["a" * 99] * 9, [["b" * 99] * 9])
+    text = document.to_html("t", f"{table}\n\n![c](x/a.png)\n", {"a.png": picture})
+    assert re.search(r'<div class="table" tabindex="0">\s*<table>', text)
+    assert re.search(r"</table>\s*</div>", text)
+    style = dict(re.findall(r"^([^{}\n]+) \{([^}]*)\}", text, re.MULTILINE))
+    for selector, rules in {
+        "body": ["overflow-wrap: anywhere"],
+        ".table": ["max-width: 100%", "overflow-x: auto"],
+        "th:first-child, td:first-child": ["position: sticky", "left: 0", "45vw"],
+        "img": ["max-width: 100%", "height: auto"],
+        "pre": ["white-space: pre-wrap"],
+    }.items():
+        assert all(rule in style[selector] for rule in rules), selector
+    # Cells would be transparent, and show what scrolls below them.
+    assert "background: var(--page)" in style["th:first-child, td:first-child"]

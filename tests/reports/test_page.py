@@ -89,6 +89,56 @@ def test_summary_takes_seeds_together(tmp_path):
     assert "--workdir=DIR" in page.text
 
 
+def test_what_is_compared_and_the_result_come_first(tmp_path):
+    """Settings by the dozen stand behind them, where a screen may hide them."""
+    for index in range(3):
+        settings = (
+            "augment.shift",
+            "model.routing.iterations",
+            "optimizer.decay_steps",
+        )
+        made_run(tmp_path / "runs" / str(index), **dict.fromkeys(settings, index + 1))
+    header, first, *_ = page_of(tmp_path).rows
+    assert header[:4] == ["group", "test error, %", "± std", "runs"]
+    assert {"augment.shift", "optimizer.decay_steps"} < {*header[5:]}
+    assert first[:2] == ["1: shift=1", "1.00"]
+
+
+def test_hundreds_of_runs_have_a_page_of_bounded_size(tmp_path):
+    """It says what it leaves out; 130 groups, one of them with 15 runs."""
+    runs = tmp_path / "runs"
+    for index in range(130):
+        folder = made(runs / f"r{index}", iterations=index + 1, commit=str(index))
+        if index > 100:
+            folder.env.unlink()
+    for seed in range(1, 15):
+        made(runs / f"seed{seed}", seed=seed, commit="0")
+    plots = RunFolder(runs / "r0").plots
+    plots.mkdir()
+    for index in range(25):
+        (plots / f"{index:02}.png").write_bytes(png(3))
+    page = page_of(tmp_path)
+    header = page.rows[0]
+    groups = [row for row in page.rows if row[0].endswith("iterations=1")]
+    assert sum(len(row) == len(header) for row in page.rows) == 1 + 100
+    third = dict(zip(header, page.rows[3], strict=True))
+    assert third["each"].endswith("1.00 and 5 more")
+    assert groups
+    for sentence in (
+        "The first 100 of 130 groups; a report on some of the folders alone shows",
+        "The first 20 of 130 groups; ",
+        "The first 50 of 144 runs; ",
+        "Left out: 5 more figures, in the run's folder plots.",
+        "Damaged too: r107, r108, r109, r110, r111, r112 and 17 more.",
+        "95 others",
+    ):
+        assert sentence in page.text
+    assert page.text.count("Provenance") == 50
+    # The 20 small pictures of a run, and the two of the report.
+    assert len(page.images) == 22
+    assert max(image.height for image in page.images) < 1500
+
+
 def test_fields_of_one_model_only_are_no_columns(tmp_path):
     """The name of the baseline implies that it lacks a CapsNet's fields."""
     made(tmp_path / "a")
@@ -251,7 +301,7 @@ def test_hostile_text_is_escaped_everywhere(tmp_path):
     outside = re.sub(r"^(```+)text\n.*?\n\1$", "", text, flags=re.M | re.S)
     assert "<script" not in outside
     assert "\x1b" not in text
-    assert page.text.count("<script>alert(1)</script> | `x` ##### &") == 18
+    assert page.text.count("<script>alert(1)</script> | `x` ##### &") == 19
     # In the command and the text of a file its lines stay.
     assert page.text.count("<script>alert(1)</script> | `x` \n\n##### &") == 2
 
@@ -334,6 +384,26 @@ def test_curves_are_means_at_common_steps():
         lines = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
         assert [len(line) for line in lines] == [2, 2, 2, 1]
         np.testing.assert_allclose(lines[-1], [[2, 3 * factor]])
+
+
+@pytest.mark.parametrize("accuracies", [(0.02, 0.01), (0.9, 1.0), (0.999, 0.9995)])
+def test_no_curve_leaves_its_panel(accuracies):
+    """Neither the worst run nor one without errors lies on the frame."""
+    runs = [
+        with_rows(
+            [
+                {"step": step, "split": "validation", "accuracy": accuracy}
+                for step in (10, 20, 30)
+            ]
+        )
+        for accuracy in accuracies
+    ]
+    groups = [Group(i, "g", {}, (run,)) for i, run in enumerate(runs)]
+    _, axes = plots_report.learning_curves(groups).axes
+    low, high = axes.get_ylim()
+    errors = [100 * (1 - accuracy) for accuracy in accuracies]
+    assert low < min(errors) <= max(errors) < high / 1.1
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_long_curves_are_thinned_to_means():

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import multiprocessing
+import pathlib
 import shutil
 
 import pytest
+from filelock import FileLock
 
 from capsjax import fields
 from capsjax.config import Config
@@ -35,9 +38,15 @@ RESULT = {
     "seconds_per_step": 0.25,
     "final_train_loss": 0.125,
     "best_validation_accuracy": None,
+    "best_validation_step": None,
+    "reached_validation_accuracy": None,
     "test_examples": 100,
     "test_accuracy": 0.99,
     "test_error_percent": 1.0,
+    "test_loss": 0.25,
+    "test_margin_loss": 0.125,
+    "test_reconstruction_loss": 20.5,
+    "params_l2": 3.5,
     "params_sha256": "0123",
 }
 
@@ -97,6 +106,46 @@ def test_a_file_grows_the_columns_of_new_rows(tmp_path):
     assert results.append(path, [*new, {"a": "1", "b": "2", "e": "7"}]) == 0
     assert results.append(path, [{"a": "1"}]) == 1
     assert results.read(path)[0] == {"a": "1", "b": "2", "c": "", "d": ""}
+
+
+def _append_many(path: pathlib.Path, first: int, start) -> None:
+    """Appends 25 rows, one by one, each with a column of its own."""
+    start.wait()
+    for number in range(first, first + 25):
+        results.append(path, [{"n": str(number), f"c{number}": "1"}])
+
+
+def test_two_processes_that_append_at_once_lose_no_row(tmp_path):
+    path = tmp_path / "results" / "rows.csv"
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.launching_preload"])
+    start = server.Barrier(2)
+    processes = [
+        server.Process(target=_append_many, args=(path, first, start))
+        for first in (0, 25)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    rows = results.read(path)
+    assert sorted(int(row["n"]) for row in rows) == list(range(50))
+    assert all(row[f"c{row['n']}"] == "1" for row in rows)
+
+
+def test_a_file_that_another_process_holds_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_MAX_WAIT_SECONDS", 0)
+    path = tmp_path / "rows.csv"
+    with (
+        FileLock(tmp_path / ".rows.csv.lock"),
+        pytest.raises(
+            UserError, match=r"rows\.csv for 0 s; stop it, or choose another"
+        ),
+    ):
+        results.append(path, [{"a": "1"}])
+    assert not path.exists()
+    assert results.append(path, [{"a": "1"}]) == 1
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("*.csv")), ids=str)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
 from capsjax import figures
-from capsjax.analyses.affnist import PAPER_ACCURACY, Outcome
+from capsjax.analyses.affnist import PAPER_ACCURACY, Outcome, names
 from capsjax.analyses.figures import pictures
 from capsjax.data.derived.affnist import Transformed
 
@@ -16,6 +16,7 @@ _COLOURS = ("tab:blue", "tab:orange")
 
 def comparison(outcomes: Sequence[Outcome], transformed: Transformed) -> Figure:
     """Accuracies of both models with their intervals, the paper's, and some images."""
+    clean, turned = names(outcomes, transformed)
     figure = figures.new(figsize=(12, 7))
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2))
     upper, lower = parts[:, 0]
@@ -31,15 +32,17 @@ def comparison(outcomes: Sequence[Outcome], transformed: Transformed) -> Figure:
         axes.errorbar(at, values, ends, fmt="o", color=colour, capsize=4, label=label)
         paper = 100 * np.array(PAPER_ACCURACY[name])
         style = {"color": "none", "markeredgecolor": colour}
-        axes.plot(at, paper, "D", label=f"{name}, the paper", **style)
+        axes.plot(
+            at, paper, "D", label=f"{name}, the paper (published affNIST)", **style
+        )
         text = {"textcoords": "offset points", "ha": align, "va": "center"}
         for point in zip(at, values, strict=True):
             axes.annotate(f"{point[1]:.1f}", point, (offset, 0), **text)
     axes.set(
         xticks=(0, 1),
         xticklabels=(
-            "expanded MNIST, as in training\n(digits moved)",
-            "affNIST\n(digits moved, turned, sheared, scaled)",
+            f"{clean}, as in training\n(digits moved)",
+            f"{turned}\n(digits moved, turned, sheared, scaled)",
         ),
         xlim=(-0.5, 1.5),
         ylabel="test accuracy in %",
@@ -48,6 +51,7 @@ def comparison(outcomes: Sequence[Outcome], transformed: Transformed) -> Figure:
     )
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="lower left")
+    lower.suptitle(f"Images of {turned} that only one of them recognises")
     _draw_images(lower, outcomes, transformed)
     return figure
 
@@ -56,7 +60,6 @@ def _draw_images(
     figure: SubFigure, outcomes: Sequence[Outcome], transformed: Transformed
 ) -> None:
     """Draws images that only one of the models recognises, a row for each model."""
-    figure.suptitle("Images of affNIST that only one of them recognises")
     rows = pictures.grid(figure, 2, _COLUMNS)
     for row, colour, better, worse in zip(
         rows, _COLOURS, outcomes, reversed(outcomes), strict=True

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from capsjax import figures
 
@@ -13,7 +14,7 @@ def errors(single: Sequence[float], first: Sequence[float], data_name: str) -> F
     Args:
         single: errors of each model, in percent.
         first: errors of the first 1, 2, ... models together, in percent.
-        data_name: name of the data set.
+        data_name: name of the data set in words.
     """
     figure, axes = figures.subplots(figsize=(6.5, 4.2))
     counts = range(1, len(single) + 1)
@@ -23,8 +24,8 @@ def errors(single: Sequence[float], first: Sequence[float], data_name: str) -> F
         xlabel="models N",
         ylabel="test error in %",
         title=f"Models that differ in their seed, on {data_name}",
-        xticks=counts,
     )
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,12 +1,13 @@
 """The figures of the routing sweep, drawn from its rows and its runs' metrics."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
@@ -15,17 +16,22 @@ from capsjax import figures
 # By whether there is a decoder.
 _COLORS = {False: "tab:orange", True: "tab:blue"}
 _LABELS = {False: "without reconstruction", True: "with reconstruction"}
+# By the place among the numbers of iterations shown.
+_R_COLORS = ("tab:green", "tab:purple")
 # Horizontal distance of the points, whose bars would otherwise hide each other.
 _ASIDE = 0.07
 # Part of a curve that its moving average takes in.
 _SMOOTHED_PART = 0.03
+_MAX_TICKS = 12
+# Iterations that the legend of the logits names.
+_MAX_NAMED = 10
 
 
-def errors(rows: Sequence[Mapping[str, str]]) -> Figure:
+def errors(rows: Sequence[Mapping[str, str]], data: str) -> Figure:
     """Test error against routing iterations, a line with and one without a decoder.
 
     The bars are a standard deviation over the seeds to either side; each seed, a row of
-    a run that has ended, is a faint dot.
+    a run that has ended, is a faint dot. ``data`` names the data set in words.
     """
     figure, axes = figures.subplots(figsize=(7, 4.8))
     runs = pd.DataFrame(
@@ -46,13 +52,16 @@ def errors(rows: Sequence[Mapping[str, str]]) -> Figure:
         axes.plot(r + aside, error, linestyle="", alpha=0.3, ms=4, **style)
         style |= {"label": _LABELS[decoder], "elinewidth": 1, "capsize": 3}
         axes.errorbar(means.index + aside, means, stds, **style)
-    axes.set_xticks(sorted(set(runs["r"])))
+    if len(different := sorted(set(runs["r"]))) <= _MAX_TICKS:
+        axes.set_xticks(different)
+    else:
+        axes.xaxis.set_major_locator(_whole_numbers())
     most = runs.groupby(["decoder", "r"]).size().max()
     seeds = "one seed" if most == 1 else f"mean ± std of up to {most} seeds"
     size = min(int(row["test_examples"]) for row in rows)
     one = f"one of {size:,} test images is {100 / size:.2g} %"
     axes.set(
-        title=f"Test error against routing iterations\n({seeds}; {one})",
+        title=f"Test error on {data}\n({seeds}; {one})",
         xlabel="routing iterations r",
         ylabel="test error, %",
     )
@@ -61,47 +70,65 @@ def errors(rows: Sequence[Mapping[str, str]]) -> Figure:
     return figure
 
 
-def losses(runs: Mapping[tuple[int, bool], Sequence[Sequence[dict]]]) -> Figure:
+def losses(
+    runs: Mapping[tuple[int, bool], Sequence[Sequence[dict]]], data: str
+) -> Figure:
     """Margin loss in training, few routing iterations against about three.
 
     There is a panel with and one without a decoder, whose loss the margin loss leaves
     out. The lines are means over the seeds, smoothed; behind them, faint, unsmoothed.
-    ``runs`` are the metrics of each seed, by iterations and whether there is a decoder.
+    ``runs`` are the metrics of each seed, by iterations and whether there is a decoder;
+    ``data`` names the data set in words.
     """
     settings = sorted({setting for _, setting in runs})
     size = (5 * len(settings) + 1, 4.2)
     options = {"squeeze": False, "sharex": True, "sharey": True}
     figure, panels = figures.subplots(1, len(settings), figsize=size, **options)
     for setting, axes in zip(settings, panels[0], strict=True):
-        shown = fewest_and_about_three([r for r, other in runs if other == setting])
-        for r, color in zip(shown, ("tab:green", "tab:purple"), strict=False):
+        for r, color in zip(_shown(runs, setting), _R_COLORS, strict=False):
             mean = _mean_over_seeds(runs[r, setting], "margin_loss")
             axes.plot(mean, color=color, alpha=0.25, linewidth=1)
             smoothed, label = smooth(mean.to_numpy()), f"r = {r}"
             axes.plot(mean.index, smoothed, color=color, linewidth=1.5, label=label)
         axes.set_yscale("log", nonpositive="mask")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+        _name_powers(axes)
         axes.set(title=_LABELS[setting].capitalize(), xlabel="training step")
+        axes.xaxis.set_major_locator(_whole_numbers())
         axes.grid(alpha=0.3)
         axes.legend(title="routing iterations")
     panels[0, 0].set_ylabel("margin loss, mean over the seeds")
-    figure.suptitle("Margin loss in training by the number of routing iterations")
+    figure.suptitle(f"Margin loss in training on {data}")
     return figure
 
 
-def logits(rows: Sequence[dict]) -> Figure:
+def last_losses(
+    runs: Mapping[tuple[int, bool], Sequence[Sequence[dict]]],
+) -> dict[tuple[int, bool], float]:
+    """The last points of the curves in `losses`, by the keys of ``runs``."""
+    return {
+        (r, setting): _mean_over_seeds(runs[r, setting], "margin_loss").iloc[-1]
+        for setting in sorted({setting for _, setting in runs})
+        for r in _shown(runs, setting)
+    }
+
+
+def _shown(runs: Iterable[tuple[int, bool]], setting: bool) -> list[int]:
+    return fewest_and_about_three([r for r, other in runs if other == setting])
+
+
+def logits(rows: Sequence[dict], data: str) -> Figure:
     """Effects of each routing iteration while a network learns, and at the end.
 
     The upper panels show the steps of training: how much each iteration changes the
     logits, and the entropy of the coupling coefficients that it used. The lower ones
     show that change at the end of training against the iteration, on a linear and on a
-    logarithmic scale. Some of the ``rows`` of metrics have the split ``"routing"``.
+    logarithmic scale. Some of the ``rows`` of metrics have the split ``"routing"``;
+    ``data`` names the data set in words.
 
     References:
         Sabour, Frosst and Hinton 2017, appendix A, figure A.1.
     """
+    named = named_iterations(rows)
     routing = pd.DataFrame([row for row in rows if row["split"] == "routing"])
     steps = routing["step"]
     change = routing.filter(regex="^logit_change_")
@@ -109,11 +136,12 @@ def logits(rows: Sequence[dict]) -> Figure:
     iterations = range(1, count + 1)
     figure, panels = figures.subplots(2, 2, figsize=(11, 8))
     changes, entropies, linear, log = panels.flat
-    figure.suptitle(f"What each of {count} routing iterations does in training")
+    figure.suptitle(f"What the routing iterations do in training on {data}")
     colors = colormaps["viridis"](np.linspace(0, 0.9, count))
     for i, color in zip(iterations, colors, strict=True):
         style = {"color": color, "linewidth": 1.3, "marker": "o", "markersize": 3}
-        changes.plot(steps, change[f"logit_change_{i}"], label=str(i), **style)
+        label = str(i) if i in named else None
+        changes.plot(steps, change[f"logit_change_{i}"], label=label, **style)
         entropies.plot(steps, routing[f"coupling_entropy_{i}"], **style)
     change_label = "mean |change| of a logit"
     last = [change[f"logit_change_{i}"].iloc[-1] for i in iterations]
@@ -121,9 +149,10 @@ def logits(rows: Sequence[dict]) -> Figure:
         axes.plot(iterations, last, color="gray", linewidth=1, zorder=1)
         axes.scatter(iterations, last, c=colors, zorder=2)
         axes.set(xlabel="routing iteration", ylabel=change_label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(_whole_numbers())
     linear.set(title=f"Change of the logits after step {steps.iloc[-1]}")
-    linear.set_ylim(bottom=0)
+    # Below zero, since half of a marker on the frame would be hidden.
+    linear.set_ylim(bottom=-0.05 * max(last))
     log.set(title="The same on a logarithmic scale")
     changes.set(title="Change of the logits by each iteration", ylabel=change_label)
     entropies.set(
@@ -132,8 +161,10 @@ def logits(rows: Sequence[dict]) -> Figure:
     )
     for axes in (changes, entropies):
         axes.set_xlabel("training step")
+        axes.xaxis.set_major_locator(_whole_numbers())
     for axes in (changes, log):
         axes.set_yscale("log", nonpositive="mask")
+        _name_powers(axes)
     for axes in panels.flat:
         axes.grid(alpha=0.3)
     handles, labels = changes.get_legend_handles_labels()
@@ -141,10 +172,31 @@ def logits(rows: Sequence[dict]) -> Figure:
     return figure
 
 
+def named_iterations(rows: Sequence[dict]) -> list[int]:
+    """The iterations that the legend of `logits` names: all, or some of many."""
+    diagnosed = next(row for row in rows if row["split"] == "routing")
+    count = sum(name.startswith("logit_change_") for name in diagnosed)
+    return [*range(1, count + 1, -(-count // _MAX_NAMED))]
+
+
 def fewest_and_about_three(iterations: Sequence[int]) -> list[int]:
     """The smallest number and, of the others, the one nearest three."""
     first, *others = sorted(iterations)
     return [first, *sorted(others, key=lambda r: abs(r - 3))[:1]]
+
+
+def _whole_numbers() -> MaxNLocator:
+    """Ticks of steps or iterations, of which there are no halves."""
+    return MaxNLocator("auto", integer=True, min_n_ticks=1, steps=(1, 2, 5, 10))
+
+
+def _name_powers(axes: Axes) -> None:
+    """Numbers at a logarithmic scale: powers of ten, and more between a few of them."""
+    low, high = axes.get_ylim()
+    subs = (1, 2, 3, 5) if high < 1000 * low else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

@@ -45,11 +45,13 @@ class Transformed:
         originals: int [N], the index of the digit that each image was made from;
             versions of one digit are not independent of each other.
         provenance: the images' origin, in one line.
+        published: True for the published images, False for generated ones.
     """
 
     images: ImageSet
     originals: npt.NDArray[np.int64]
     provenance: str
+    published: bool = False
 
 
 def derive(base: Dataset, source: Source) -> Dataset:
@@ -192,6 +194,7 @@ def _read(files: list[Path]) -> Transformed:
         np.concatenate(originals),
         f"the published affNIST, {len(image_set):,} test images in "
         f"{len(files)} file{'s' * (len(files) > 1)}",
+        published=True,
     )
 
 
