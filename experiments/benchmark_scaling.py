@@ -46,8 +46,9 @@ _REPEATS = flags.DEFINE_integer(
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
-    "results/scaling.csv",
-    "CSV file to append the rows to; the picture is its .png.",
+    "runs/benchmarks/scaling.csv",
+    "CSV file to append the rows to; the picture is its .png. results/scaling.csv is "
+    "the committed one.",
 )
 
 

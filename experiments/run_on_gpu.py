@@ -5,8 +5,9 @@ python -m experiments.run_on_gpu --data_dir=DIR
 Runs the kernels' tests, the benchmarks of routing and training, and as much of the
 paper's table 1 as fits in the given time, with shorter trainings than the paper's. A
 step out of time is asked to stop, then killed with all that it has started.
-Leaves rows, tables, figures and logs in ``results/<device>``. A step that fails or runs
-out of time does not stop the others, but makes the exit status 1.
+Leaves rows, tables, figures and logs in ``runs/benchmarks/<device>``, or with
+--results=results in a folder to commit. A step that fails or runs out of time does not
+stop the others, but makes the exit status 1.
 """
 
 import pathlib
@@ -23,7 +24,9 @@ from kernels import gpu
 _MINUTES = flags.DEFINE_float(
     "minutes", 10.0, "Time for all steps together.", lower_bound=0.1
 )
-_RESULTS = flags.DEFINE_string("results", "results", "Folder of the results.")
+_RESULTS = flags.DEFINE_string(
+    "results", "runs/benchmarks", "Folder of the results, in one named after the GPU."
+)
 _DATA_DIR = launch.define_data_dir()
 
 
