@@ -15,6 +15,7 @@ from typing import Any
 from capsjax.data.batching import TrainBatches, eval_batches
 from capsjax.data.datasets import Dataset, ImageSet, Source, resize
 from capsjax.data.derived import affnist, expanded, multimnist
+from capsjax.data.known import Sizes, known_sizes
 from capsjax.data.sources import digits, folder, npz, smallnorb, tfds_sets
 from capsjax.data.splits import SPLIT_SEED, SPLITS, carve
 from capsjax.errors import UserError
@@ -24,11 +25,13 @@ __all__ = [
     "DERIVED",
     "Dataset",
     "ImageSet",
+    "Sizes",
     "Source",
     "TrainBatches",
     "carve",
     "eval_batches",
     "load",
+    "sizes",
 ]
 
 _OWN_DATA: dict[str, Callable[[Source], Dataset]] = {
@@ -146,3 +149,20 @@ def load(
     return dataclasses.replace(
         dataset, train=train, validation=validation, test=test, data_dir=data_dir
     )
+
+
+def sizes(name: str, **arguments: Any) -> Sizes:
+    """Sizes of the images and classes that `load` returns with these arguments.
+
+    The data set is loaded only if its sizes are not known without.
+
+    Raises:
+        UserError: as `load`.
+    """
+    found = known_sizes(
+        name, arguments["image_size"], arguments["base"], arguments["canvas"]
+    )
+    if found is None:
+        loaded = load(name, **arguments)
+        found = Sizes(loaded.image_shape, loaded.num_classes)
+    return found
