@@ -6,9 +6,9 @@ python -m experiments.benchmark_training \
 
 The network and its loss are those of mnist.py:authors_code: 8,215,728 parameters, three
 routing iterations with the gradient through all of them, margin and reconstruction
-loss, Adam; in float32, compiled by ``torch.compile``. Images are random, and neither
-shifted nor evaluated, which our step does too. In turn with the step it times the two
-convolutions alone, with their gradients and Adam.
+loss, Adam; in float32, compiled by ``torch.compile``. Images are random. Our step also
+shifts them and computes the accuracy; this one does not. In turn with the step it times
+the two convolutions alone, with their gradients and Adam.
 
 Prints a line of JSON with the medians of both in seconds. It needs PyTorch
 (``pip install -e '.[torch]'``) and nothing of this project, so that the memory of its
