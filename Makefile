@@ -17,9 +17,11 @@ COMPILE_PYTHON := $(COMPILE_VENV)/bin/python
 COMPILE_READY := $(COMPILE_VENV)/ready
 DEMO := runs/demo
 SOURCES := $(shell find kernels capsjax experiments -name '*.py')
-# For `make gpu`: an environment with JAX for CUDA, and the folder of TFDS data sets.
+# For `make gpu`: an environment with JAX for CUDA, the folder of TFDS data sets, and the
+# folder of the results; RESULTS=results to commit them.
 GPU_PYTHON ?= $(BIN)/python
 DATA_DIR ?=
+RESULTS ?= runs/benchmarks
 
 PIP_PROGRESS := | awk '/^(Collecting|Installing|Successfully)/ \
 	{print "  " $$1, $$2; fflush()}'
@@ -67,7 +69,8 @@ test-gpu-compile: $(READY) $(COMPILE_READY) ## Compiles the kernels for an H200;
 		$(BIN)/python -m pytest -n 2 -m gpu_compile
 
 compile-report: $(READY) $(COMPILE_READY) ## Renews results/routing_compile.md; no GPU
-	@$(BIN)/python -m experiments.compile_routing --python=$(COMPILE_PYTHON)
+	@$(BIN)/python -m experiments.compile_routing --python=$(COMPILE_PYTHON) \
+		--output=results
 
 # With DATA_DIR on the real MNIST, else on scikit-learn's digits at the same size.
 SMOKE := runs/smoke
@@ -89,7 +92,8 @@ experiments-smoke: $(READY) ## Runs each of the paper's experiments, tiny, in mi
 	@$(BIN)/python -m experiments.report $(SMOKE)/* --output=$(SMOKE)/report.html
 
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY)) ## Tests, benchmark and training on a GPU, 10 minutes
-	@$(GPU_PYTHON) -m experiments.run_on_gpu $(if $(DATA_DIR),--data_dir=$(DATA_DIR))
+	@$(GPU_PYTHON) -m experiments.run_on_gpu --results=$(RESULTS) \
+		$(if $(DATA_DIR),--data_dir=$(DATA_DIR))
 
 $(COMPILE_READY): $(READY) pyproject.toml constraints.txt
 	@echo "Setting up $(COMPILE_VENV): a minute or two and 1.3 GB, once."

@@ -55,7 +55,10 @@ _REPEATS = flags.DEFINE_integer(
     "repeats", 20, "Timed calls of each function.", lower_bound=1
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "results/routing_benchmark.csv", "CSV file to append the rows to."
+    "output",
+    "runs/benchmarks/routing_benchmark.csv",
+    "CSV file to append the rows to; results/routing_benchmark.csv is the committed "
+    "one.",
 )
 _PLOT = flags.DEFINE_bool("plot", True, "Whether to draw the run, in OUTPUT's .png.")
 _TUNE = flags.DEFINE_bool(

@@ -3,11 +3,13 @@
 python -m experiments.benchmark_scaling \
     --config=experiments/configs/mnist.py:authors_code
 python -m experiments.benchmark_scaling --config=experiments/configs/digits.py:quick \
-    --image_shape=8,8,1 --devices=1,2,4 --scaling=strong
+    --devices=1,2,4 --scaling=strong
 
-Random images, so no data is needed. Prints a table, appends its rows with their
-provenance to a CSV file, and draws them in a picture beside it. On a CPU, --devices
-splits it into virtual devices, which share its cores, so training gets no faster.
+Random images of the size and classes of the config's data, or of --image_shape and
+--num_classes; the data are loaded only if they are your own. Prints a table, appends
+its rows with their provenance to a CSV file, and draws them in a picture beside it. On
+a CPU, --devices splits it into virtual devices, which share its cores, so training gets
+no faster.
 """
 
 import pathlib
@@ -46,14 +48,15 @@ _REPEATS = flags.DEFINE_integer(
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
-    "results/scaling.csv",
-    "CSV file to append the rows to; the picture is its .png.",
+    "runs/benchmarks/scaling.csv",
+    "CSV file to append the rows to; the picture is its .png. results/scaling.csv is "
+    "the committed one.",
 )
 
 
 def main() -> None:
     """Measures, prints, records and draws."""
-    images = _images()
+    images = _images(_CONFIG.value)
     counts = None
     if _DEVICES.value is not None:
         counts = choices.counts("devices", _DEVICES.value, "devices")
@@ -70,16 +73,18 @@ def main() -> None:
         print(f"note: {benchmark_scaling.SHARED_CORES}", flush=True)
         if counts is None:
             print("note: --devices=1,2,4 splits the CPU into devices", flush=True)
+    problems = [Problem(config, *images) for config in configs]
     steps = [
-        benchmark.compile_step(Problem(config, *images), parallel.choose(config))
-        for config in configs
+        benchmark.compile_step(problem, parallel.choose(problem.config))
+        for problem in problems
     ]
     total = len(steps) * (_REPEATS.value + 1)
     with Progress("timing", total, unit="steps") as progress:
         timings = benchmark.measure(
             steps, repeats=_REPEATS.value, on_call=progress.advance, wall=True
         )
-    rows = benchmark_scaling.rows(configs, _SCALING.value, timings, env)
+    rows = benchmark_scaling.rows(problems, _SCALING.value, timings, env)
+    print(benchmark_scaling.title(rows[0]))
     print(benchmark_scaling.table(rows))
     results.append(output, rows)
     newest = results.latest_run(results.read(output), env["device"])

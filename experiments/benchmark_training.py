@@ -4,7 +4,8 @@ python -m experiments.benchmark_training \
     --config=experiments/configs/mnist.py:authors_code \
     --routing_implementations=xla,reference --output=benchmark.csv
 
-Random images of the size in --image_shape and --num_classes, so no data is needed. A
+Random images of the size and classes of the config's data, or of --image_shape and
+--num_classes; the data are loaded only if they are your own. A
 CapsNet's step is timed in turn with its stages (conv1, primary capsules, routing,
 decoder, loss, optimizer; forward and backward) and with its two convolutions alone.
 Prints a table for each combination of implementation, batch size and dtype, appends the
@@ -109,7 +110,8 @@ def main() -> None:
         raise UserError("--against and --json are for train steps; leave --mode out")
     if path:
         results.read(path)  # Raises its errors before the work.
-    problems = [Problem(config, *_images()) for config in configs]
+    images = _images(_CONFIG.value)
+    problems = [Problem(config, *images) for config in configs]
     env = provenance.environment()
     measure = {TRAIN: _train, INFERENCE: _inference, MEMORY: _memory}[_MODE.value]
     parts = measure(problems, env)
@@ -215,6 +217,7 @@ def _title(problem: Problem) -> str:
     columns = problem.config.model.columns()
     return (
         f"{columns['model']}, {columns['routing_implementation']} routing, "
+        f"{problem.size} images, {problem.num_classes} classes, "
         f"batch size {problem.config.batch_size}, {problem.config.dtype}"
     )
 

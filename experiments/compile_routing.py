@@ -2,9 +2,9 @@
 
 python -m experiments.compile_routing
 
-needs no GPU, but the environment that ``make test-gpu-compile`` makes. It replaces the
-rows ``results/routing_compile.csv`` and ``results/routing_memory.csv``, and the tables
-made from them, ``results/routing_compile.md``.
+needs no GPU, but the environment that ``make test-gpu-compile`` makes. It replaces in a
+folder the rows ``routing_compile.csv`` and ``routing_memory.csv``, and the tables made
+from them, ``routing_compile.md``. ``make compile-report`` renews the committed ones.
 """
 
 import pathlib
@@ -31,7 +31,11 @@ _PYTHON = flags.DEFINE_string(
     ".venv-gpu-compile/bin/python",
     "An interpreter with JAX and the packages of the extra gpu-compile.",
 )
-_OUTPUT = flags.DEFINE_string("output", "results", "Folder to write the files to.")
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    "runs/benchmarks",
+    "Folder to write the files to; results has the committed ones.",
+)
 
 
 def main() -> None:

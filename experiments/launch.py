@@ -347,24 +347,39 @@ def _silence_c_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def define_images() -> Callable[[], tuple[tuple[int, int, int], int]]:
+def define_images() -> Callable[[Config], data.Sizes]:
     """Defines ``--image_shape`` and ``--num_classes``, of random images.
 
     Returns:
-        A function that returns the images' shape (H, W, C) and the number of classes.
+        A function of a config that returns the images' sizes before preprocessing: by
+        default those of its data, which are loaded only if they are the user's own.
     """
     image_shape = flags.DEFINE_list(
-        "image_shape", ["28", "28", "1"], "Height, width and channels of the images."
+        "image_shape",
+        None,
+        "Height, width and channels of the images, such as 28,28,1; by default those "
+        "of the config's data.",
     )
-    num_classes = flags.DEFINE_integer("num_classes", 10, "Classes.", lower_bound=2)
+    num_classes = flags.DEFINE_integer(
+        "num_classes",
+        None,
+        "Classes; by default those of the config's data.",
+        lower_bound=2,
+    )
     _group("Images", "image_shape", "num_classes")
 
-    def take_up() -> tuple[tuple[int, int, int], int]:
-        text = ",".join(image_shape.value)
-        match = re.fullmatch(r"([1-9]\d*),([1-9]\d*),([1-9]\d*)", text)
-        if not match:
-            raise UserError(f"--image_shape={text} is not height,width,channels")
-        return (int(match[1]), int(match[2]), int(match[3])), num_classes.value
+    def take_up(config: Config) -> data.Sizes:
+        shape, classes = None, num_classes.value
+        if image_shape.value is not None:
+            text = ",".join(image_shape.value)
+            match = re.fullmatch(r"([1-9]\d*),([1-9]\d*),([1-9]\d*)", text)
+            if not match:
+                raise UserError(f"--image_shape={text} is not height,width,channels")
+            shape = int(match[1]), int(match[2]), int(match[3])
+        if shape and classes:
+            return data.Sizes(shape, classes)
+        found = data.sizes(**dataclasses.asdict(config.data))
+        return data.Sizes(shape or found.image_shape, classes or found.num_classes)
 
     return take_up
 

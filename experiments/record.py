@@ -1,9 +1,9 @@
-"""Appends finished runs to the committed results and renews their table.
+"""Appends finished runs to a file of results and renews its table.
 
-python -m experiments.record --workdirs=runs/a,runs/b
+python -m experiments.record --workdirs=runs/a,runs/b --output=results/training.csv
 
-writes ``results/training.csv``, a row for each run with its provenance, and from all
-its rows ``results/training.md``.
+writes into the committed ``results/training.csv`` a row for each run with its
+provenance, and from all its rows ``results/training.md``.
 """
 
 import pathlib
@@ -18,7 +18,10 @@ _WORKDIRS = flags.DEFINE_list(
     "workdirs", None, "Folders of finished runs, separated by commas.", required=True
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "results/training.csv", "The CSV file; the table goes beside it."
+    "output",
+    "runs/benchmarks/training.csv",
+    "The CSV file; the table goes beside it. results/training.csv is the committed "
+    "one.",
 )
 
 

@@ -34,6 +34,11 @@ class Problem(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
 
+    @property
+    def size(self) -> str:
+        """The images' shape as text, such as 28x28x1."""
+        return "x".join(map(str, self.image_shape))
+
     def random_batch(self) -> dict[str, np.ndarray]:
         """A batch of random images, uint8 [B, H, W, C], and labels, int32 [B]."""
         rng = np.random.default_rng(self.config.seed)
@@ -202,7 +207,7 @@ def row(
     config = problem.config
     found: dict[str, Any] = {
         **config.model.columns(),
-        "image_shape": "x".join(map(str, problem.image_shape)),
+        "image_shape": problem.size,
         "num_classes": problem.num_classes,
         "batch_size": config.batch_size,
         "dtype": config.dtype,

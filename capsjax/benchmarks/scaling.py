@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from capsjax import config as config_lib
+from capsjax.benchmarks.programs import Problem
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.runs import results
@@ -74,22 +75,26 @@ def make_configs(config: Config, counts: Sequence[int], scaling: str) -> list[Co
 
 
 def rows(
-    configs: Sequence[Config],
+    problems: Sequence[Problem],
     scaling: str,
     timings: Sequence[Timing],
     env: Mapping[str, Any],
 ) -> list[Row]:
-    """A row for each config of `make_configs` and the time of its train step.
+    """A row for each problem, of a config of `make_configs`, and its step's time.
 
     Efficiency is each device's images per second relative to the fewest devices: 1 is
     ideal.
     """
-    fewest = configs[0].batch_size / timings[0].median_s / configs[0].num_devices
+    first = problems[0].config
+    fewest = first.batch_size / timings[0].median_s / first.num_devices
     found = []
-    for config, timing in zip(configs, timings, strict=True):
+    for problem, timing in zip(problems, timings, strict=True):
+        config = problem.config
         speed = config.batch_size / timing.median_s
         measured = {
             **config.model.columns(),
+            "image_shape": problem.size,
+            "num_classes": problem.num_classes,
             "parallelism": config.parallelism,
             "scaling": scaling,
             "dtype": config.dtype,
@@ -101,6 +106,17 @@ def rows(
         }
         found.append(results.row(env, measured))
     return found
+
+
+def title(row: Row) -> str:
+    """The settings of a measurement, in one line."""
+    batch, sharers = int(row["batch_size"]), "all devices together"
+    if row["scaling"] == "weak":
+        batch, sharers = batch // int(row["devices"]), "each device"
+    return (
+        f"{row['model']}, {row['image_shape']} images, {row['num_classes']} classes, "
+        f"{row['dtype']}, {row['parallelism']}, batch of {batch} images for {sharers}"
+    )
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -16,6 +16,7 @@ from capsjax import fields
 from capsjax.data.batching import TrainBatches, eval_batches
 from capsjax.data.datasets import Dataset, ImageSet, resize
 from capsjax.data.derived import affnist, expanded, multimnist
+from capsjax.data.known import Sizes, known_sizes
 from capsjax.data.source import Source
 from capsjax.data.sources import digits, folder, npz, smallnorb, tfds_sets
 from capsjax.data.splits import SPLIT_SEED, carve
@@ -26,11 +27,13 @@ __all__ = [
     "DERIVED",
     "Dataset",
     "ImageSet",
+    "Sizes",
     "Source",
     "TrainBatches",
     "carve",
     "eval_batches",
     "load",
+    "sizes",
 ]
 
 _OWN_DATA: dict[str, Callable[[Source, str | None], Dataset]] = {
@@ -123,3 +126,20 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
     if source.image_size:
         parts = {key: resize(part, source.image_size) for key, part in parts.items()}
     return dataclasses.replace(dataset, data_dir=data_dir, **parts)
+
+
+def sizes(name: str, **arguments: Any) -> Sizes:
+    """Sizes of the images and classes that `load` returns with these arguments.
+
+    The data set is loaded only if its sizes are not known without.
+
+    Raises:
+        UserError: as `load`.
+    """
+    found = known_sizes(
+        name, arguments["image_size"], arguments["base"], arguments["canvas"]
+    )
+    if found is None:
+        loaded = load(name, **arguments)
+        found = Sizes(loaded.image_shape, loaded.num_classes)
+    return found

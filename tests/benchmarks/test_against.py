@@ -121,7 +121,7 @@ def test_the_command_prints_compares_and_draws(tmp_path):
     """Stages, both programs' steps, their rows and the figure of all of them."""
     output = tmp_path / "rows.csv"
     against = f"--against={printing(full_s=1000, batch=4)}"
-    size = ("--config.batch_size=4", "--image_shape=8,8,1", "--repeats=1", "--rounds=1")
+    size = ("--config.batch_size=4", "--repeats=1", "--rounds=1")
     process = run("benchmark_training", DIGITS, *size, against, f"--output={output}")
     assert process.returncode == 0, process.stderr
     for words in ("the stages add up to", "the convolutions alone", "our step takes"):
@@ -136,7 +136,7 @@ def test_the_command_prints_compares_and_draws(tmp_path):
     figure = plots_stages.draw(rows)
     (axes,) = figure.axes
     our_name, their_name = (label.get_text() for label in axes.get_yticklabels())
-    assert our_name == "capsnet 8x8x1, default\nbatch 4, float32"
+    assert our_name == "capsnet, default\n8x8x1, 10 classes\nbatch 4, float32"
     assert their_name.endswith("\nfull")
     # One image of theirs took 250 s.
     bar = axes.patches[-1]

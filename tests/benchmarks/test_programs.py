@@ -107,13 +107,14 @@ def test_a_baselines_step_has_no_stages():
 
 def test_the_command_times_inference(tmp_path):
     output = tmp_path / "rows.csv"
-    flags = ("--mode=inference", "--batch_sizes=1,3", "--repeats=2")
-    images = "--image_shape=8,8,1"
-    process = run("benchmark_training", DIGITS, images, *flags, f"--output={output}")
+    flags = ("--mode=inference", "--batch_sizes=1,3", "--repeats=2", "--num_classes=7")
+    process = run("benchmark_training", DIGITS, *flags, f"--output={output}")
     assert process.returncode == 0, process.stderr
     rows = results.read(output)
     assert [row["mode"] for row in rows] == ["inference"] * 2
     assert [row["batch_size"] for row in rows] == ["1", "3"]
+    assert process.stdout.count("8x8x1 images, 7 classes, ") == 2
     for row in rows:
+        assert (row["image_shape"], row["num_classes"]) == ("8x8x1", "7")
         speed = int(row["batch_size"]) / row.number("median_s")
         assert row.number("images_per_s") == pytest.approx(speed, rel=1e-4)

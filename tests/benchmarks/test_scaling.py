@@ -26,18 +26,23 @@ from tests.tables import committed_columns, unpadded
 ENV = COMMON_ENV | {"num_devices": 4}
 
 
+def problems_of(configs) -> list[Problem]:
+    return [Problem(config, (8, 8, 1), 10) for config in configs]
+
+
 def rows_of(config, scaling, *medians, counts=(1, 2), **env) -> list[Row]:
     """Rows of steps on 1, 2, ... devices that took these seconds."""
     configs = benchmark_scaling.make_configs(config, counts[: len(medians)], scaling)
     timings = [timing.Timing((0.5 * s, s, 4 * s), "wall") for s in medians]
-    return benchmark_scaling.rows(configs, scaling, timings, {**ENV, **env})
+    problems = problems_of(configs)
+    return benchmark_scaling.rows(problems, scaling, timings, {**ENV, **env})
 
 
 def measured(configs, **options) -> list[benchmark.Timing]:
     """The times that the launcher measures."""
     steps = [
-        benchmark.compile_step(Problem(config, (8, 8, 1), 10), parallel.choose(config))
-        for config in configs
+        benchmark.compile_step(problem, parallel.choose(problem.config))
+        for problem in problems_of(configs)
     ]
     return benchmark.measure(steps, wall=True, **options)
 
@@ -53,7 +58,7 @@ def test_a_measurement(tiny_config, scaling, parallelism, batch_sizes):
     configs = benchmark_scaling.make_configs(tiny_config, [2, 1, 2], scaling)
     timings = measured(configs, repeats=3, on_call=on_call)
     assert on_call.call_count == 2 * (3 + 1)
-    rows = benchmark_scaling.rows(configs, scaling, timings, ENV)
+    rows = benchmark_scaling.rows(problems_of(configs), scaling, timings, ENV)
     assert [row["devices"] for row in rows] == ["1", "2"]
     assert [int(row["batch_size"]) for row in rows] == batch_sizes
     for row in rows:
@@ -180,6 +185,7 @@ def test_figure_shows_speed_and_efficiency(tiny_config, scaling, device):
     title = figure.get_suptitle()
     assert f"{scaling.capitalize()} scaling" in title
     assert ("2 cores of a cpu" if device == "cpu" else "4 x NVIDIA H200") in title
+    assert "8x8x1 images, 10 classes" in title
     assert "batch of 16 images for" in title
     on_cpu = device == "cpu"
     assert (benchmark_scaling.SHARED_CORES in title) == on_cpu
@@ -189,7 +195,7 @@ def test_figure_shows_speed_and_efficiency(tiny_config, scaling, device):
 def test_launcher_makes_rows_and_the_picture(tmp_path):
     """The CPU is split into as many devices as are asked for."""
     output = tmp_path / "results" / "rows.csv"
-    flags = ("--config.batch_size=4", "--image_shape=8,8,1", "--devices=1,3")
+    flags = ("--config.batch_size=4", "--devices=1,3")
     to = ("--repeats=2", f"--output={output}")
     process = run("benchmark_scaling", DIGITS, *flags, *to)
     assert process.returncode == 0, process.stderr
@@ -197,5 +203,10 @@ def test_launcher_makes_rows_and_the_picture(tmp_path):
     rows = results.read(output)
     found = [(row["devices"], row["batch_size"], row["num_devices"]) for row in rows]
     assert found == [("1", "4", "3"), ("3", "12", "3")]
+    # Those of the digits.
+    assert {(row["image_shape"], row["num_classes"]) for row in rows} == {
+        ("8x8x1", "10")
+    }
+    assert "capsnet, 8x8x1 images, 10 classes, " in process.stdout
     assert benchmark_scaling.table(rows) in process.stdout
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

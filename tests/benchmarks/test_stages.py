@@ -227,8 +227,24 @@ def test_the_figure_shows_the_medians(tiny_config):
     assert words[2:] == ["6 ms, 0.75 times the step", "8 ms"]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["conv1", OPTIMIZER, "sum of the stages", "whole step"]
-    for word in ("capsnet", "16", "float32", "default", "2 cores of a cpu"):
+    settings = ("capsnet", "8x8x1", "10 classes", "16", "float32", "default")
+    for word in (*settings, "2 cores of a cpu"):
         assert word in axes.get_title()
+
+
+@pytest.mark.parametrize("step", [0.004, 0.016])
+def test_a_bar_is_as_long_as_its_label_says(tiny_config, step):
+    """The whole step's time, whatever the sum of the stages, here 6 ms."""
+    rows = rows_of(tiny_config, given((0.001,), (0.004,), (0.002,), (step,)))
+    (axes,) = plots_stages.comparison(rows).axes
+    bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+    per_image = 1e3 * step / 16
+    lengths = [per_image * 4 / 6, per_image * 2 / 6]
+    np.testing.assert_allclose([bar.get_width() for bar in bars], lengths)
+    np.testing.assert_allclose([bar.get_x() for bar in bars], [0, lengths[0]])
+    (label,) = axes.texts
+    assert label.get_text() == f"{per_image:.2f} ms"
+    assert not axes.lines
 
 
 def test_only_a_capsnet_has_stages():

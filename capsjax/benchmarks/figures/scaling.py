@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from capsjax import figures
+from capsjax.benchmarks import scaling as benchmark_scaling
 from capsjax.benchmarks.scaling import SHARED_CORES
 from capsjax.runs import results
 from capsjax.runs.results import Row
@@ -86,12 +87,8 @@ def scaling(rows: Sequence[Row]) -> Figure:
 
 
 def _title(row: Row) -> str:
-    batch, sharers = int(row["batch_size"]), "all devices together"
-    if row["scaling"] == "weak":
-        batch, sharers = batch // int(row["devices"]), "each device"
     title = (
         f"{row['scaling'].capitalize()} scaling of the train step on "
-        f"{results.device_name(row)}\n{row['model']}, {row['dtype']}, "
-        f"{row['parallelism']}, batch of {batch} images for {sharers}"
+        f"{results.device_name(row)}\n{benchmark_scaling.title(row)}"
     )
     return f"{title}\n{SHARED_CORES}" if row["device"] == "cpu" else title

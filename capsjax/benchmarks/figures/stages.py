@@ -36,9 +36,9 @@ def draw(rows: Sequence[Row]) -> Figure:
 def comparison(rows: Sequence[Row]) -> Figure:
     """A bar for each combination, of its stages, and one for each other program.
 
-    A stage's piece is its forward and its backward. A black line marks the whole step,
-    which is compiled as one. Lengths are per image, so that batches of all sizes
-    compare.
+    A bar is as long as the whole step, which is compiled as one. The stages, forward
+    and backward, divide it in proportion to their times, whose sum may be another.
+    Lengths are per image, so that batches of all sizes compare.
 
     Args:
         rows: rows of one run; combinations without stages are left out.
@@ -46,26 +46,23 @@ def comparison(rows: Sequence[Row]) -> Figure:
     combinations = _by_combination(rows)
     outside = [row for row in rows if row["mode"] == AGAINST and not row["dtype"]]
     figure, axes = figures.subplots(
-        figsize=(9.5, 0.55 * (len(combinations) + len(outside)) + 2.2),
+        figsize=(9.5, 0.7 * (len(combinations) + len(outside)) + 2.2),
     )
     names = list(summarize(next(iter(combinations.values()))).stages)
     colors = {name: f"C{index}" for index, name in enumerate(names)}
     ends = []
     labels = []
     for index, (key, members) in enumerate(combinations.items()):
-        summary, per_image = summarize(members), 1e3 / int(members[0]["batch_size"])
-        lengths = {
-            name: sum(modes.values()) * per_image
-            for name, modes in summary.stages.items()
-        }
-        step = summary.step * per_image
-        end = max(_stack(axes, index, lengths, colors), step)
-        around = [index - 0.4, index + 0.4]
-        axes.plot([step, step], around, color="black", label="whole step")
-        _write(axes, index, end, f"{step:.2f} ms")
-        ends.append(end)
-        model, implementation, shape, batch, dtype = key
-        labels.append(f"{model} {shape}, {implementation}\nbatch {batch}, {dtype}")
+        summary = summarize(members)
+        step = 1e3 * summary.step / int(members[0]["batch_size"])
+        lengths = {name: share * step for name, share in summary.shares.items()}
+        _write(axes, index, _stack(axes, index, lengths, colors), f"{step:.2f} ms")
+        ends.append(step)
+        model, implementation, shape, classes, batch, dtype = key
+        labels.append(
+            f"{model}, {implementation}\n{shape}, {classes} classes\n"
+            f"batch {batch}, {dtype}"
+        )
     for index, row in enumerate(outside, len(combinations)):
         length = 1e3 * row.number("median_s") / int(row["batch_size"])
         axes.barh(index, length, color="lightgray", hatch="//", edgecolor="gray")
@@ -74,7 +71,10 @@ def comparison(rows: Sequence[Row]) -> Figure:
         labels.append(f"{row['model']}\n{row['stage'].replace('_', ' ')}")
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_xlim(0, 1.15 * max(ends))
-    axes.set_xlabel("milliseconds for one image of a train step (medians)")
+    axes.set_xlabel(
+        "milliseconds for one image of a train step (medians), divided as its stages "
+        "take when timed alone"
+    )
     axes.set_title(f"Train steps on {results.device_name(rows[0])}")
     _finish(axes, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     return figure
@@ -117,8 +117,9 @@ def times(rows: Sequence[Row]) -> Figure:
     axes.set_xlabel("median time of a call; % of the sum of the stages")
     row = rows[0]
     axes.set_title(
-        f"Train step of {row['model']}, batch size {row['batch_size']}, "
-        f"{row['dtype']}, {row['routing_implementation']} routing\n"
+        f"Train step of {row['model']}, {row['image_shape']} images, "
+        f"{row['num_classes']} classes, batch size {row['batch_size']},\n"
+        f"{row['dtype']}, {row['routing_implementation']} routing, "
         f"on {results.device_name(row)}"
     )
     _finish(axes, loc="upper right")
@@ -126,10 +127,12 @@ def times(rows: Sequence[Row]) -> Figure:
 
 
 def _by_combination(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows with stages by model, implementation, size and dtype."""
+    """Rows with stages by model, implementation, images, batch size and dtype."""
     staged = (row for row in rows if row["mode"] in (FORWARD, BACKWARD, TRAIN))
     groups = results.grouped(
-        staged, "model", "routing_implementation", "image_shape", "batch_size", "dtype"
+        staged,
+        *("model", "routing_implementation", "image_shape", "num_classes"),
+        *("batch_size", "dtype"),
     )
     return {key: found for key, found in groups.items() if can_draw(found)}
 
