@@ -1,6 +1,7 @@
 """Files that are read or counted, and ranges of pixel values that are refused."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -68,6 +69,8 @@ def test_what_is_not_read_is_counted(root, tmp_path):
     write(root / "cat/.DS_Store", b"text")
     write(root / "cat/table.h5", bytes.fromhex("894844460d0a1a0a") + bytes(99))
     write(root / "labels.csv", b"text")
+    (root / ".git").mkdir()
+    os.mkfifo(root / "cat/pipe.png")
     (root / "dog/gone.png").symlink_to(tmp_path / "nowhere.png")
     (root / "dog/loop").symlink_to(root)
     frames = [Image.new("L", (6, 6), shade) for shade in (0, 100, 200)]
@@ -81,13 +84,24 @@ def test_what_is_not_read_is_counted(root, tmp_path):
         "1 .db files",
         "1 .h5 files",
         "1 unnamed files",
-        "1 hidden",
+        "2 hidden",
+        "1 special files",
         "1 outside the class folders",
         "1 broken links",
         "1 links to a folder above",
         "2 further frames",
     ):
         assert counted in found.provenance
+
+
+def test_files_beside_train_and_test_are_counted(root):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            write(root / "split" / part / name / "a.png", encoded(seed=3))
+    write(root / "split/README.md", b"text")
+    write(root / "split/train/labels.csv", b"text")
+    found = load(root / "split")
+    assert "not read: 2 outside the class folders" in found.provenance
 
 
 def test_a_linked_folder_is_read(root, tmp_path):

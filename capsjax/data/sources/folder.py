@@ -79,6 +79,7 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
                 f"{root / 'train'} and {root / 'test'} differ in the classes "
                 f"{', '.join(odd)}; both must have the same class folders"
             )
+        reader.count_outside(root)
         numbers = [len(reader.read(root / part)) for part in parts]
         whole = reader.image_set()
         train = whole.take(np.arange(numbers[0]))
@@ -138,9 +139,7 @@ class _Reader:
         classes = _folders(parent)
         if not classes:
             raise UserError(f"no class folders in {parent}; wanted {_LAYOUTS}")
-        for entry in parent.iterdir():
-            if not entry.is_dir():
-                self._skipped["outside the class folders"] += 1
+        self.count_outside(parent)
         files = [
             (file, label)
             for label, name in enumerate(classes)
@@ -159,6 +158,14 @@ class _Reader:
                     f"wanted {_LAYOUTS}"
                 )
         return self._files[start:]
+
+    def count_outside(self, folder: Path) -> None:
+        """Counts what lies beside the folders in `folder`."""
+        for entry in folder.iterdir():
+            if entry.name.startswith("."):
+                self._skipped["hidden"] += 1
+            elif not entry.is_dir():
+                self._skipped["outside the class folders"] += 1
 
     def image_set(self) -> ImageSet:
         """Returns all images, with C = 3 if any of them has colour."""
@@ -191,8 +198,10 @@ class _Reader:
                 self._skipped["hidden"] += 1
             elif not entry.exists():
                 self._skipped["broken links"] += 1
-            elif not entry.is_dir():
+            elif entry.is_file():
                 yield entry
+            elif not entry.is_dir():  # Reading a pipe would wait for ever.
+                self._skipped["special files"] += 1
             elif entry.resolve() in above:  # A link that leads back up.
                 self._skipped["links to a folder above"] += 1
             else:
