@@ -7,6 +7,7 @@ from PIL import Image
 from capsjax import data
 from capsjax.data.splits import SPLIT_SEED
 from capsjax.errors import UserError
+from tests.data.made import image_set, numbered, numbers
 
 
 def save(root, names, seed=0):
@@ -126,3 +127,52 @@ def test_unknown_split(tmp_path):
         match=r"config\.data\.split 'contents'; choose one of",
     ):
         load(tmp_path, split="contents")
+
+
+def test_carve_is_a_stratified_partition():
+    whole = image_set([0] * 60 + [1] * 30 + [2] * 10)
+    rest, held_out = data.carve(whole, 20, seed=3)
+
+    assert np.bincount(held_out.labels).tolist() == [12, 6, 2]
+    parts = [*rest.images, *held_out.images]
+    keys = sorted(image.tobytes() for image in parts)
+    assert keys == sorted(image.tobytes() for image in whole.images)
+    by_image = {
+        image.tobytes(): label
+        for image, label in zip(whole.images, whole.labels, strict=True)
+    }
+    for part in (rest, held_out):
+        for image, label in zip(part.images, part.labels, strict=True):
+            assert by_image[image.tobytes()] == label
+
+
+def test_carve_depends_on_the_seed_alone_and_keeps_the_order():
+    whole = numbered(100)
+    rest, held_out = data.carve(whole, 30, seed=3)
+    again, again_held_out = data.carve(whole, 30, seed=3)
+    assert numbers(rest.images) == numbers(again.images) == sorted(numbers(rest.images))
+    assert numbers(held_out.images) == numbers(again_held_out.images)
+    assert numbers(held_out.images) == sorted(numbers(held_out.images))
+    other = data.carve(whole, 30, seed=4)[1]
+    assert numbers(held_out.images) != numbers(other.images)
+
+
+def test_carve_nothing():
+    rest, held_out = data.carve(numbered(4), 0, seed=0)
+    assert numbers(rest.images) == [0, 1, 2, 3]
+    assert held_out.images.shape == (0, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "num", "message"),
+    [
+        ([0, 0, 1, 1], 4, r"cannot hold out 4 of 4 examples; choose 0\.\.3"),
+        ([0, 0, 1, 1], -1, "cannot hold out -1 of 4"),
+        ([0, 0, 0, 1], 2, "class 1 has a single example"),
+        ([0, 0, 1, 1], 1, "hold out 1 of 4 .* each of the 2 classes"),
+        ([0, 0, 1, 1], 3, "hold out 3 of 4 .* each of the 2 classes"),
+    ],
+)
+def test_carve_refuses(labels, num, message):
+    with pytest.raises(UserError, match=message):
+        data.carve(image_set(labels), num, seed=0)
