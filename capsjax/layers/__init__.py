@@ -1,18 +1,26 @@
 """The layers that models are made of."""
 
 from capsjax.layers.activations import relu
-from capsjax.layers.capsules import PrimaryCapsules, RoutedCapsules, primary_grid
+from capsjax.layers.capsules import ConvCapsules, RoutedCapsules
 from capsjax.layers.convolution import Conv
 from capsjax.layers.decoder import MaskedDecoder
 from capsjax.layers.initializers import INITIALIZERS, Initializers
-from capsjax.layers.normalization import BATCH_AXIS, BatchNorm
+from capsjax.layers.normalization import BATCH_AXIS, BatchNorm, InstanceNorm
+from capsjax.layers.primary_capsules import (
+    DepthwisePrimaryCapsules,
+    PrimaryCapsules,
+    primary_grid,
+)
 
 __all__ = [
     "BATCH_AXIS",
     "INITIALIZERS",
     "BatchNorm",
     "Conv",
+    "ConvCapsules",
+    "DepthwisePrimaryCapsules",
     "Initializers",
+    "InstanceNorm",
     "MaskedDecoder",
     "PrimaryCapsules",
     "RoutedCapsules",

@@ -1,86 +1,40 @@
-"""Capsule layers: primary capsules and routed capsules.
+"""Routed layers of capsules: fully connected and convolutional.
 
 Notation, here and in all of capsjax: B examples, I input capsules of P dimensions, J
 output capsules (classes) of Q dimensions, images H x W x C.
 """
 
+import math
+
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from capsjax import routings
 from capsjax.errors import SettingsError
-from capsjax.layers.convolution import Conv
-from capsjax.layers.initializers import Initializers
+from capsjax.layers.initializers import Initializer
 from capsjax.routings import Capsules, Sizes, Transform
-from kernels.convolution import output_size
-from kernels.routing import Diagnosis, squash
-
-
-class PrimaryCapsules(nnx.Module):
-    """A convolution whose channels, in groups of P, are the first capsules.
-
-    A capsule is the P channels of one type at one position; there are ``h * w *
-    num_types`` of them, ordered by position (row, column) and then by type.
-
-    Attributes:
-        conv: the convolution, without its bias.
-        bias: [num_types, P] float32.
-        coupling: factor of the convolution's output.
-
-    References:
-        Sabour, Frosst and Hinton 2017, section 4. ``route`` is what the authors'
-        released code does: the convolution's output is "routed" once to the
-        ``num_types`` types with uniform coupling coefficients, and so divided by their
-        number (by one more if leaky) before the bias is added.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        num_types: int,
-        dim: int,
-        kernel_size: int,
-        *,
-        stride: int,
-        padding: str,
-        route: bool,
-        leaky: bool,
-        init: Initializers,
-        rngs: nnx.Rngs,
-    ):
-        self.conv = Conv(
-            in_channels,
-            num_types * dim,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            kernel_init=init.primary,
-            bias_init=None,
-            rngs=rngs,
-        )
-        self.bias = nnx.Param(init.bias(rngs.params(), (num_types, dim), jnp.float32))
-        self.coupling = 1 / (num_types + leaky) if route else 1.0
-
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B I P"]:
-        """Poses of the primary capsules, each of length below one."""
-        num_types, dim = self.bias.shape
-        s = self.conv(x) * self.coupling
-        # Splitting the channel axis alone keeps a capsule's channels together.
-        s = s.reshape(s.shape[0], -1, num_types, dim) + self.bias[...][None, None]
-        return squash(s).reshape(s.shape[0], -1, dim)
+from kernels.dtypes import at_least_float32
+from kernels.routing import Diagnosis
+from kernels.routing.votes import Windows, coordinates
 
 
 class RoutedCapsules(nnx.Module):
     """Capsules that take their inputs from all capsules below (class capsules).
 
     Attributes:
-        weights: transformation matrices [I, J, Q, P] float32.
+        weights: transformation matrices, [I, J, Q, P] float32; [I, J, d, d] for poses
+            that are matrices.
         bias: [J, Q] float32, or None.
         routing: the routing algorithm, a plug-in that may have parameters.
+        grid: (H, W) of the capsules below if their weights are shared by all places
+            and coordinates are added to their votes; else None.
+        readout: linear map from a pose to its logit, the same for all capsules; None
+            if the routing gives activations.
 
     References:
-        Sabour, Frosst and Hinton 2017, sections 2 and 4.
+        Sabour, Frosst and Hinton 2017, sections 2 and 4; Hinton, Sabour and Frosst
+        2018, section 4 for shared weights.
     """
 
     def __init__(
@@ -88,57 +42,170 @@ class RoutedCapsules(nnx.Module):
         sizes: Sizes,
         *,
         routing: routings.Config,
-        use_bias: bool,
-        init: Initializers,
+        weights_init: Initializer,
+        bias_init: Initializer | None = None,
+        matrices: bool = False,
+        shared_over: tuple[int, int] | None = None,
+        readout: bool = True,
         rngs: nnx.Rngs,
     ):
-        I, P, J, Q = sizes
-        self.weights = nnx.Param(init.routed(rngs.params(), (I, J, Q, P), jnp.float32))
-        bias = init.bias(rngs.params(), (J, Q), jnp.float32) if use_bias else None
-        self.bias = None if bias is None else nnx.Param(bias)
-        self.routing = routing.build(sizes, rngs)
-
-    def __call__(self, inputs: Capsules, *, step: Int[Array, ""] | int = 0) -> Capsules:
-        """Poses [B, J, Q] and activations [B, J] of the output capsules.
+        """Builds the layer.
 
         Args:
-            inputs: capsules below, [B, I, P].
-            step: number of training steps taken so far, for annealed routing.
+            sizes: capsules below (all places together), and above.
+            routing: the routing algorithm.
+            weights_init: initial transformation matrices.
+            bias_init: initial bias, or None for no bias.
+            matrices: whether poses are d x d matrices, of P = Q = d * d elements.
+            shared_over: grid of the capsules below if all places share their weights.
+            readout: whether capsules that the routing gives no activations get logits.
+            rngs: generator whose ``params`` stream initialises the parameters.
+
+        Raises:
+            SettingsError: a bias for a routing that takes none, or Q is not P or not a
+                square where poses are matrices.
         """
-        return self.routing(inputs, self._transform(), step=step)
+        types = sizes.in_capsules // math.prod(shared_over or ())
+        shape = (types, sizes.out_capsules, *_transform_shape(sizes, matrices))
+        self.weights = nnx.Param(weights_init(rngs.params(), shape, jnp.float32))
+        self.bias = _bias(sizes, routing, bias_init, rngs)
+        self.routing = routing.build(sizes, rngs)
+        self.grid = shared_over
+        needs_readout = readout and routing.activations is None
+        self.readout = (
+            nnx.Linear(sizes.out_dim, 1, rngs=rngs) if needs_readout else None
+        )
+
+    def __call__(
+        self,
+        inputs: Capsules,
+        *,
+        step: Int[Array, ""] | int = 0,
+        train: bool = False,
+    ) -> Capsules:
+        """Poses [B, J, Q] or [B, J, d, d], and activations [B, J] if there are any.
+
+        Args:
+            inputs: capsules below, with or without a grid.
+            step: number of training steps taken so far, for annealed routing.
+            train: whether this is part of a train step.
+        """
+        found = self.routing(inputs, self._transform(), step=step, train=train)
+        if self.readout is None:
+            return found
+        poses = found.poses.reshape(*found.poses.shape[:2], -1)
+        logits = self.readout(poses)[:, :, 0]
+        return found._replace(activations=at_least_float32(logits))
 
     def diagnose(self, inputs: Capsules) -> Diagnosis:
         """Diagnoses each routing iteration on a few dozen examples."""
         return self.routing.diagnose(inputs, self._transform())
 
     def _transform(self) -> Transform:
-        return Transform(
-            self.weights[...], None if self.bias is None else self.bias[...]
-        )
+        weights = self.weights[...]
+        bias = None if self.bias is None else self.bias[...]
+        if self.grid is None:
+            return Transform(weights, bias)
+        places = math.prod(self.grid)
+        offsets = coordinates(self.grid, math.prod(weights.shape[2:]))
+        offsets = jnp.repeat(offsets.reshape(places, -1), len(weights), axis=0)
+        weights = jnp.tile(weights, (places, 1, 1, 1))
+        return Transform(weights, bias, offsets.astype(weights.dtype))
 
 
-def primary_grid(
-    image_shape: tuple[int, int, int],
-    *,
-    conv1_kernel: int,
-    primary_kernel: int,
-    primary_stride: int,
-    padding: str,
-) -> tuple[int, int]:
-    """Returns the number of rows and columns of the primary capsules' grid.
+class ConvCapsules(nnx.Module):
+    """Capsules on a grid, each with the capsules in its window as children.
 
-    Raises:
-        SettingsError: the image is too small for the kernels.
+    Attributes:
+        weights: transformation matrices, shared by all windows, [K, K, I, J, Q, P]
+            float32; [K, K, I, J, d, d] for poses that are matrices.
+        bias: [J, Q] float32, or None.
+        routing: the routing algorithm, a plug-in that may have parameters.
+        windows: kernel, stride and padding.
+
+    References:
+        Hinton, Sabour and Frosst 2018, section 4.
     """
-    features = (output_size(size, conv1_kernel, 1, padding) for size in image_shape[:2])
-    rows, columns = (
-        output_size(size, primary_kernel, primary_stride, padding) for size in features
-    )
-    if min(rows, columns) < 1:
-        raise SettingsError(
-            f"images of {image_shape[0]}x{image_shape[1]} pixels are too small for "
-            f"conv1 {conv1_kernel}x{conv1_kernel} and primary capsules "
-            f"{primary_kernel}x{primary_kernel} with stride {primary_stride} "
-            f"({padding} padding); use smaller kernels, SAME padding or larger images"
+
+    def __init__(
+        self,
+        types: Sizes,
+        windows: Windows,
+        *,
+        routing: routings.Config,
+        weights_init: Initializer,
+        bias_init: Initializer | None = None,
+        matrices: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the layer.
+
+        Args:
+            types: types of capsules at each place below and above, and their poses.
+            windows: kernel, stride and padding.
+            routing: the routing algorithm.
+            weights_init: initial transformation matrices.
+            bias_init: initial bias, or None for no bias.
+            matrices: whether poses are d x d matrices, of P = Q = d * d elements.
+            rngs: generator whose ``params`` stream initialises the parameters.
+
+        Raises:
+            SettingsError: a bias for a routing that takes none, or Q is not P or not a
+                square where poses are matrices.
+        """
+        I, J, K = types.in_capsules, types.out_capsules, windows.kernel
+        shape = (K, K, I, J, *_transform_shape(types, matrices))
+        self.weights = nnx.Param(weights_init(rngs.params(), shape, jnp.float32))
+        self.bias = _bias(types, routing, bias_init, rngs)
+        self.routing = routing.build(types._replace(in_capsules=K * K * I), rngs)
+        self.windows = windows
+
+    def __call__(
+        self,
+        inputs: Capsules,
+        *,
+        step: Int[Array, ""] | int = 0,
+        train: bool = False,
+    ) -> Capsules:
+        """Poses [B, h, w, J, Q] or [B, h, w, J, d, d], and activations if any.
+
+        Args:
+            inputs: capsules on a grid.
+            step: number of training steps taken so far, for annealed routing.
+            train: whether this is part of a train step.
+        """
+        weights = self.weights[...]
+        transform = Transform(
+            weights.reshape(-1, *weights.shape[3:]),
+            None if self.bias is None else self.bias[...],
+            windows=self.windows,
         )
-    return rows, columns
+        return self.routing(inputs, transform, step=step, train=train)
+
+
+def _transform_shape(sizes: Sizes, matrices: bool) -> tuple[int, int]:
+    if not matrices:
+        return sizes.out_dim, sizes.in_dim
+    d = math.isqrt(sizes.in_dim)
+    if d * d != sizes.in_dim or sizes.out_dim != sizes.in_dim:
+        raise SettingsError(
+            f"poses that are matrices have d x d elements below and above; "
+            f"got {sizes.in_dim} and {sizes.out_dim}"
+        )
+    return d, d
+
+
+def _bias(
+    sizes: Sizes,
+    routing: routings.Config,
+    init: Initializer | None,
+    rngs: nnx.Rngs,
+) -> nnx.Param | None:
+    if init is None:
+        return None
+    if not routing.has_bias:
+        raise SettingsError(
+            f"{routing.name} routing has no bias of the output capsules; "
+            "leave routing_bias out"
+        )
+    return nnx.Param(init(rngs.params(), sizes[2:], jnp.float32))

@@ -1,4 +1,4 @@
-"""Batch normalisation over the whole batch, on any number of devices."""
+"""Normalisation of features: over the whole batch, or over each image."""
 
 import jax
 import jax.numpy as jnp
@@ -55,4 +55,26 @@ class BatchNorm(nnx.Module):
         with jax.numpy_dtype_promotion("standard"):
             wide = x.astype(accumulation_dtype(x.dtype))
             y = self.norm(wide, use_running_average=not train)
+        return jnp.asarray(y, x.dtype)
+
+
+class InstanceNorm(nnx.Module):
+    """Normalisation of each channel of each image over its places.
+
+    Attributes:
+        norm: Flax's layer.
+
+    References:
+        Ulyanov, Vedaldi and Lempitsky 2016, "Instance Normalization".
+    """
+
+    def __init__(self, features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
+        self.norm = nnx.InstanceNorm(features, epsilon=epsilon, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool
+    ) -> Float[Array, "B H W C"]:
+        """Normalised features; the same in training and evaluation."""
+        with jax.numpy_dtype_promotion("standard"):
+            y = self.norm(x.astype(accumulation_dtype(x.dtype)))
         return jnp.asarray(y, x.dtype)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from capsjax import fields
 from capsjax.errors import SettingsError, UserError
-from capsjax.models import baseline_cnn, capsnet, resnet
+from capsjax.models import baseline_cnn, capsnet, efficient_capsnet, resnet
 from capsjax.models.base import (
     Config,
     ImageShape,
@@ -44,7 +44,12 @@ __all__ = [
 MODELS: Mapping[str, type[Config]] = MappingProxyType(
     {
         config.name: config
-        for config in (capsnet.Config, baseline_cnn.Config, resnet.Config)
+        for config in (
+            capsnet.Config,
+            baseline_cnn.Config,
+            resnet.Config,
+            efficient_capsnet.Config,
+        )
     }
 )
 

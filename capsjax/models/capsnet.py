@@ -28,6 +28,7 @@ from capsjax.losses.base import Scores
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput, Stage
 from capsjax.routings import ROUTINGS, Capsules, Sizes
+from capsjax.routings.base import lengths
 from capsjax.routings.dynamic import Config as Dynamic
 from kernels.routing import Diagnosis
 
@@ -127,7 +128,7 @@ class Config(base.Config):
     @property
     def scores(self) -> Scores:
         """Kind of the class capsules' activations, which the routing determines."""
-        return self.routing.activations
+        return self.routing.activations or "logits"
 
     @property
     def has_decoder(self) -> bool:
@@ -195,6 +196,7 @@ class CapsNet(base.Model):
             init=init,
             rngs=rngs,
         )
+        self.needs_activations = config.routing.needs_activations
         self.class_capsules = RoutedCapsules(
             Sizes(
                 rows * columns * config.primary_types,
@@ -203,8 +205,8 @@ class CapsNet(base.Model):
                 config.class_dim,
             ),
             routing=config.routing,
-            use_bias=config.routing_bias,
-            init=init,
+            weights_init=init.routed,
+            bias_init=init.bias if config.routing_bias else None,
             rngs=rngs,
         )
         decoder = None
@@ -226,7 +228,7 @@ class CapsNet(base.Model):
         """Classifies and reconstructs a batch; the same in training and evaluation."""
         primary = self._primary(images)
         with jax.named_scope("class_capsules"):
-            poses, scores = self.class_capsules(primary, step=step)
+            poses, scores = self.class_capsules(primary, step=step, train=train)
         assert scores is not None
         if self.decoder is None:
             return ModelOutput(scores, poses)
@@ -269,7 +271,7 @@ class CapsNet(base.Model):
                 "class_capsules",
                 ("primary",),
                 ("poses", "scores"),
-                lambda capsules, primary: tuple(capsules(Capsules(primary))),
+                lambda capsules, primary: tuple(capsules(self._with_lengths(primary))),
             ),
             Stage(
                 "decoder",
@@ -294,4 +296,8 @@ class CapsNet(base.Model):
         with jax.named_scope("conv1"):
             features = relu(self.conv1(images))
         with jax.named_scope("primary_capsules"):
-            return Capsules(self.primary_capsules(features))
+            return self._with_lengths(self.primary_capsules(features))
+
+    def _with_lengths(self, poses: Float[Array, "B I P"]) -> Capsules:
+        """Primary capsules, whose lengths are activations where routing needs them."""
+        return Capsules(poses, lengths(poses) if self.needs_activations else None)

@@ -7,11 +7,14 @@ line in `ROUTINGS`.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from capsjax.routings import dynamic, uniform
+from capsjax.routings import dynamic, self_attention, uniform
 from capsjax.routings.base import Capsules, Config, Routing, Sizes, Transform
 
 __all__ = ["ROUTINGS", "Capsules", "Config", "Routing", "Sizes", "Transform"]
 
 ROUTINGS: Mapping[str, type[Config]] = MappingProxyType(
-    {config.name: config for config in (dynamic.Config, uniform.Config)}
+    {
+        config.name: config
+        for config in (dynamic.Config, self_attention.Config, uniform.Config)
+    }
 )

@@ -3,59 +3,150 @@
 A routing algorithm is a plug-in: a typed config, a line in `capsjax.routings.ROUTINGS`,
 and a module that turns input capsules into output capsules and holds the algorithm's
 parameters. It receives the transformation, not the votes: an algorithm with a fused op
-passes poses and matrices to it, others call `Transform.votes`.
+takes poses and matrices (`Transform.vectors`), others take the votes, for a block of
+examples at a time (`RoutingOfVotes`).
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple, Self
 
+import flax.struct
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from capsjax import fields
+from capsjax.errors import SettingsError
 from capsjax.losses.base import Scores
 from kernels import routing
-from kernels.dtypes import accumulation_dtype
+from kernels.dtypes import at_least_float32
+from kernels.routing import blocks
+from kernels.routing.votes import Windows, matrix_votes, vector_votes
 
 
 class Capsules(NamedTuple):
-    """A layer of capsules.
+    """A layer of capsules, each with a pose and perhaps an activation.
+
+    The rank of ``poses`` says whether they are vectors or square matrices, and whether
+    the capsules lie on a grid.
 
     Attributes:
-        poses: [B, I, P].
-        activations: [B, I], float32 at least; None if the poses' lengths are used.
+        poses: [B, I, P], [B, I, d, d], [B, H, W, I, P] or [B, H, W, I, d, d].
+        activations: probabilities that the capsules' entities are present, [B, I] or
+            [B, H, W, I], float32 at least; None in layers that have none.
     """
 
-    poses: Float[Array, "B I P"]
-    activations: Float[Array, "B I"] | None = None
+    poses: Float[Array, "B ..."]
+    activations: Float[Array, "B *N I"] | None = None
+
+    @property
+    def are_matrices(self) -> bool:
+        """Whether poses are matrices."""
+        return self.poses.ndim in (4, 6)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """(H, W), or () for capsules without places."""
+        return self.poses.shape[1:3] if self.poses.ndim > 4 else ()
 
 
-class Transform(NamedTuple):
+class Transform(flax.struct.PyTreeNode):
     """The transformation from input poses to votes for output poses.
 
+    C is the number of children of an output capsule: all I capsules below; or with
+    ``windows`` the K * K * I capsules in a window, in the order (row, column, capsule).
+
     Attributes:
-        weights: transformation matrices, [I, J, Q, P].
+        weights: transformation matrices, [C, J, Q, P] for vectors or [C, J, d, d].
         bias: added to the total inputs of the output capsules, [J, Q]; or None.
+        offsets: added to each child's votes, such as its coordinates, [C, Q]; or None.
+        windows: the windows of a convolutional layer, or None.
     """
 
-    weights: Float[Array, "I J Q P"]
+    weights: Float[Array, "C J *transform"]
     bias: Float[Array, "J Q"] | None = None
+    offsets: Float[Array, "C Q"] | None = None
+    windows: Windows | None = flax.struct.field(pytree_node=False, default=None)
 
-    def votes(self, poses: Float[Array, "B I P"]) -> Float[Array, "B I J Q"]:
-        """Computes the votes of every input capsule for every output capsule."""
-        wide = accumulation_dtype(poses.dtype)
-        votes = jnp.einsum(
-            "ijqp,bip->bijq", self.weights, poses, preferred_element_type=wide
-        )
-        return votes.astype(poses.dtype)
+    def children(self, inputs: Capsules) -> Capsules:
+        """The children of each output position: [B, C], or [B, h, w, C] in windows.
+
+        Raises:
+            ValueError: their number or their poses do not suit the weights.
+        """
+
+        def gathered(x: Array) -> Array:
+            if self.windows is not None:
+                return self.windows.children(x)
+            return x.reshape(x.shape[0], -1, *x.shape[2 + len(inputs.grid) :])
+
+        found = jax.tree.map(gathered, inputs)
+        C, P = self.weights.shape[0], self.weights.shape[-1]
+        pose = (P, P) if inputs.are_matrices else (P,)
+        if found.poses.shape[1 + len(found.grid) :] != (C, *pose):
+            raise ValueError(
+                f"poses {inputs.poses.shape} do not suit transformation matrices "
+                f"{self.weights.shape} of {C} capsules"
+            )
+        return found
+
+    def votes(self, children: Capsules) -> Float[Array, "B *N C J Q"]:
+        """The votes of children from `children` for every output capsule."""
+        if children.are_matrices:
+            votes = matrix_votes(children.poses, self.weights)
+        else:
+            votes = vector_votes(children.poses, self.weights)
+        if self.offsets is not None:
+            offsets = self.offsets.astype(votes.dtype)[:, None]
+            votes += jnp.expand_dims(offsets, range(votes.ndim - 3))
+        return votes
+
+    def vectors(
+        self, children: Capsules
+    ) -> tuple[
+        Float[Array, "n C P"], Float[Array, "C J Q P"], Float[Array, "J Q"] | None
+    ]:
+        """Poses, weights and bias of equal votes that are products with vectors.
+
+        Each position is an example of its own. A product of matrices becomes one of a
+        vector with a larger matrix, and offsets the product with one more dimension.
+        """
+        poses, weights = children.poses, self.weights
+        if children.are_matrices:
+            C, J, d, _ = weights.shape
+            poses = poses.reshape(*poses.shape[:-2], d * d)
+            # (M W)[a, f] = sum over (b, e) of [a = b] W[e, f] M[b, e].
+            eye = jnp.eye(d, dtype=weights.dtype)
+            weights = jnp.einsum("ab,cjef->cjafbe", eye, weights)
+            weights = weights.reshape(C, J, d * d, d * d)
+        poses = poses.reshape(-1, *poses.shape[-2:])
+        if self.offsets is not None:
+            ones = jnp.ones((*poses.shape[:-1], 1), poses.dtype)
+            poses = jnp.concatenate([poses, ones], axis=-1)
+            column = self.offsets.astype(weights.dtype)[:, None, :, None]
+            column = jnp.broadcast_to(column, (*weights.shape[:3], 1))
+            weights = jnp.concatenate([weights, column], axis=-1)
+        return poses, weights, self.bias
+
+    def votes_bytes(self, inputs: Capsules) -> int:
+        """Bytes of the votes of one example."""
+        positions = 1
+        if self.windows is not None:
+            positions = math.prod(map(self.windows.size, inputs.grid))
+        C, J, Q, P = self.weights.shape
+        if inputs.are_matrices:
+            Q *= P
+        return positions * C * J * Q * inputs.poses.dtype.itemsize
 
 
 class Sizes(NamedTuple):
     """Sizes of two layers of capsules.
 
     Attributes:
-        in_capsules: I.
+        in_capsules: children C of an output capsule.
         in_dim: P, dimensions of the input poses.
         out_capsules: J.
         out_dim: Q, dimensions of the output poses.
@@ -71,7 +162,12 @@ class Routing(nnx.Module):
     """Base class of the plug-ins."""
 
     def __call__(
-        self, inputs: Capsules, transform: Transform, *, step: Int[Array, ""] | int
+        self,
+        inputs: Capsules,
+        transform: Transform,
+        *,
+        step: Int[Array, ""] | int = 0,
+        train: bool = False,
     ) -> Capsules:
         """Routes input capsules to output capsules.
 
@@ -79,9 +175,14 @@ class Routing(nnx.Module):
             inputs: capsules of the layer below.
             transform: transformation from their poses to votes.
             step: number of training steps taken so far, for annealing.
+            train: whether this is part of a train step.
 
         Returns:
-            Output capsules with their activations.
+            Output capsules, whose poses are matrices if those of the inputs are, with
+            activations if the config declares any.
+
+        Raises:
+            SettingsError: the algorithm needs activations, and the inputs have none.
         """
         raise NotImplementedError(f"{type(self).__name__} does not route")
 
@@ -90,18 +191,126 @@ class Routing(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot be diagnosed")
 
 
+class RoutingOfVotes(Routing):
+    """Base class of plug-ins that work on votes, for a block of examples at a time.
+
+    Attributes:
+        name: the algorithm's name, for errors.
+        needs_activations: whether the children need activations.
+    """
+
+    name: ClassVar[str] = ""
+    needs_activations: ClassVar[bool] = False
+
+    def route(
+        self,
+        votes: Float[Array, "B *N C J Q"],
+        children: Capsules,
+        inputs: Capsules,
+        transform: Transform,
+        step: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, "B *N J Q"], Float[Array, "B *N J"] | None]:
+        """Poses and activations of the output capsules for some of the examples.
+
+        Args:
+            votes: votes of the children.
+            children: their poses and activations.
+            inputs: the capsules below, of whose grid the children are windows.
+            transform: the transformation that made the votes.
+            step: number of training steps taken so far, for annealing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not route")
+
+    def finish(
+        self,
+        poses: Float[Array, "B *N J Q"],
+        activations: Float[Array, "B *N J"] | None,
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "B *N J Q"], Float[Array, "B *N J"] | None]:
+        """What an algorithm does with the results of all examples together."""
+        return poses, activations
+
+    def __call__(
+        self,
+        inputs: Capsules,
+        transform: Transform,
+        *,
+        step: Int[Array, ""] | int = 0,
+        train: bool = False,
+    ) -> Capsules:
+        """Output capsules; see `Routing.__call__`."""
+        if self.needs_activations and inputs.activations is None:
+            raise SettingsError(
+                f"{self.name} routing needs activations, and the layer of capsules "
+                "below has none"
+            )
+
+        def route(inputs: Capsules) -> tuple[Array, Array | None]:
+            children = transform.children(inputs)
+            votes = transform.votes(children)
+            return self.route(votes, children, inputs, transform, step)
+
+        found = blocks.over_examples(route, inputs, transform.votes_bytes(inputs))
+        poses, activations = self.finish(*found, train=train)
+        if inputs.are_matrices:
+            d = inputs.poses.shape[-1]
+            poses = poses.reshape(*poses.shape[:-1], d, d)
+        return Capsules(poses, activations)
+
+
+def lengths(poses: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
+    """The lengths of poses as activations, float32 at least.
+
+    A loss compares them with margins; the two digits of half precision are not enough.
+    """
+    return routing.norm(at_least_float32(poses))
+
+
+def route_vectors(
+    op: Callable[..., Float[Array, "n J Q"]], inputs: Capsules, transform: Transform
+) -> Capsules:
+    """Routes by an op that takes poses and weights, with lengths as activations.
+
+    Args:
+        op: function from poses [n, C, P], weights [C, J, Q, P] and bias to poses
+            [n, J, Q] of lengths below one.
+        inputs: capsules of the layer below.
+        transform: transformation from their poses to votes.
+    """
+
+    def route(inputs: Capsules) -> Capsules:
+        children = transform.children(inputs)
+        poses = op(*transform.vectors(children))
+        activations = lengths(poses)
+        positions = (len(inputs.poses), *children.grid)
+        pose = children.poses.shape[-2:] if children.are_matrices else poses.shape[2:]
+        return Capsules(
+            poses.reshape(*positions, -1, *pose), activations.reshape(*positions, -1)
+        )
+
+    if transform.windows is None:
+        return route(inputs)
+    return blocks.over_examples(route, inputs, transform.votes_bytes(inputs))
+
+
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Config(fields.Named):
     """Base class of routing configs, which declare what an algorithm offers.
 
     Attributes:
-        activations: kind of the activations of the output capsules.
+        activations: kind of the activations of the output capsules; None if they have
+            none.
+        needs_activations: whether the input capsules need activations.
+        has_bias: whether a bias is added to the total inputs of the output capsules.
         diagnosable: whether `Routing.diagnose` works.
         implementations: names of interchangeable implementations, which the field
             ``implementation`` chooses from; empty if there is only one.
     """
 
-    activations: ClassVar[Scores] = "lengths"
+    activations: ClassVar[Scores | None] = "lengths"
+    needs_activations: ClassVar[bool] = False
+    has_bias: ClassVar[bool] = True
     diagnosable: ClassVar[bool] = False
     implementations: ClassVar[tuple[str, ...]] = ()
 

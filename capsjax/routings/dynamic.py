@@ -5,6 +5,7 @@ References:
 """
 
 import dataclasses
+import functools
 from typing import ClassVar, Self
 
 from flax import nnx
@@ -15,7 +16,6 @@ from capsjax.losses.base import Scores
 from capsjax.routings import base
 from capsjax.routings.base import Capsules, Sizes, Transform
 from kernels import routing
-from kernels.dtypes import at_least_float32
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -57,27 +57,27 @@ class Dynamic(base.Routing):
         self.stop_gradient = config.stop_gradient
 
     def __call__(
-        self, inputs: Capsules, transform: Transform, *, step: Int[Array, ""] | int = 0
+        self,
+        inputs: Capsules,
+        transform: Transform,
+        *,
+        step: Int[Array, ""] | int = 0,
+        train: bool = False,
     ) -> Capsules:
         """Output capsules, whose lengths are their activations."""
-        poses = routing.route(
-            inputs.poses,
-            transform.weights,
-            transform.bias,
+        op = functools.partial(
+            routing.route,
             num_iterations=self.iterations,
             leaky=self.leaky,
             stop_gradient=self.stop_gradient,
             implementation=self.implementation,
         )
-        # A loss compares lengths with margins; two digits are not enough.
-        return Capsules(poses, routing.norm(at_least_float32(poses)))
+        return base.route_vectors(op, inputs, transform)
 
     def diagnose(self, inputs: Capsules, transform: Transform) -> routing.Diagnosis:
         """Diagnoses each routing iteration on a few dozen examples."""
         return routing.diagnose(
-            inputs.poses,
-            transform.weights,
-            transform.bias,
+            *transform.vectors(transform.children(inputs)),
             num_iterations=self.iterations,
             leaky=self.leaky,
         )

@@ -5,6 +5,7 @@ References:
 """
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 from flax import nnx
@@ -14,7 +15,6 @@ from capsjax.fields import field
 from capsjax.routings import base
 from capsjax.routings.base import Capsules, Sizes, Transform
 from kernels import routing
-from kernels.dtypes import at_least_float32
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -37,8 +37,13 @@ class Uniform(base.Routing):
         self.leaky = config.leaky
 
     def __call__(
-        self, inputs: Capsules, transform: Transform, *, step: Int[Array, ""] | int = 0
+        self,
+        inputs: Capsules,
+        transform: Transform,
+        *,
+        step: Int[Array, ""] | int = 0,
+        train: bool = False,
     ) -> Capsules:
         """Output capsules, whose lengths are their activations."""
-        poses = routing.uniform.route(inputs.poses, *transform, leaky=self.leaky)
-        return Capsules(poses, routing.norm(at_least_float32(poses)))
+        op = functools.partial(routing.uniform.route, leaky=self.leaky)
+        return base.route_vectors(op, inputs, transform)

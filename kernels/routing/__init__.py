@@ -1,10 +1,10 @@
 """Routing between capsules: the ops by name, and the squash that they use.
 
-Import from here: ``routing.dynamic.route`` and ``routing.uniform.route`` are the ops;
-the names of dynamic routing also stand here by themselves.
+Import from here: ``routing.dynamic.route``, ``routing.uniform.route`` and so on are the
+ops; the names of dynamic routing also stand here by themselves.
 """
 
-from kernels.routing import dynamic, uniform
+from kernels.routing import dynamic, self_attention, uniform
 from kernels.routing.arguments import UnsupportedError
 from kernels.routing.dynamic import (
     IMPLEMENTATIONS,
@@ -14,7 +14,7 @@ from kernels.routing.dynamic import (
     diagnose,
     route,
 )
-from kernels.routing.squash import norm, squash
+from kernels.routing.squash import exponential_squash, norm, squash
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -24,8 +24,10 @@ __all__ = [
     "Workload",
     "diagnose",
     "dynamic",
+    "exponential_squash",
     "norm",
     "route",
+    "self_attention",
     "squash",
     "uniform",
 ]

@@ -168,8 +168,8 @@ def routed(use_bias=True, **options):
     layer = RoutedCapsules(
         Sizes(7, 5, 3, 6),
         routing=dynamic.Config(**options),
-        use_bias=use_bias,
-        init=START,
+        weights_init=START.routed,
+        bias_init=START.bias if use_bias else None,
         rngs=nnx.Rngs(0),
     )
     return lambda poses: layer(Capsules(poses)).poses, layer
