@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import signal
+from collections.abc import Iterator
 
 import jax
 import pytest
@@ -17,6 +19,15 @@ jax.config.update("jax_num_cpu_devices", 4)
 # A dtype or a rank that JAX would adjust silently is an error here.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Also where a shell's background job ignores it, here and in all child processes."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from unittest.mock import Mock
 
 import pytest
@@ -85,6 +86,15 @@ def test_a_step_is_asked_to_stop_before_it_is_killed(tmp_path, monkeypatch):
     assert (tmp_path / "slow.log").read_text() == "found\nsaved\n"
 
 
+@pytest.fixture
+def hang_ups_end_it() -> Iterator[None]:
+    """Also where nohup ignores them."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_ups_end_it")
 @pytest.mark.parametrize(
     ("end", "ended"),
     [
