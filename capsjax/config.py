@@ -27,6 +27,7 @@ _CHANGES_IMAGES = (
     "augment.shear",
     "augment.scale",
     "augment.flip",
+    "augment.handwriting",
 )
 _LEAVES_UNIT_RANGE = (
     "preprocess.standardize",
@@ -72,6 +73,11 @@ class Augment(fields.Config):
     )
     contrast: tuple[float, float] = field(
         (1.0, 1.0), "Smallest and largest factor of contrast."
+    )
+    handwriting: bool = field(
+        False,
+        "Rotates by up to 30 degrees, shifts within the margins, makes narrower and "
+        "erases a patch, as Efficient-CapsNet is trained.",
     )
     colors_before_crop: bool = field(
         False, "Changes brightness and contrast before the patch is cut out."

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.training import geometry, handwriting
 
 Image = Float[Array, "H W C"]
 Patch = Float[Array, "h w C"]
@@ -43,12 +44,14 @@ def for_training(
 
     def one(image: Image, key: Array) -> Patch:
         # The number of keys must not change, so that later versions repeat a run: any
-        # further draw takes fold_in(key, 5), 6, ..., which differ from these.
+        # further draw takes fold_in(key, 7), 8, ..., which differ from these.
         keys = jax.random.split(key, 5)
         if augment.colors_before_crop:
             image = colors(image, keys)
         if moves_images:
             image = random_affine(image, jax.random.fold_in(key, 5), **moves)
+        if augment.handwriting:
+            image = handwriting.augment(image, jax.random.fold_in(key, 6))
         if crop:
             image = random_crop(image, keys[0], crop)
         if augment.flip:
@@ -137,59 +140,13 @@ def random_affine(
         key: the image's random key.
         rotation: largest angle either way, in degrees.
         scale: smallest and largest factor, drawn for rows and columns separately.
-        shear: largest shear either way, see `affine_matrix`.
+        shear: largest shear either way, see `geometry.affine_matrix`.
     """
     keys = jax.random.split(key, 3)
     angle = jax.random.uniform(keys[0], minval=-rotation, maxval=rotation)
     factors = jax.random.uniform(keys[1], (2,), minval=scale[0], maxval=scale[1])
     slope = jax.random.uniform(keys[2], minval=-shear, maxval=shear)
-    return affine(image, affine_matrix(angle, factors, slope))
-
-
-def affine(image: Image, matrix: Float[Array, "2 2"]) -> Image:
-    """Applies a linear map about the image's centre; bilinear, zero fill.
-
-    Args:
-        image: image of any size; the size does not change.
-        matrix: invertible map from a pixel's (row, column) offset from the centre to
-            its new offset.
-    """
-    (a, b), (c, d) = matrix
-    determinant = a * d - b * c
-    H, W, _ = image.shape
-    centre = (H - 1) / 2, (W - 1) / 2
-    # Explicit products and sums: a GPU would round a matrix product more coarsely.
-    row, column = jnp.meshgrid(
-        jnp.arange(H, dtype=jnp.float32) - centre[0],
-        jnp.arange(W, dtype=jnp.float32) - centre[1],
-        indexing="ij",
-    )
-    places = [
-        (d * row - b * column) / determinant + centre[0],
-        (a * column - c * row) / determinant + centre[1],
-    ]
-    return jax.vmap(
-        lambda channel: jax.scipy.ndimage.map_coordinates(channel, places, order=1),
-        in_axes=2,
-        out_axes=2,
-    )(image)
-
-
-def affine_matrix(
-    angle: Float[Array, ""], scale: Float[Array, " 2"], shear: Float[Array, ""]
-) -> Float[Array, "2 2"]:
-    """Returns the matrix for `affine` that scales, then shears, then rotates.
-
-    Args:
-        angle: counterclockwise angle in degrees.
-        scale: factors of the image's height and width.
-        shear: pixels that a row moves to the right per pixel below the centre.
-    """
-    radians = jnp.deg2rad(angle)
-    cos, sin = jnp.cos(radians), jnp.sin(radians)
-    # rotation [[cos, -sin], [sin, cos]] times shear [[1, 0], [shear, 1]].
-    turned = jnp.array([[cos - sin * shear, -sin], [sin + cos * shear, cos]])
-    return turned * scale[None]
+    return geometry.affine(image, geometry.affine_matrix(angle, factors, slope))
 
 
 def random_crop(image: Image, key: Array, side: int) -> Patch:

@@ -8,7 +8,7 @@ import scipy.ndimage
 
 from capsjax.config import Augment, Config, Preprocess
 from capsjax.errors import UserError
-from capsjax.training import augment
+from capsjax.training import augment, geometry
 
 KEY = jax.random.key(0)
 
@@ -233,8 +233,8 @@ def test_a_crop_larger_than_the_images_is_refused(shape):
 
 @jax.jit
 def affine(image, angle, scale, shear):
-    matrix = augment.affine_matrix(angle, scale, shear)
-    return augment.affine(image, matrix)
+    matrix = geometry.affine_matrix(angle, scale, shear)
+    return geometry.affine(image, matrix)
 
 
 def moved(image, angle=0.0, scale=(1.0, 1.0), shear=0.0):
@@ -274,7 +274,7 @@ def moved_in_float64(image, matrix):
 @pytest.mark.parametrize("shape", [(9, 10, 2), (8, 5, 1)])
 def test_any_matrix_moves_images_as_scipy_does(matrix, shape):
     image = unit(random_bytes(*shape))
-    found = jax.jit(augment.affine)(jnp.asarray(image), jnp.float32(np.array(matrix)))
+    found = jax.jit(geometry.affine)(jnp.asarray(image), jnp.float32(np.array(matrix)))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, moved_in_float64(image, matrix), atol=1e-5)
 
