@@ -11,6 +11,7 @@ from capsjax.layers.primary_capsules import (
     PrimaryCapsules,
     primary_grid,
 )
+from capsjax.layers.residual import conv3x3, residual_blocks
 
 __all__ = [
     "BATCH_AXIS",
@@ -24,6 +25,8 @@ __all__ = [
     "MaskedDecoder",
     "PrimaryCapsules",
     "RoutedCapsules",
+    "conv3x3",
     "primary_grid",
     "relu",
+    "residual_blocks",
 ]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from capsjax.errors import SettingsError
 from capsjax.fields import field
-from capsjax.layers import BatchNorm, Conv, relu
+from capsjax.layers import BatchNorm, conv3x3, relu, residual_blocks
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput
 
@@ -75,19 +75,20 @@ class ResNet(base.Model):
         """
         if not config.channels:
             raise SettingsError("a residual network needs channels; got none")
-        first = config.channels[0]
-        self.conv = _conv(image_shape[2], first, 1, rngs)
-        self.norm = _norm(first, config, rngs)
-        blocks = []
-        n_in = first
-        for group, n_out in enumerate(config.channels):
-            for block in range(config.blocks):
-                stride = 2 if group and not block else 1
-                blocks.append(Block(n_in, n_out, stride, config, rngs=rngs))
-                n_in = n_out
-        self.blocks = nnx.List(blocks)
+        first, last = config.channels[0], config.channels[-1]
+        self.conv = conv3x3(image_shape[2], first, rngs=rngs)
+        self.norm = BatchNorm(first, momentum=config.batch_norm_momentum, rngs=rngs)
+        self.blocks = nnx.List(
+            residual_blocks(
+                first,
+                [(channels, config.blocks) for channels in config.channels],
+                shortcut="pad",
+                momentum=config.batch_norm_momentum,
+                rngs=rngs,
+            )
+        )
         self.logits = nnx.Linear(
-            n_in, num_classes, kernel_init=jax.nn.initializers.he_normal(), rngs=rngs
+            last, num_classes, kernel_init=jax.nn.initializers.he_normal(), rngs=rngs
         )
 
     def __call__(
@@ -104,50 +105,3 @@ class ResNet(base.Model):
         for block in self.blocks:
             x = block(x, train=train)
         return ModelOutput(self.logits(jnp.mean(x, axis=(1, 2))))
-
-
-class Block(nnx.Module):
-    """Two convolutions, and a shortcut around them that has no parameters.
-
-    Where the block has more channels or fewer pixels than its input, the shortcut takes
-    every second pixel and fills the new channels with zeros (option A).
-    """
-
-    def __init__(
-        self, n_in: int, n_out: int, stride: int, config: Config, *, rngs: nnx.Rngs
-    ):
-        self.conv1 = _conv(n_in, n_out, stride, rngs)
-        self.norm1 = _norm(n_out, config, rngs)
-        self.conv2 = _conv(n_out, n_out, 1, rngs)
-        self.norm2 = _norm(n_out, config, rngs)
-        self.stride = stride
-
-    def __call__(
-        self, x: Float[Array, "B H W C_in"], *, train: bool
-    ) -> Float[Array, "B h w C_out"]:
-        """Features of the block."""
-        y = relu(self.norm1(self.conv1(x), train=train))
-        y = self.norm2(self.conv2(y), train=train)
-        shortcut = x[:, :: self.stride, :: self.stride]
-        new = y.shape[3] - shortcut.shape[3]
-        shortcut = jnp.pad(
-            shortcut, [(0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)]
-        )
-        return relu(y + shortcut)
-
-
-def _conv(n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) -> Conv:
-    return Conv(
-        n_in,
-        n_out,
-        3,
-        stride=stride,
-        padding="SAME",
-        kernel_init=jax.nn.initializers.he_normal(),
-        bias_init=None,
-        rngs=rngs,
-    )
-
-
-def _norm(features: int, config: Config, rngs: nnx.Rngs) -> BatchNorm:
-    return BatchNorm(features, momentum=config.batch_norm_momentum, rngs=rngs)
