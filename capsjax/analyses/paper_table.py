@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from capsjax.analyses import data_names
+from capsjax.data import names
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.results import Row
@@ -111,7 +111,7 @@ def _markdown(
         decoder = "yes" if cell.reconstruction else "no"
         lines.append(
             [
-                data_names.in_words(name, images) if stand_in else cell.data,
+                names.in_words(name, images),
                 "CapsNet" if cell.iterations else "baseline CNN",
                 str(cell.iterations or "-"),
                 decoder if cell.iterations else "-",
@@ -124,7 +124,10 @@ def _markdown(
         )
     header = [
         *("data", "model", "routing", "reconstruction", "parameters", "runs", "steps"),
-        *("ours, error %", "the paper's, on MNIST" if stand_in else "the paper's"),
+        *(
+            "ours, error %",
+            "the paper's, on MNIST or MultiMNIST" if stand_in else "the paper's",
+        ),
     ]
     numeric = {*header} - {"data", "model", "reconstruction"}
     table = results.markdown_table(header, lines, numeric=numeric)
@@ -134,7 +137,7 @@ def _markdown(
 def _notes(rows: Sequence[Row], total: int) -> list[str]:
     notes = []
     if others := sorted({row["images"] for row in rows} - {"mnist"}):
-        words = ", ".join(map(data_names.in_words, others))
+        words = ", ".join(map(names.in_words, others))
         notes.append(f"**Not MNIST**: the images are {words}.")
     short = {row["cell"] for row in rows if int(row["steps"]) < FULL_STEPS}
     if short:

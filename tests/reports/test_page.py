@@ -177,6 +177,20 @@ def test_a_label_has_no_more_than_it_takes(tmp_path):
     assert labels == ["iterations=10", "iterations=8", "iterations=9"]
 
 
+def test_labels_name_the_data_in_words(tmp_path):
+    for name in ("mnist", "digits"):
+        made_run(tmp_path / "several" / name, **{"data.name": name})
+    one = made_run(tmp_path / "one" / "run", **{"data.name": "affnist"})
+    write_json(one.data, {"title": "generated affNIST"})
+    _, groups = groups_of(tmp_path / "several")
+    assert [group.label for group in groups] == ["scikit-learn's digits", "MNIST"]
+    _, (group,) = groups_of(tmp_path / "one")
+    assert group.label == "capsnet on generated affNIST"
+    one.data.write_text("{")
+    _, (group,) = groups_of(tmp_path / "one")
+    assert group.label == "capsnet on affnist"
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [

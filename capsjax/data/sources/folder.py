@@ -13,6 +13,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.MpegImagePlugin import MpegImageFile
 from tqdm import tqdm
 
+from capsjax.data import names
 from capsjax.data.datasets import Dataset, ImageSet, empty_like
 from capsjax.data.pixel_range import check_range, scaled
 from capsjax.data.source import Source
@@ -105,6 +106,7 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
             f"training and {len(test)} test images{note}{reader.not_read()}"
         ),
         content=f"sha256 {digest}",
+        title=names.in_words("folder", path=str(root)),
     )
 
 
