@@ -18,6 +18,8 @@ from capsjax.runs.results import Row
 FULL_STEPS = 300_000
 """Steps of the released code; fewer make a run a short one."""
 
+_MAX_FACTS = 5  # Of a kind, below the table; each run's are in its row.
+
 
 class Cell(NamedTuple):
     """A cell of the table.
@@ -156,7 +158,7 @@ def _notes(rows: Sequence[Row], total: int) -> list[str]:
         "Device": [results.device_name(row) for row in rows],
     }
     return notes + [
-        f"{name}: {'; '.join(dict.fromkeys(values))}."
+        f"{name}: {results.listed([*dict.fromkeys(values)], _MAX_FACTS, comma='; ')}."
         for name, values in facts.items()
         if values
     ]

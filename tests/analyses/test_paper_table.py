@@ -64,6 +64,18 @@ def test_short_small_and_missing_runs_are_said_to_be_so(tmp_path):
     assert "Scale cpu: the networks are smaller" in text
 
 
+def test_notes_of_many_commits_devices_and_data_are_of_bounded_size(tmp_path):
+    for seed in range(8):
+        env = {name: f"{name}{seed}" for name in ("commit", "cpu", "data")}
+        made_run(tmp_path / f"{CELLS[0].name}_seed{seed}", seed, 1.0, env=env)
+    text = paper_table.write(tmp_path, tmp_path, CELLS, 8, "mnist", "paper")
+    shown = "; ".join(f"commit{seed}" for seed in range(5))
+    assert f"Commit: {shown} and 3 more." in text
+    assert "Data: data0; data1" in text
+    assert "2 cores of cpu4 and 3 more." in text
+    assert not any(f"{name}5" in text for name in env)
+
+
 def test_the_table_of_another_process_is_not_touched(tmp_path):
     """While another process trains there, and where the runs have other flags."""
     for name in ("table1.csv", "table1.md"):

@@ -442,6 +442,13 @@ def test_every_group_has_a_color_of_its_own(count):
     assert labels == [f"{i}: g{i}" for i in range(count)]
 
 
+def test_the_title_names_a_few_of_many_folders(tmp_path):
+    folders = [made(tmp_path / f"r{n}", seed=n).path for n in range(9)]
+    report.write(folders, tmp_path / "report.html", each_run=False)
+    text = (tmp_path / "report.md").read_text()
+    assert "# Runs in r0, r1, r2, r3, r4, r5 and 3 more\n" in text
+
+
 def test_the_launcher(tmp_path):
     made(tmp_path / "sweep" / "one")
     output = tmp_path / "report.html"
