@@ -55,7 +55,7 @@ def main() -> None:
     for label, image in zip(labels, examples, strict=True):
         name = data.class_names[label]
         figure = plots_perturbation.dimensions(
-            f"{data.name}, class {name}: the dimensions of its capsule\n"
+            f"{data.title}, class {name}: the dimensions of its capsule\n"
             f"run {folder.path.name}, step {model.step}",
             np.asarray(augment.for_evaluation(jnp.asarray(image[None]), config)[0]),
             np.asarray(perturbed(variables, image, label)),

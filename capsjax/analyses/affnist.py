@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from capsjax.analyses import data_names, intervals
+from capsjax.analyses import intervals
 from capsjax.analyses.intervals import Interval
 from capsjax.data import Dataset
+from capsjax.data import names as data_names
 from capsjax.data.derived.affnist import Transformed
 from capsjax.errors import UserError
 from capsjax.losses.classification import is_right
@@ -136,11 +137,11 @@ def _columns(images: str, right: np.ndarray, accuracy: Interval) -> dict[str, fl
 
 def names(outcomes: Sequence[Outcome], transformed: Transformed) -> tuple[str, str]:
     """The names of the digits as trained on and of the transformed ones, in words."""
-    base = outcomes[0].folder.load_config().data.base
-    name = "affNIST" if transformed.published else "generated affNIST"
-    if base != "mnist":
-        name += f" of {data_names.in_words(base)}"
-    return data_names.in_words("expanded", base), name
+    source = outcomes[0].folder.load_config().data
+    base = data_names.in_words(source.base, path=source.path)
+    return data_names.derived("expanded", base), data_names.derived(
+        "affnist", base, generated=not transformed.published
+    )
 
 
 def table(outcomes: Sequence[Outcome], transformed: Transformed) -> str:

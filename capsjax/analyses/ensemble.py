@@ -17,7 +17,7 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from capsjax import figures
-from capsjax.analyses import data_names, intervals
+from capsjax.analyses import intervals
 from capsjax.analyses.figures import ensemble as figure
 from capsjax.data import Dataset
 from capsjax.runs import results
@@ -115,7 +115,7 @@ def write(workdir: pathlib.Path, folders: Sequence[RunFolder], data: Dataset) ->
     results.write(workdir / "ensemble.csv", rows)
     text = table(found, data)
     (workdir / "ensemble.md").write_text(text)
-    drawn = figure.errors(found.single, found.first, data_names.in_words(data.name))
+    drawn = figure.errors(found.single, found.first, data.title)
     figures.save(drawn, workdir / "ensemble.png")
     caption = (
         "Test error of models that differ in their seed: each alone, and the first N "

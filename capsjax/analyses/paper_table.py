@@ -10,13 +10,15 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from capsjax.analyses import data_names
+from capsjax.data import names
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.results import Row
 
 FULL_STEPS = 300_000
 """Steps of the released code; fewer make a run a short one."""
+
+_MAX_FACTS = 5  # Of a kind, below the table; each run's are in its row.
 
 
 class Cell(NamedTuple):
@@ -111,7 +113,7 @@ def _markdown(
         decoder = "yes" if cell.reconstruction else "no"
         lines.append(
             [
-                data_names.in_words(name, images) if stand_in else cell.data,
+                names.in_words(name, images),
                 "CapsNet" if cell.iterations else "baseline CNN",
                 str(cell.iterations or "-"),
                 decoder if cell.iterations else "-",
@@ -124,7 +126,10 @@ def _markdown(
         )
     header = [
         *("data", "model", "routing", "reconstruction", "parameters", "runs", "steps"),
-        *("ours, error %", "the paper's, on MNIST" if stand_in else "the paper's"),
+        *(
+            "ours, error %",
+            "the paper's, on MNIST or MultiMNIST" if stand_in else "the paper's",
+        ),
     ]
     numeric = {*header} - {"data", "model", "reconstruction"}
     table = results.markdown_table(header, lines, numeric=numeric)
@@ -134,7 +139,7 @@ def _markdown(
 def _notes(rows: Sequence[Row], total: int) -> list[str]:
     notes = []
     if others := sorted({row["images"] for row in rows} - {"mnist"}):
-        words = ", ".join(map(data_names.in_words, others))
+        words = ", ".join(map(names.in_words, others))
         notes.append(f"**Not MNIST**: the images are {words}.")
     short = {row["cell"] for row in rows if int(row["steps"]) < FULL_STEPS}
     if short:
@@ -153,7 +158,7 @@ def _notes(rows: Sequence[Row], total: int) -> list[str]:
         "Device": [results.device_name(row) for row in rows],
     }
     return notes + [
-        f"{name}: {'; '.join(dict.fromkeys(values))}."
+        f"{name}: {results.listed([*dict.fromkeys(values)], _MAX_FACTS, comma='; ')}."
         for name, values in facts.items()
         if values
     ]

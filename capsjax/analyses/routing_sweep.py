@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 from capsjax import config as config_lib
 from capsjax import fields, figures
-from capsjax.analyses import data_names
 from capsjax.analyses.figures import routing_sweep as plots_sweep
 from capsjax.config import Config
 from capsjax.errors import UserError
-from capsjax.runs import results
+from capsjax.runs import data_record, results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.grid import Run
 from capsjax.runs.metrics import read_metrics
@@ -220,8 +219,7 @@ def _draw(workdir: pathlib.Path, rows: Sequence[Row]) -> dict[str, str]:
         metrics.setdefault(_cell(row), []).append(read_metrics(folder.metrics))
     steps = results.steps(rows)
     length = " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1])))
-    config = folder.load_config().data  # The same in all of them.
-    data = data_names.in_words(config.name, config.base)
+    data = data_record.title(folder)  # The same in all of them.
     trained = f"on {data}, {length} training steps"
     drawn = {
         "sweep_error.png": (

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from capsjax.data import names
 from capsjax.data.pixel_range import scaled
 from capsjax.errors import UserError
 
@@ -111,6 +112,7 @@ class Dataset:
         content: a text that differs where the data differ: name and version of a
             published data set, or a hash of all files; by default a hash of the arrays.
         data_dir: the TensorFlow Datasets directory that `capsjax.data.load` was given.
+        title: the name in words, for figures and tables; by default that of `name`.
 
     Raises:
         UserError: no training or test examples, image shapes that differ between the
@@ -125,8 +127,11 @@ class Dataset:
     provenance: str
     content: str = ""
     data_dir: str | None = None
+    title: str = ""
 
     def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", names.in_words(self.name))
         if not self.content:
             digest = hashlib.sha256()
             for part in self.parts().values():

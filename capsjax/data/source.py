@@ -66,8 +66,32 @@ class Source(fields.Config):
             what: a description of the file or folder, for the error text.
 
         Raises:
-            UserError: no path was given.
+            UserError: no path was given, or it cannot be followed or written as text.
         """
         if not self.path:
             raise UserError(f"no path is given; set config.data.path to {what}")
-        return Path(self.path).expanduser()
+        try:
+            path = Path(self.path).expanduser()
+            check_name(path.resolve())
+            path.exists()
+        # Without a home directory it is a RuntimeError, as for links in a circle.
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"cannot follow {self.path} ({error}); set config.data.path to {what}"
+            ) from error
+        return path
+
+
+def check_name(path: Path) -> None:
+    """Refuses a file or folder whose name, any bytes, is not text in UTF-8.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise UserError(
+            f"the name of {shown} is not text in UTF-8; rename it"
+        ) from None

@@ -66,7 +66,8 @@ def write(
             )
     runs = find(given)
     beside = list(dict.fromkeys(path.resolve() for path in given))
-    title = title or f"Runs in {', '.join(path.name for path in beside)}"
+    names = [path.name for path in beside]
+    title = title or f"Runs in {results.listed(names, _MAX_NAMES)}"
     content = _content(runs, beside)
     markdown, pictures = document.to_markdown(
         folder.name, title=title, each_run=each_run, **content

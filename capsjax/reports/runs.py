@@ -1,5 +1,6 @@
 """Runs as a report shows them: read from their folders, and grouped over seeds."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -15,6 +16,7 @@ import pandas as pd
 from capsjax import fields
 from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.runs import data_record
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.metrics import read_metrics
 from capsjax.runs.results import as_text
@@ -277,7 +279,7 @@ def group(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:
     return columns, [
         Group(
             number=position,
-            label=_label(settings[some[0]], in_label),
+            label=_label(runs[some[0]], settings[some[0]], in_label),
             settings=settings[some[0]],
             runs=tuple(runs[index] for index in some),
         )
@@ -323,9 +325,11 @@ def _order(value: Any) -> tuple[int, float, str]:
     return 0 if value is None else 2, 0.0, value_text(value)
 
 
-def _label(settings: dict[str, Any], names: Sequence[str]) -> str:
+def _label(run: Run, settings: dict[str, Any], names: Sequence[str]) -> str:
     """Values of the named settings, or model and data if there are none."""
     values = {name: value_text(value) for name, value in settings.items()}
+    with contextlib.suppress(UserError):  # Then it has the setting's value.
+        values["data.name"] = data_record.title(run.folder)
     last = Counter(name.rpartition(".")[2] for name in names)
     words = []
     for name in filter(values.__contains__, names):

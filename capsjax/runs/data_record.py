@@ -10,19 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from capsjax.data import Dataset
+from capsjax.data import Dataset, names
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder, write_json
 
 
 def record(folder: RunFolder, data: Dataset) -> None:
     """Writes ``data.json``."""
-    write_json(folder.data, _described(data) | {"data_dir": data.data_dir})
+    write_json(
+        folder.data, _described(data) | {"data_dir": data.data_dir, "title": data.title}
+    )
 
 
 def recorded_data_dir(folder: RunFolder) -> str | None:
     """Returns the TensorFlow Datasets directory of the run's data, if it is known."""
     return (_load(folder) or {}).get("data_dir")
+
+
+def title(folder: RunFolder) -> str:
+    """Returns the name in words of the run's data.
+
+    Raises:
+        UserError: a file of the run cannot be read.
+    """
+    if recorded := (_load(folder) or {}).get("title"):
+        return recorded
+    source = folder.load_config().data
+    return names.in_words(source.name, source.base, path=source.path)
 
 
 def check_same(folder: RunFolder, data: Dataset) -> None:

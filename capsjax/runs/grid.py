@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from capsjax.config import current_flag
 from capsjax.errors import UserError
+from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, locked, write_json
 from capsjax.runs.progress import Progress, done_of
 from capsjax.runs.stop import Stopped, StopRequests
@@ -135,8 +136,9 @@ def refuse_failures(outcomes: Sequence[Outcome], workdir: str | os.PathLike) -> 
     failed = [outcome.name for outcome in outcomes if outcome.status == FAILED]
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}; see "
-            f"the log of each, NAME.log in {workdir}; the same command continues them"
+            f"{len(failed)} of {len(outcomes)} runs failed: {results.listed(failed)}; "
+            f"see the log of each, NAME.log in {workdir}; the same command continues "
+            "them"
         )
 
 

@@ -21,7 +21,7 @@ from capsjax.runs.folder import RunFolder
 
 # Columns that each row takes from capsjax.runs.provenance.environment.
 _PROVENANCE = ("started", "commit", "device", "num_devices", "cpu", "num_cpus")
-# Appending takes far less; a process that holds a file for longer hangs.
+# Writing takes far less; a process that holds a file for longer hangs.
 _MAX_WAIT_SECONDS = 60
 
 
@@ -84,13 +84,25 @@ def append(path: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> int:
         old = read(path)
         known = [{c: text for c, text in row.items() if text}.items() for row in old]
         new = [row for row in rows if not any(old <= row.items() for old in known)]
-        write(path, [*old, *new])
+        _replace(path, [*old, *new])
     return len(new)
+
+
+def write(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Writes rows to a CSV file, replacing it as a whole.
+
+    If other processes write or append to it at the same time, it is never a mixture.
+
+    Raises:
+        UserError: another process does not let go of the file.
+    """
+    with _locked(path):
+        _replace(path, rows)
 
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process appends to a file, then keeps them waiting."""
+    """Waits until no other process changes a file, then keeps them waiting."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     try:
@@ -105,9 +117,7 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def write(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Writes rows to a CSV file, replacing it as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _replace(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="") as file:
         columns = dict.fromkeys(column for row in rows for column in row)
@@ -155,10 +165,10 @@ def steps(rows: Iterable[Row]) -> list[int]:
     return sorted({int(row["steps"]) for row in rows})
 
 
-def listed(texts: Sequence[str], most: int = 10) -> str:
-    """The first of some texts, and the number of those left out."""
+def listed(texts: Sequence[str], most: int = 10, comma: str = ", ") -> str:
+    """The first of some texts, ``comma`` between, and the number of those left out."""
     more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+    return comma.join(texts[:most]) + more
 
 
 def count_of(count: int, wanted: int) -> str:

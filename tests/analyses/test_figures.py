@@ -1,9 +1,15 @@
 """Figures: what they show, read back from matplotlib."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from capsjax import data, figures
 from capsjax.analyses.figures import run as plots
+from capsjax.models import capsnet
+from capsjax.runs.folder import RunFolder
 
 
 def test_confusion_matrix_counts_labels_in_rows():
@@ -44,3 +50,32 @@ def test_gallery_titles_every_image(count, channels):
     )
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == [f"{'abc'[label]} → a" for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (data.load("digits"), "images of scikit-learn's digits"),
+        (
+            data.load("multimnist", base="digits", canvas=12, shift=2),
+            "Overlapping digits (pairs of scikit-learn's digits)",
+        ),
+    ],
+    ids=["digits", "pairs"],
+)
+def test_a_runs_figures_name_the_data_in_words(images, words, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    config = SimpleNamespace(model=capsnet.Config().without_decoder())
+    trained: Any = SimpleNamespace(
+        test=SimpleNamespace(predictions=images.test.labels),
+        model=SimpleNamespace(
+            config=config, reconstruct=lambda seen, classes: (seen / 255, None)
+        ),
+    )
+    folder = RunFolder(tmp_path)
+    folder.metrics.touch()
+    plots.write_all(folder, images, trained)
+    titles = [title for figure in drawn if (title := figure.get_suptitle())]
+    assert titles
+    assert all(words in " ".join(title.split()) for title in titles)

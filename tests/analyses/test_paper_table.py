@@ -42,7 +42,7 @@ def test_mean_and_deviation_stand_beside_the_papers(tmp_path):
     make_runs(tmp_path, {cell.name: (0.2, 0.3, 0.4) for cell in CELLS})
     text = paper_table.write(tmp_path, tmp_path, CELLS, 3, "mnist", "paper")
     for line, cell in zip(lines(text), CELLS, strict=True):
-        assert line[0] == cell.data
+        assert line[0] == {"mnist": "MNIST", "multimnist": "MultiMNIST"}[cell.data]
         assert line[-4:] == ["3", "300,000", "0.30 ± 0.100", cell.paper]
     assert not any(note in text for note in ("Not the paper's", "Not MNIST", "Scale"))
     assert (tmp_path / "table1.csv").read_text().count("\n") == 1 + 3 * len(CELLS)
@@ -60,8 +60,20 @@ def test_short_small_and_missing_runs_are_said_to_be_so(tmp_path):
     assert "**Not MNIST**: the images are scikit-learn's digits" in text
     names = ["scikit-learn's digits"] * 5 + ["pairs of scikit-learn's digits"] * 3
     assert [line[0] for line in table] == names
-    assert "the paper's, on MNIST" in text.splitlines()[0]
+    assert "the paper's, on MNIST or MultiMNIST" in text.splitlines()[0]
     assert "Scale cpu: the networks are smaller" in text
+
+
+def test_notes_of_many_commits_devices_and_data_are_of_bounded_size(tmp_path):
+    for seed in range(8):
+        env = {name: f"{name}{seed}" for name in ("commit", "cpu", "data")}
+        made_run(tmp_path / f"{CELLS[0].name}_seed{seed}", seed, 1.0, env=env)
+    text = paper_table.write(tmp_path, tmp_path, CELLS, 8, "mnist", "paper")
+    shown = "; ".join(f"commit{seed}" for seed in range(5))
+    assert f"Commit: {shown} and 3 more." in text
+    assert "Data: data0; data1" in text
+    assert "2 cores of cpu4 and 3 more." in text
+    assert not any(f"{name}5" in text for name in env)
 
 
 def test_the_table_of_another_process_is_not_touched(tmp_path):

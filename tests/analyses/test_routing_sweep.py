@@ -7,11 +7,11 @@ import shlex
 import numpy as np
 import pytest
 
-from capsjax.analyses import data_names
 from capsjax.analyses import routing_sweep as sweep
 from capsjax.analyses.figures import routing_sweep as plots_sweep
 from capsjax.analyses.routing_sweep import Cell
 from capsjax.config import Config
+from capsjax.data import names
 from capsjax.errors import UserError
 from capsjax.losses import cross_entropy
 from capsjax.models import baseline_cnn
@@ -363,26 +363,11 @@ def test_what_stands_in_for_mnist_is_called_so(tmp_path):
     for caption in captions.values():
         assert "on scikit-learn's digits, 10 training steps" in caption
     rows = sweep.rows(tmp_path, [WITH], 1)
-    data = data_names.in_words("digits")
+    data = names.in_words("digits")
     (axes,) = plots_sweep.errors(rows, data).axes
     assert "on scikit-learn's digits" in axes.get_title()
     figure = plots_sweep.losses({(3, True): [read_metrics(folder.metrics)]}, data)
     assert figure.get_suptitle() == "Margin loss in training on scikit-learn's digits"
-
-
-@pytest.mark.parametrize(
-    ("name", "base", "words"),
-    [
-        ("mnist", "mnist", "MNIST"),
-        ("multimnist", "mnist", "MultiMNIST"),
-        ("multimnist", "digits", "pairs of scikit-learn's digits"),
-        ("expanded", "mnist", "expanded MNIST"),
-        ("expanded", "digits", "expanded scikit-learn's digits"),
-        ("cifar10", "mnist", "cifar10"),
-    ],
-)
-def test_data_sets_in_words(name, base, words):
-    assert data_names.in_words(name, base) == words
 
 
 # The launcher.

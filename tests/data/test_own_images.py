@@ -1,7 +1,9 @@
 """Files that are read or counted, and ranges of pixel values that are refused."""
 
+import errno
 import io
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -196,3 +198,54 @@ def test_content_is_a_hash_of_names_and_bytes(root):
     renamed = load(root).content
     (root / "cat/00.png").write_bytes(encoded(seed=11))
     assert len({before, renamed, load(root).content}) == 3
+
+
+@pytest.mark.parametrize("which", [".", "cat", "cat/deep"])
+def test_a_folder_that_cannot_be_read_is_named_in_one_line(root, which, monkeypatch):
+    (root / "cat/deep").mkdir()
+    closed, iterdir = root / which, pathlib.Path.iterdir
+
+    def closed_iterdir(path):
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", closed_iterdir)
+    with pytest.raises(UserError, match=r"cannot read .*make it readable") as caught:
+        load(root)
+    assert f"cannot read {closed} (Permission denied)" in str(caught.value)
+
+
+def test_a_path_that_cannot_be_followed_is_one_line(root):
+    with pytest.raises(UserError, match="cannot follow ~nobody-here/x"):
+        load("~nobody-here/x")
+    (root / "loop").symlink_to(root / "loop")
+    for name in ("folder", "npz"):
+        with pytest.raises(UserError, match=r"(cannot follow|no folder|no NPZ file)"):
+            data.load(name, path=str(root / "loop"))
+
+
+def undecodable(text):
+    """A name that is no UTF-8, as Python reads it."""
+    return os.fsdecode(b"\xff" + text.encode())
+
+
+def test_a_folder_whose_name_is_not_text_is_refused(root):
+    os.rename(root / "cat", root / undecodable("cat"))
+    with pytest.raises(UserError, match="not text in UTF-8; rename it") as caught:
+        load(root)
+    assert str(caught.value).isascii()
+    moved = root.with_name(undecodable("root"))
+    root.rename(moved)
+    (moved / undecodable("cat")).rename(moved / "cat")
+    with pytest.raises(UserError, match="not text in UTF-8; rename it"):
+        load(moved)
+
+
+def test_files_whose_names_are_not_text_are_read(root):
+    (root / "cat/0.png").rename(root / "cat" / undecodable(".png"))
+    write(root / "cat" / f"a.{undecodable('x')}", b"no image")
+    found = load(root)
+    assert len(found.train) + len(found.test) == 10
+    found.provenance.encode()
+    assert "not read: 1 .?x files" in found.provenance

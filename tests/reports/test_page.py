@@ -177,6 +177,20 @@ def test_a_label_has_no_more_than_it_takes(tmp_path):
     assert labels == ["iterations=10", "iterations=8", "iterations=9"]
 
 
+def test_labels_name_the_data_in_words(tmp_path):
+    for name in ("mnist", "digits"):
+        made_run(tmp_path / "several" / name, **{"data.name": name})
+    one = made_run(tmp_path / "one" / "run", **{"data.name": "affnist"})
+    write_json(one.data, {"title": "generated affNIST"})
+    _, groups = groups_of(tmp_path / "several")
+    assert [group.label for group in groups] == ["scikit-learn's digits", "MNIST"]
+    _, (group,) = groups_of(tmp_path / "one")
+    assert group.label == "capsnet on generated affNIST"
+    one.data.write_text("{")
+    _, (group,) = groups_of(tmp_path / "one")
+    assert group.label == "capsnet on affnist"
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [
@@ -426,6 +440,13 @@ def test_every_group_has_a_color_of_its_own(count):
     errors = plots_report.final_errors(groups)
     labels = [label.get_text() for label in errors.axes[0].get_yticklabels()]
     assert labels == [f"{i}: g{i}" for i in range(count)]
+
+
+def test_the_title_names_a_few_of_many_folders(tmp_path):
+    folders = [made(tmp_path / f"r{n}", seed=n).path for n in range(9)]
+    report.write(folders, tmp_path / "report.html", each_run=False)
+    text = (tmp_path / "report.md").read_text()
+    assert "# Runs in r0, r1, r2, r3, r4, r5 and 3 more\n" in text
 
 
 def test_the_launcher(tmp_path):

@@ -9,6 +9,7 @@ from capsjax.data import Dataset, ImageSet
 from capsjax.errors import UserError
 from capsjax.runs import data_record
 from capsjax.runs.folder import RunFolder
+from tests.runs.test_results import made_run
 
 CLASSES = ("cat", "dog", "fox")
 
@@ -102,6 +103,13 @@ def test_runs_of_earlier_versions_are_not_compared(tmp_path):
     data_record.check_same(folder, made())
     assert data_record.fitted(folder, made()).class_names == CLASSES
     assert data_record.recorded_data_dir(folder) is None
+
+
+def test_the_title_is_the_recorded_one_or_else_that_of_the_config(tmp_path):
+    folder = made_run(tmp_path, **{"data.name": "multimnist", "data.base": "digits"})
+    assert data_record.title(folder) == "pairs of scikit-learn's digits"
+    data_record.record(folder, made(title="what it was"))
+    assert data_record.title(folder) == "what it was"
 
 
 def test_a_damaged_record_is_one_clear_error(folder):

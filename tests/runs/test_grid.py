@@ -75,6 +75,12 @@ def test_a_run_that_fails_takes_none_along_and_is_started_again(tmp_path):
     grid.refuse_failures(again[:2], tmp_path)
 
 
+def test_of_many_failures_some_are_named():
+    failed = [grid.Outcome(f"r{n}", FAILED) for n in range(100)]
+    with pytest.raises(UserError, match=r"^100 of .*: r0, .* and 90 more;"):
+        grid.refuse_failures(failed, "runs")
+
+
 def test_other_flags_for_the_same_name_are_refused_before_anything_runs(tmp_path):
     first = [Run("a", ["--what=fast", "--config.seed=1", "--data_dir=/here"])]
     grid.run_all(first, tmp_path, report=quiet, command=SCRIPT)

@@ -112,26 +112,46 @@ def _append_many(path: pathlib.Path, first: int, start) -> None:
         results.append(path, [{"n": str(number), f"c{number}": "1"}])
 
 
-def test_two_processes_that_append_at_once_lose_no_row(tmp_path):
-    path = tmp_path / "results" / "rows.csv"
+def _write_many(path: pathlib.Path, first: int, start) -> None:
+    """Writes 100 rows anew 50 times."""
+    start.wait()
+    for _ in range(50):
+        results.write(path, [{"n": str(first + n)} for n in range(100)])
+
+
+def _at_once(*calls) -> None:
+    """Runs functions in a process each, which begin together."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["tests.launching_preload"])
-    start = server.Barrier(2)
+    start = server.Barrier(len(calls))
     processes = [
-        server.Process(target=_append_many, args=(path, first, start))
-        for first in (0, 25)
+        server.Process(target=function, args=(*arguments, start))
+        for function, *arguments in calls
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert not any(process.exitcode for process in processes)
+
+
+def test_two_processes_that_append_at_once_lose_no_row(tmp_path):
+    path = tmp_path / "results" / "rows.csv"
+    _at_once((_append_many, path, 0), (_append_many, path, 25))
     rows = results.read(path)
     assert sorted(int(row["n"]) for row in rows) == list(range(50))
     assert all(row[f"c{row['n']}"] == "1" for row in rows)
 
 
-def test_a_file_that_another_process_holds_is_left_alone(tmp_path, monkeypatch):
+def test_two_processes_that_write_at_once_leave_one_whole_file(tmp_path):
+    path = tmp_path / "results" / "rows.csv"
+    _at_once((_write_many, path, 0), (_write_many, path, 100))
+    numbers = [int(row["n"]) for row in results.read(path)]
+    assert numbers in (list(range(100)), list(range(100, 200)))
+
+
+@pytest.mark.parametrize("change", [results.append, results.write])
+def test_a_file_that_another_process_holds_is_left_alone(tmp_path, monkeypatch, change):
     monkeypatch.setattr(results, "_MAX_WAIT_SECONDS", 0)
     path = tmp_path / "rows.csv"
     with (
@@ -140,9 +160,10 @@ def test_a_file_that_another_process_holds_is_left_alone(tmp_path, monkeypatch):
             UserError, match=r"rows\.csv for 0 s; stop it, or choose another"
         ),
     ):
-        results.append(path, [{"a": "1"}])
+        change(path, [{"a": "1"}])
     assert not path.exists()
-    assert results.append(path, [{"a": "1"}]) == 1
+    change(path, [{"a": "1"}])
+    assert results.read(path) == [{"a": "1"}]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("*.csv")), ids=str)

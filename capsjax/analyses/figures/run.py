@@ -59,14 +59,14 @@ def _all(
             title, rows, labels[indices], predictions[indices], data.class_names
         )
 
-    title = f"Test images of {data.name}"
+    title = f"Test images of {data.title}"
     if trained.model.config.model.has_decoder:
         title += " and their reconstructions"
     some = _a_few_of_each_class(data.test, 2 * _COLUMNS)
     yield "reconstructions", shown(title, some, {"reconstruction": predictions})
 
     wrong = np.flatnonzero(predictions != labels)
-    title = f"{len(wrong)} of {len(labels)} test images of {data.name} misclassified"
+    title = f"{len(wrong)} of {len(labels)} test images of {data.title} misclassified"
     if len(wrong) > _MAX_ERRORS:
         title += f", the first {_MAX_ERRORS}"
     classes = {"from prediction": predictions, "from label": labels}
@@ -172,7 +172,7 @@ def gallery(
     bands = max(-(-count // columns), 1)
     height = 1.15 * bands * len(rows) + 0.35 * bands + 0.8
     figure = figures.new(figsize=(columns + 1.4, height))
-    figure.suptitle(textwrap.fill(title, 8 * columns))
+    figure.suptitle(textwrap.fill(title, 8 * columns, break_on_hyphens=False))
     space = {"wspace": 0.05}
     grid = pictures.grid(figure, bands * len(rows), columns, gridspec_kw=space)
     if not count:

@@ -51,7 +51,7 @@ def segmentations(
     ]
     figure = figures.new(figsize=(12, 11))
     figure.suptitle(
-        f"Overlapping digits of {data.name}: {100 * np.mean(~right):.1f} % of "
+        f"Overlapping digits ({data.title}): {100 * np.mean(~right):.1f} % of "
         f"{len(labels):,} test pairs not recognised\n"
         "L: the classes of the image; R: the classes drawn, in red and in green"
     )

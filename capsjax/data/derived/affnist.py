@@ -17,6 +17,7 @@ import scipy.io
 import scipy.ndimage
 from tqdm import tqdm
 
+from capsjax.data import names
 from capsjax.data.datasets import Dataset, ImageSet
 from capsjax.data.derived import expanded
 from capsjax.data.source import Source
@@ -68,6 +69,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
         test=transformed.images,
         provenance=f"tested on {transformed.provenance}; trained on {clean.provenance}",
         content=f"{clean.content}; {transformed.provenance}",
+        title=names.derived("affnist", base.title, generated=not transformed.published),
     )
 
 

@@ -8,6 +8,7 @@ References:
 
 import numpy as np
 
+from capsjax.data import names
 from capsjax.data.datasets import Dataset, ImageSet
 from capsjax.data.derived import canvas
 from capsjax.data.source import Source
@@ -42,6 +43,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
         ),
         content=base.content,
         data_dir=base.data_dir,
+        title=names.derived("expanded", base.title),
     )
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from capsjax.data import names
 from capsjax.data.datasets import Dataset, Examples, ImageSet
 from capsjax.data.derived import canvas
 from capsjax.data.source import Source
@@ -148,6 +149,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
         ),
         content=base.content,
         data_dir=base.data_dir,
+        title=names.derived("multimnist", base.title),
     )
 
 

@@ -13,9 +13,10 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.MpegImagePlugin import MpegImageFile
 from tqdm import tqdm
 
+from capsjax.data import names
 from capsjax.data.datasets import Dataset, ImageSet, empty_like
 from capsjax.data.pixel_range import check_range, scaled
-from capsjax.data.source import Source
+from capsjax.data.source import Source, check_name
 from capsjax.data.splits import carve_test, content_key
 from capsjax.errors import UserError
 
@@ -55,11 +56,21 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
 
     Raises:
         UserError: no such folder or another layout, train and test classes that
-            differ, a class without images, images of several sizes, an unreadable file,
-            or images of nearly one shade, without `max_value`.
+            differ, a class without images, images of several sizes, an unreadable file
+            or folder, or images of nearly one shade, without `max_value`.
     """
     del data_dir
     root = source.own_path("your image folder")
+    try:
+        return _load(root, source)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {error.filename or root} ({error.strerror}); make it "
+            f"readable, or move it out of {root}"
+        ) from error
+
+
+def _load(root: Path, source: Source) -> Dataset:
     if not root.is_dir():
         raise UserError(f"no folder {root}; wanted {_LAYOUTS}")
     folders = _folders(root)
@@ -105,16 +116,20 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
             f"training and {len(test)} test images{note}{reader.not_read()}"
         ),
         content=f"sha256 {digest}",
+        title=names.in_words("folder", path=str(root)),
     )
 
 
 def _folders(parent: Path) -> list[str]:
     """Names of the folders in `parent`, sorted; hidden ones left out."""
-    return sorted(
+    found = sorted(
         entry.name
         for entry in parent.iterdir()
         if entry.is_dir() and not entry.name.startswith(".")
     )
+    for name in found:
+        check_name(parent / name)
+    return found
 
 
 class _Reader:
@@ -223,6 +238,8 @@ class _Reader:
         except Exception as error:
             suffix = file.suffix.lower()
             if isinstance(error, UnidentifiedImageError) and suffix not in _SUFFIXES:
+                # A file's name may be any bytes, the provenance is text.
+                suffix = suffix.encode(errors="replace").decode()
                 self._skipped[f"{suffix or 'unnamed'} files"] += 1
                 return
             raise UserError(
@@ -238,7 +255,8 @@ class _Reader:
                 f"{sizes[1]}; give image_size, the side in pixels to which all are "
                 "resized"
             )
-        self.digest.update(f"{file.relative_to(self._root)}\0{len(content)}\0".encode())
+        entry = f"{file.relative_to(self._root)}\0{len(content)}\0"
+        self.digest.update(entry.encode(errors="surrogateescape"))
         self.digest.update(content)
         self._files.append(file)
         self._arrays.append(array)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from capsjax.data.datasets import Dataset, ImageSet, as_image_set, empty_like
+from capsjax.data.names import in_words
 from capsjax.data.pixel_range import check_range
 from capsjax.data.source import Source
 from capsjax.data.splits import carve_test, content_key
@@ -89,6 +90,7 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
             class_names=class_names,
             provenance=f"NPZ file {path.name}, sha256 {digest[:16]}{note}",
             content=f"sha256 {digest}",
+            title=in_words("npz", path=str(path)),
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
