@@ -1,11 +1,14 @@
 """Strictness for all tests, and fixtures that several of them need."""
 
+import json
 import os
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from capsjax import data
@@ -53,6 +56,29 @@ def tfds_data_dir() -> str:
             "no prepared MNIST; name the folder in CAPSJAX_TEST_DATA_DIR to run this"
         )
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def routing_fixture() -> Callable[[str], dict[str, Any]]:
+    """What the code of an algorithm's authors computes, by the file's name.
+
+    Arrays in float64, and ``meta``; the test is skipped where the files are missing.
+    """
+    beside = _ROOT.parent / "shared" / "fixtures"
+    folder = pathlib.Path(os.environ.get("CAPSJAX_TEST_FIXTURES_DIR", beside))
+
+    def load(name: str) -> dict[str, Any]:
+        path = folder / "routing" / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(
+                f"no {path.name}; name the folder above routing/ in "
+                "CAPSJAX_TEST_FIXTURES_DIR to run this"
+            )
+        with np.load(path, allow_pickle=False) as file:
+            found = dict(file)
+        return found | {"meta": json.loads(str(found["meta"]))}
+
+    return load
 
 
 @pytest.fixture(scope="session")

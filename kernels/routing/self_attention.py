@@ -47,6 +47,11 @@ def route(
             f"self-attention routing takes votes [B, *N, C, J, Q] and a routing bias "
             f"[C, J]; got {votes.shape} and {routing_bias.shape}"
         )
+    if bias is not None and bias.shape != (J, Q):
+        raise ValueError(
+            f"self-attention routing takes a bias [J, Q]; got {bias.shape} for votes "
+            f"{votes.shape}"
+        )
     wide = accumulation_dtype(votes.dtype)
     dtype, votes = votes.dtype, votes.astype(wide)
     total = jnp.sum(votes, axis=-3)

@@ -74,7 +74,9 @@ def test_output_capsules(config, dtype, bias):
         lengths = np.linalg.norm(np.asarray(poses, np.float64), axis=2)
         np.testing.assert_allclose(activations, lengths, rtol=1e-5)
     if config.activations != "logits":
-        assert 0 <= activations.min() <= activations.max() <= 1
+        # Poses that are rounded to half precision can be a little longer than 1.
+        rounding = float(jnp.finfo(dtype).eps)
+        assert 0 <= activations.min() <= activations.max() <= 1 + rounding
     assert np.ptp(activations) > 0.01
 
 
