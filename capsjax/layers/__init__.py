@@ -5,9 +5,10 @@ from capsjax.layers.capsules import ConvCapsules, RoutedCapsules
 from capsjax.layers.convolution import Conv
 from capsjax.layers.decoder import MaskedDecoder
 from capsjax.layers.initializers import INITIALIZERS, Initializers
-from capsjax.layers.normalization import BATCH_AXIS, BatchNorm, InstanceNorm
+from capsjax.layers.normalization import BATCH_AXIS, BatchNorm, InstanceNorm, PoseNorm
 from capsjax.layers.primary_capsules import (
     DepthwisePrimaryCapsules,
+    GridPrimaryCapsules,
     PrimaryCapsules,
     primary_grid,
 )
@@ -20,9 +21,11 @@ __all__ = [
     "Conv",
     "ConvCapsules",
     "DepthwisePrimaryCapsules",
+    "GridPrimaryCapsules",
     "Initializers",
     "InstanceNorm",
     "MaskedDecoder",
+    "PoseNorm",
     "PrimaryCapsules",
     "RoutedCapsules",
     "conv3x3",

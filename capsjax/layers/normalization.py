@@ -1,5 +1,8 @@
 """Normalisation of features: over the whole batch, or over each image."""
 
+import math
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -56,6 +59,43 @@ class BatchNorm(nnx.Module):
             wide = x.astype(accumulation_dtype(x.dtype))
             y = self.norm(wide, use_running_average=not train)
         return jnp.asarray(y, x.dtype)
+
+
+PoseNormalization = Literal["types", "elements"]
+"""What has a mean and a variance of its own: each type of capsules, over all elements
+of its poses; or each element of the poses of each type."""
+
+
+class PoseNorm(nnx.Module):
+    """Batch normalisation of the poses of capsules.
+
+    Attributes:
+        norm: the normalisation.
+        pose: shape of a pose.
+        by: what has a mean and a variance of its own.
+    """
+
+    def __init__(
+        self,
+        types: int,
+        pose: tuple[int, ...],
+        by: PoseNormalization,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        features = types if by == "types" else types * math.prod(pose)
+        self.norm = BatchNorm(features, rngs=rngs)
+        self.pose = pose
+        self.by = by
+
+    def __call__(self, poses: Float[Array, "..."], *, train: bool) -> Array:
+        """Normalises poses [B, *N, types, *pose]; see `BatchNorm`."""
+        shape = poses.shape
+        lead = shape[: len(shape) - len(self.pose) - 1]
+        if self.by == "elements":
+            return self.norm(poses.reshape(*lead, -1), train=train).reshape(shape)
+        x = jnp.swapaxes(poses.reshape(*lead, self.norm.norm.num_features, -1), -1, -2)
+        return jnp.swapaxes(self.norm(x, train=train), -1, -2).reshape(shape)
 
 
 class InstanceNorm(nnx.Module):

@@ -1,5 +1,7 @@
 """Primary capsules, the lowest layer: features become poses."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,9 +9,11 @@ from jaxtyping import Array, Float
 
 from capsjax.errors import SettingsError
 from capsjax.layers.convolution import Conv
-from capsjax.layers.initializers import Initializers
+from capsjax.layers.initializers import Initializer, Initializers
+from capsjax.layers.normalization import BatchNorm, PoseNorm, PoseNormalization
+from capsjax.routings import Capsules
 from kernels.convolution import output_size
-from kernels.dtypes import accumulation_dtype
+from kernels.dtypes import accumulation_dtype, at_least_float32
 from kernels.routing import exponential_squash, squash
 
 
@@ -65,6 +69,89 @@ class PrimaryCapsules(nnx.Module):
         # Splitting the channel axis alone keeps a capsule's channels together.
         s = s.reshape(s.shape[0], -1, num_types, dim) + self.bias[...][None, None]
         return squash(s).reshape(s.shape[0], -1, dim)
+
+
+class GridPrimaryCapsules(nnx.Module):
+    """Capsules on the grid of the features, with poses and activations side by side.
+
+    Two convolutions: one for the poses, which are not squashed, and one for the logits
+    of the activations.
+
+    Attributes:
+        poses: convolution to the poses.
+        activations: convolution to the activations' logits, or None.
+        poses_norm: batch normalisation of the poses, or None.
+        activations_norm: likewise of the logits.
+        types: capsules at each place.
+        pose: shape of a pose, (P,) or (d, d).
+
+    References:
+        Hinton, Sabour and Frosst 2018, section 4; with normalisation: Ribeiro,
+        Leontidis and Kollias 2020 ("types"), Hahn, Pyeon and Kim 2019 ("elements").
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        types: int,
+        pose: tuple[int, ...],
+        kernel_size: int = 1,
+        *,
+        padding: str = "VALID",
+        has_activations: bool = True,
+        use_bias: bool = True,
+        normalization: PoseNormalization | None = None,
+        kernel_init: Initializer,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the layer.
+
+        Args:
+            in_channels: channels of the features.
+            types: capsules at each place.
+            pose: shape of a pose, (P,) or (d, d).
+            kernel_size: size of both convolutions' kernel; their stride is 1.
+            padding: ``"VALID"`` or ``"SAME"``.
+            has_activations: whether the capsules have activations.
+            use_bias: whether the convolutions have a bias.
+            normalization: see `PoseNorm`; None for no batch normalisation.
+            kernel_init: initial kernels.
+            rngs: generator whose ``params`` stream initialises the parameters.
+        """
+
+        def conv(channels: int) -> Conv:
+            return Conv(
+                in_channels,
+                channels,
+                kernel_size,
+                padding=padding,
+                kernel_init=kernel_init,
+                bias_init=jax.nn.initializers.zeros if use_bias else None,
+                rngs=rngs,
+            )
+
+        self.poses = conv(types * math.prod(pose))
+        self.activations = conv(types) if has_activations else None
+        self.poses_norm = self.activations_norm = None
+        if normalization is not None:
+            self.poses_norm = PoseNorm(types, pose, normalization, rngs=rngs)
+            if has_activations:
+                self.activations_norm = BatchNorm(types, rngs=rngs)
+        self.types = types
+        self.pose = pose
+
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Capsules:
+        """Primary capsules on the grid [B, h, w, types]."""
+        poses = self.poses(x)
+        poses = poses.reshape(*poses.shape[:3], self.types, *self.pose)
+        if self.poses_norm is not None:
+            poses = self.poses_norm(poses, train=train)
+        if self.activations is None:
+            return Capsules(poses)
+        logits = self.activations(x)
+        if self.activations_norm is not None:
+            logits = self.activations_norm(logits, train=train)
+        return Capsules(poses, jax.nn.sigmoid(at_least_float32(logits)))
 
 
 class DepthwisePrimaryCapsules(nnx.Module):
