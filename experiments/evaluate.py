@@ -2,6 +2,10 @@
 
 python -m experiments.evaluate --workdir=runs/digits --checkpoint=best
 
+or one of the trained networks that come with capsjax:
+
+python -m experiments.evaluate --pretrained=efficient_capsnet_mnist
+
 A run can also be tested on other images: one with smallNORB's novel azimuths on
 familiar ones (--novel_viewpoint=azimuth_familiar), or one with expanded MNIST on
 affNIST (--data_name=affnist).
@@ -12,13 +16,12 @@ import json
 from absl import flags
 
 from capsjax.errors import UserError
-from capsjax.runs.folder import RunFolder
 from capsjax.runs.progress import Progress
 from capsjax.training.trained import evaluate, restore
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()
-_WORKDIR, _checkpoint = launch.define_run()
+_RUN = launch.RunFlags()
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["test", "validation", "train"], "Images to evaluate on."
 )
@@ -43,7 +46,7 @@ _NOVEL_VIEWPOINT = flags.DEFINE_string(
 
 def main() -> None:
     """Restores the parameters and evaluates them."""
-    folder = RunFolder(_WORKDIR.value)
+    folder = _RUN.folder
     others = {
         "name": _DATA_NAME.value,
         "path": _DATA_PATH.value,
@@ -59,7 +62,7 @@ def main() -> None:
             f"the run in {folder.path} has no {_SPLIT.value} images "
             "(config.data.validation_examples is 0)"
         )
-    model = restore(folder, data, _checkpoint())
+    model = restore(folder, data, _RUN.checkpoint)
     with Progress("evaluating", len(images), unit="images") as progress:
         found = evaluate(model, images, on_batch=progress.advance)
     about = {"step": model.step, "examples": len(images), "data": data.provenance}

@@ -22,12 +22,11 @@ import pathlib
 from absl import flags
 
 from capsjax.inference import export
-from capsjax.runs.folder import RunFolder
 from capsjax.training.trained import restore
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()
-_WORKDIR, _checkpoint = launch.define_run()
+_RUN = launch.RunFlags()
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 1, "Images in each call of the exported model, a fixed number."
 )
@@ -45,19 +44,20 @@ _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     f"The file to write, NAME{export.SUFFIX}; by default "
-    f"WORKDIR/exported/model_b{{batch_size}}{export.SUFFIX}. Replaces an earlier "
-    "export of the same run, but no other file.",
+    f"WORKDIR/exported/model_b{{batch_size}}{export.SUFFIX}, or exported/ here for a "
+    "pretrained network. Replaces an earlier export of the same run, but no other "
+    "file.",
 )
 
 
 def main() -> None:
     """Restores the parameters, writes the artefact and checks it."""
-    folder = RunFolder(_WORKDIR.value)
+    folder = _RUN.folder
     name = f"model_b{_BATCH_SIZE.value}{export.SUFFIX}"
-    path = pathlib.Path(_OUTPUT.value or folder.path / "exported" / name).expanduser()
+    path = pathlib.Path(_OUTPUT.value or _RUN.output("exported") / name).expanduser()
     export.check_path(path, folder)
     data = launch.load_run_data(folder, _DATA_DIR.value)
-    model = restore(folder, data, _checkpoint())
+    model = restore(folder, data, _RUN.checkpoint)
     exported = export.export(
         model,
         data,

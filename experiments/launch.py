@@ -1,5 +1,6 @@
 """Parts shared by all launchers: flags, one-line errors and the exit status."""
 
+import atexit
 import dataclasses
 import functools
 import importlib.util
@@ -8,8 +9,10 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +25,7 @@ from absl import logging as absl_logging
 from capsjax import data, fields
 from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.inference import pretrained
 from capsjax.models import MODELS, capsnet
 from capsjax.runs import data_record
 from capsjax.runs.folder import RunFolder
@@ -228,27 +232,63 @@ def _help_config(argv: Sequence[str], flag: ConfigFlag) -> str | None:
     return fields.describe(_load_config(name, flag.overrides))
 
 
-def define_run() -> tuple[flags.FlagHolder[str], Callable[[], Literal["last", "best"]]]:
-    """Defines ``--workdir`` of a trained run, and ``--checkpoint``.
+class RunFlags:
+    """``--workdir`` or ``--pretrained`` of a trained network, and ``--checkpoint``."""
 
-    Returns:
-        The first flag, and a function that returns the second one's value.
-    """
-    workdir = flags.DEFINE_string(
-        "workdir",
-        None,
-        "Folder of the run, as given to experiments.train.",
-        required=True,
-    )
-    checkpoint = flags.DEFINE_enum(
-        "checkpoint",
-        "last",
-        ["last", "best"],
-        "Which parameters: those of the last step, as in result.json, or the best by "
-        "validation accuracy.",
-    )
-    _group("Run", "workdir", "checkpoint")
-    return workdir, lambda: "best" if checkpoint.value == "best" else "last"
+    def __init__(self) -> None:
+        self._workdir = flags.DEFINE_string(
+            "workdir", None, "Folder of the run, as given to experiments.train."
+        )
+        self._pretrained = flags.DEFINE_string(
+            "pretrained",
+            None,
+            "In place of a run: a trained network that comes with capsjax "
+            f"({', '.join(pretrained.names()) or 'none yet'}), or the path of a file "
+            "that experiments.publish wrote.",
+        )
+        self._checkpoint = flags.DEFINE_enum(
+            "checkpoint",
+            "last",
+            ["last", "best"],
+            "Which parameters: those of the last step, as in result.json, or the best "
+            "by validation accuracy.",
+        )
+        _group("Run", "workdir", "pretrained", "checkpoint")
+
+    @property
+    def checkpoint(self) -> Literal["last", "best"]:
+        """Value of ``--checkpoint``."""
+        return "best" if self._checkpoint.value == "best" else "last"
+
+    @functools.cached_property
+    def folder(self) -> RunFolder:
+        """The run's folder; of a pretrained network, one that ends with this process.
+
+        Raises:
+            UserError: neither flag or both are given, or there is no such network.
+        """
+        workdir, name = self._workdir.value, self._pretrained.value
+        if workdir is not None and name is not None:
+            raise UserError(
+                "give --workdir=DIR of a run or --pretrained=NAME, not both"
+            )
+        if workdir is not None:
+            return RunFolder(workdir)
+        if name is None:
+            raise UserError(
+                "give --workdir=DIR of a run, or --pretrained=NAME; --help explains "
+                "the flags"
+            )
+        temporary = tempfile.mkdtemp(prefix="capsjax-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        folder = RunFolder(pathlib.Path(temporary, pathlib.Path(name).stem))
+        pretrained.unpack(name, folder)
+        return folder
+
+    def output(self, subfolder: str) -> pathlib.Path:
+        """A folder for results: in the run's, or for a pretrained network here."""
+        base = self.folder.path if self._workdir.value else pathlib.Path()
+        return base / subfolder
 
 
 def define_data_dir() -> flags.FlagHolder[str | None]:

@@ -19,13 +19,12 @@ from capsjax import figures
 from capsjax.analyses import perturbation
 from capsjax.analyses.figures import perturbation as plots_perturbation
 from capsjax.errors import UserError
-from capsjax.runs.folder import RunFolder
 from capsjax.training import augment
 from capsjax.training.trained import restore
 from experiments import launch
 
 _DATA_DIR = launch.define_data_dir()
-_WORKDIR, _checkpoint = launch.define_run()
+_RUN = launch.RunFlags()
 _CLASS_NAME = flags.DEFINE_string(
     "class_name",
     None,
@@ -35,23 +34,26 @@ _EXAMPLE = flags.DEFINE_integer(
     "example", 0, "Number of the class's test image, from 0.", lower_bound=0
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder of the figures; by default WORKDIR/plots."
+    "output",
+    None,
+    "Folder of the figures; by default WORKDIR/plots, or plots here for a pretrained "
+    "network.",
 )
 
 
 def main() -> None:
     """Restores the parameters and draws the figures."""
-    folder = RunFolder(_WORKDIR.value)
+    folder = _RUN.folder
     config = folder.load_config()
     data = launch.load_run_data(folder, _DATA_DIR.value)
     labels = perturbation.classes_of(data, _CLASS_NAME.value)
     examples = [
         perturbation.example_of(data, label, _EXAMPLE.value) for label in labels
     ]
-    model = restore(folder, data, _checkpoint())
+    model = restore(folder, data, _RUN.checkpoint)
     perturbed = perturbation.make_perturbations(model.graphdef, config)
     variables = jax.device_put(model.variables)
-    output = pathlib.Path(_OUTPUT.value or folder.plots).expanduser()
+    output = pathlib.Path(_OUTPUT.value or _RUN.output("plots")).expanduser()
     for label, image in zip(labels, examples, strict=True):
         name = data.class_names[label]
         figure = plots_perturbation.dimensions(
