@@ -4,7 +4,7 @@ Import from here: ``routing.dynamic.route``, ``routing.uniform.route`` and so on
 ops; the names of dynamic routing also stand here by themselves.
 """
 
-from kernels.routing import dynamic, self_attention, uniform
+from kernels.routing import dynamic, em, self_attention, uniform
 from kernels.routing.arguments import UnsupportedError
 from kernels.routing.dynamic import (
     IMPLEMENTATIONS,
@@ -24,6 +24,7 @@ __all__ = [
     "Workload",
     "diagnose",
     "dynamic",
+    "em",
     "exponential_squash",
     "norm",
     "route",

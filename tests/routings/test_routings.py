@@ -16,11 +16,12 @@ from capsjax import config as config_lib
 from capsjax import fields, losses, models, routings
 from capsjax.config import Config
 from capsjax.data import TrainBatches
-from capsjax.errors import UserError
+from capsjax.errors import SettingsError, UserError
 from capsjax.models import capsnet
-from capsjax.routings import ROUTINGS, Capsules, Sizes, Transform, dynamic, uniform
+from capsjax.routings import ROUTINGS, Capsules, Sizes, Transform, dynamic, em, uniform
 from capsjax.training import step as train_step
 from kernels import routing
+from kernels.routing.votes import Windows
 from tests.kernels.routing import reference
 from tests.stepping import take_steps
 
@@ -36,13 +37,22 @@ def arguments(bias=True):
     return u, W, rng.normal(size=(J, Q)) if bias else None
 
 
-def given(dtype=jnp.float32, bias=True):
-    """The same as a plug-in takes them."""
+def given(dtype=jnp.float32, bias=True, activations=False):
+    """The same as a plug-in takes them, perhaps with activations."""
     u, W, b = arguments(bias)
     transform = Transform(
         jnp.asarray(W, dtype), None if b is None else jnp.asarray(b, dtype)
     )
-    return Capsules(jnp.asarray(u, dtype)), transform
+    a = np.random.default_rng(1).uniform(size=(B, I))
+    return (
+        Capsules(jnp.asarray(u, dtype), jnp.float32(a) if activations else None),
+        transform,
+    )
+
+
+def given_to(config, dtype=jnp.float32, bias=True):
+    """What suits a routing: activations, and a bias, for those that take them."""
+    return given(dtype, bias and config.has_bias, config.needs_activations)
 
 
 def build(config):
@@ -64,7 +74,7 @@ def config(request) -> routings.Config:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_output_capsules(config, dtype, bias):
     """Activations are float32 and of the kind that the config declares."""
-    poses, activations = build(config)(*given(dtype, bias), step=0)
+    poses, activations = build(config)(*given_to(config, dtype, bias), step=0)
     assert poses.shape == (B, J, Q)
     assert poses.dtype == dtype
     assert activations.shape == (B, J)
@@ -77,21 +87,25 @@ def test_output_capsules(config, dtype, bias):
         # Poses that are rounded to half precision can be a little longer than 1.
         rounding = float(jnp.finfo(dtype).eps)
         assert 0 <= activations.min() <= activations.max() <= 1 + rounding
-    assert np.ptp(activations) > 0.01
+    # The inverse temperature of EM routing is small.
+    assert np.ptp(activations) > 1e-3
 
 
 def test_a_bias_shifts_the_outputs(config):
-    plug_in, (capsules, transform) = build(config), given()
+    if not config.has_bias:
+        pytest.skip("takes none")
+    plug_in, (capsules, transform) = build(config), given_to(config)
     without = plug_in(capsules, Transform(transform.weights), step=0)
     change = plug_in(capsules, transform, step=0).poses - without.poses
     assert np.abs(change).max() > 1e-2
 
 
 def test_examples_do_not_depend_on_each_other(config):
-    plug_in, (capsules, transform) = build(config), given()
+    plug_in, (capsules, transform) = build(config), given_to(config)
     together = plug_in(capsules, transform, step=0)
     for b in range(B):
-        alone = plug_in(Capsules(capsules.poses[b : b + 1]), transform, step=0)
+        one = jax.tree.map(lambda x, b=b: x[b : b + 1], capsules)
+        alone = plug_in(one, transform, step=0)
         np.testing.assert_allclose(alone.poses[0], together.poses[b], atol=1e-5)
 
 
@@ -103,18 +117,26 @@ def test_gradients_of_all_arguments_and_parameters_are_finite(config):
         return jnp.sum(jnp.sin(found.poses)) + jnp.sum(found.activations)
 
     gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
-    for numbers in (given(), jax.tree.map(jnp.zeros_like, given())):
-        found = jax.tree.leaves(gradient(params, *numbers))
+    numbers = given_to(config)
+    for each in (numbers, jax.tree.map(jnp.zeros_like, numbers)):
+        found = jax.tree.leaves(gradient(params, *each))
         assert all(np.all(np.isfinite(x)) for x in found)
-    found = jax.tree.leaves(gradient(params, *given()))
+    found = jax.tree.leaves(gradient(params, *numbers))
     assert all(np.any(x) for x in found)
 
 
 def test_arguments_that_do_not_agree_are_refused(config):
-    plug_in, (capsules, transform) = build(config), given()
+    plug_in, (capsules, transform) = build(config), given_to(config)
     for wrong in (capsules.poses[:, :6], capsules.poses[:, :, :4]):
         with pytest.raises(ValueError, match=rf"\({wrong.shape[0]}, {wrong.shape[1]}"):
-            plug_in(Capsules(wrong), transform, step=0)
+            plug_in(capsules._replace(poses=wrong), transform, step=0)
+
+
+def test_activations_are_asked_for_where_they_are_needed(config):
+    if not config.needs_activations:
+        pytest.skip("needs none")
+    with pytest.raises(SettingsError, match=f"{config.name} routing needs activations"):
+        build(config)(*given(bias=False), step=0)
 
 
 def test_a_config_comes_back_from_json(config):
@@ -137,7 +159,7 @@ def test_its_implementations_are_those_that_it_names(config):
 
 def test_portable_routing_is_the_same_routing(config):
     found, expected = (
-        build(one)(*given(), step=0) for one in (config.portable(), config)
+        build(one)(*given_to(config), step=0) for one in (config.portable(), config)
     )
     np.testing.assert_allclose(found.poses, expected.poses, atol=1e-5)
 
@@ -206,6 +228,59 @@ def test_dynamic_routing_stops_the_gradient_where_told():
         return jax.jit(jax.grad(total))(capsules.poses)
 
     assert np.abs(gradient(True) - gradient(False)).max() > 1e-2
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.3, 1.0])
+def test_em_routings_activations_are_undecided_at_first(scale):
+    """In a class layer of 4x4x32 children, whatever the size of its votes."""
+    rng = np.random.default_rng(0)
+    capsules = Capsules(
+        jnp.asarray(rng.normal(size=(2, 512, 4, 4)), "float32"),
+        jnp.full((2, 512), 0.5),
+    )
+    weights = scale / 2 * jnp.asarray(rng.normal(size=(512, 5, 4, 4)), "float32")
+    plug_in = em.Config().build(Sizes(512, 16, 5, 16), nnx.Rngs(0))
+    poses, activations = plug_in(capsules, Transform(weights))
+    assert poses.shape == (2, 5, 4, 4)
+    assert activations is not None
+    assert 0.05 < activations.min() <= activations.max() < 0.95
+    assert np.abs(activations - 0.5).max() > 0.01
+
+
+def test_em_routing_has_its_options_and_windows():
+    """As the op has them; the poses are matrices."""
+    rng = np.random.default_rng(0)
+    windows = Windows(2)
+    capsules = Capsules(
+        jnp.asarray(rng.normal(size=(2, 3, 3, 2, 2, 2)), "float32"),
+        jnp.asarray(rng.uniform(size=(2, 3, 3, 2)), "float32"),
+    )
+    transform = Transform(
+        jnp.asarray(rng.normal(size=(8, 3, 2, 2)), "float32"), windows=windows
+    )
+    config = em.Config.preset("gritzman", iterations=2, beta_a_scale=10.0)
+    plug_in = config.build(Sizes(8, 4, 3, 4), nnx.Rngs(0))
+    plug_in.beta_a[...] = jnp.asarray([1.0, -2.0, 3.0])
+    found = plug_in(capsules, transform)
+    children = transform.children(capsules)
+    assert found.activations is not None
+    assert children.activations is not None
+    poses, activations = routing.em.route(
+        transform.votes(children),
+        children.activations,
+        jnp.ones(3),
+        jnp.asarray([10.0, -20.0, 30.0]),
+        num_iterations=2,
+        windows=windows,
+        grid=(3, 3),
+        variance_floor=1e-9,
+        mass_epsilon=1e-9,
+        cost_factor=100 * 3 / 8,
+    )
+    np.testing.assert_allclose(
+        found.poses, poses.reshape(2, 2, 2, 3, 2, 2), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(found.activations, activations, rtol=1e-4)
 
 
 def test_votes_in_float64():
