@@ -1,7 +1,6 @@
 """Normalisation of features: over the whole batch, or over each image."""
 
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +60,7 @@ class BatchNorm(nnx.Module):
         return jnp.asarray(y, x.dtype)
 
 
-PoseNormalization = Literal["types", "elements"]
+POSE_NORMALIZATIONS = ("types", "elements")
 """What has a mean and a variance of its own: each type of capsules, over all elements
 of its poses; or each element of the poses of each type."""
 
@@ -72,14 +71,14 @@ class PoseNorm(nnx.Module):
     Attributes:
         norm: the normalisation.
         pose: shape of a pose.
-        by: what has a mean and a variance of its own.
+        by: one of `POSE_NORMALIZATIONS`.
     """
 
     def __init__(
         self,
         types: int,
         pose: tuple[int, ...],
-        by: PoseNormalization,
+        by: str,
         *,
         rngs: nnx.Rngs,
     ):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from capsjax.errors import SettingsError
 from capsjax.layers.convolution import Conv
 from capsjax.layers.initializers import Initializer, Initializers
-from capsjax.layers.normalization import BatchNorm, PoseNorm, PoseNormalization
+from capsjax.layers.normalization import BatchNorm, PoseNorm
 from capsjax.routings import Capsules
 from kernels.convolution import output_size
 from kernels.dtypes import accumulation_dtype, at_least_float32
@@ -100,7 +100,7 @@ class GridPrimaryCapsules(nnx.Module):
         padding: str = "VALID",
         has_activations: bool = True,
         use_bias: bool = True,
-        normalization: PoseNormalization | None = None,
+        normalization: str | None = None,
         kernel_init: Initializer,
         rngs: nnx.Rngs,
     ):
@@ -114,7 +114,8 @@ class GridPrimaryCapsules(nnx.Module):
             padding: ``"VALID"`` or ``"SAME"``.
             has_activations: whether the capsules have activations.
             use_bias: whether the convolutions have a bias.
-            normalization: see `PoseNorm`; None for no batch normalisation.
+            normalization: one of `POSE_NORMALIZATIONS`; None for no batch
+                normalisation.
             kernel_init: initial kernels.
             rngs: generator whose ``params`` stream initialises the parameters.
         """

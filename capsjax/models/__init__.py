@@ -12,7 +12,13 @@ from flax import nnx
 
 from capsjax import fields
 from capsjax.errors import SettingsError, UserError
-from capsjax.models import baseline_cnn, capsnet, efficient_capsnet, resnet
+from capsjax.models import (
+    baseline_cnn,
+    capsnet,
+    efficient_capsnet,
+    matrix_capsules,
+    resnet,
+)
 from capsjax.models.base import (
     Config,
     ImageShape,
@@ -49,6 +55,7 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             baseline_cnn.Config,
             resnet.Config,
             efficient_capsnet.Config,
+            matrix_capsules.Config,
         )
     }
 )

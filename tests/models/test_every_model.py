@@ -1,0 +1,144 @@
+"""What holds for every network: it trains, resumes and exports, on any devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from capsjax import config as config_lib
+from capsjax import losses, models
+from capsjax.config import Config
+from capsjax.inference import export
+from capsjax.losses import LOSSES
+from capsjax.models import (
+    MODELS,
+    baseline_cnn,
+    capsnet,
+    efficient_capsnet,
+    matrix_capsules,
+    resnet,
+)
+from capsjax.runs.folder import RunFolder
+from capsjax.runs.provenance import sha256
+from capsjax.training import step as train_step
+from capsjax.training.parallel import Devices
+from capsjax.training.train import train
+from capsjax.training.trained import evaluate, restore
+from tests.stepping import ONE, take_steps
+
+# Small enough to compile within seconds.
+SMALL = {
+    config.name: config
+    for config in (
+        capsnet.Config.preset("digits_quick", conv1_channels=4, decoder_units=(8,)),
+        baseline_cnn.Config(
+            conv_channels=(4,), kernel_sizes=(3,), dense_units=(8,), dropout_rate=0.5
+        ),
+        resnet.Config(channels=(4, 8), blocks=1),
+        efficient_capsnet.Config.preset(
+            "digits", channels=(4, 4, 8), decoder_units=(8,)
+        ),
+        matrix_capsules.Config.preset(
+            "digits", conv_channels=4, primary_types=2, capsule_types=(2, 2)
+        ),
+    )
+}
+
+
+@pytest.fixture(params=MODELS)
+def config(request) -> Config:
+    """A few plain steps, in which a gradient that is N times too large is one."""
+    config = Config(model=SMALL[request.param])
+    config.data.name, config.data.validation_examples = "digits", 100
+    config.augment.shift = 1
+    config.batch_size, config.max_steps, config.log_every_steps = 16, 4, 2
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.1
+    config.num_devices = 1
+    if config.model.scores not in config.loss.takes:
+        config.loss = next(
+            loss() for loss in LOSSES.values() if config.model.scores in loss.takes
+        )
+    config_lib.check(config)
+    return config
+
+
+def test_several_devices_equal_one(config, digits_data):
+    """Losses, parameters and other state."""
+    if len(jax.devices()) < 2:
+        pytest.skip("needs several devices, as a CPU is made into here")
+    expected, states = take_steps(config, digits_data, 2)
+    found, others = take_steps(config, digits_data, 2, Devices(jax.devices()[:2]))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
+    assert sha256(states[0].params) == sha256(others[0].params)
+    assert sha256(states[0].params) != sha256(states[-1].params)
+    for a, b in zip(*map(jax.tree.leaves, (others[-1], states[-1])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_resumes_is_restored_and_exported(config, digits_data, tmp_path):
+    """In two parts it is the run in one piece, bit by bit."""
+    whole = train(config, digits_data, tmp_path / "whole")
+    config.max_steps = 2
+    train(config, digits_data, tmp_path / "parts")
+    config.max_steps = 4
+    parts = train(config, digits_data, tmp_path / "parts", resume=True)
+    assert whole is not None
+    assert parts is not None
+    assert sha256(whole.model.variables) == sha256(parts.model.variables)
+    restored = restore(tmp_path / "whole", digits_data)
+    assert sha256(restored.variables) == sha256(whole.model.variables)
+    accuracy = evaluate(restored, digits_data.test).metrics["accuracy"]
+    assert accuracy == whole.record["test_accuracy"]
+    exported = export.export(restored, digits_data, batch_size=3, platforms=["cpu"])
+    path = tmp_path / "model.jaxexport"
+    export.save(exported, {}, path, RunFolder(tmp_path / "whole"))
+    images = digits_data.test.images[:3]
+    assert export.check(path, restored, digits_data, images) < 1e-5
+
+
+def test_half_precision_keeps_its_state_in_float32(config, digits_data):
+    config.dtype = "bfloat16"
+    metrics, states = take_steps(config, digits_data, 2, ONE)
+    assert all(np.isfinite(row["loss"]) for row in metrics)
+    state = states[-1]
+    leaves = jax.tree.leaves((state.params, state.model_state))
+    assert {x.dtype for x in leaves} == {np.dtype("float32")}
+
+
+def test_black_images_and_an_example_alone(config):
+    """Finite losses and gradients; an example does not depend on its batch mates."""
+    graphdef, state = train_step.create(config, (8, 8, 1), 10)
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(4, 8, 8, 1)).astype(np.float32)
+    images[1] = 0
+
+    @jax.jit
+    def loss_and_scores(params, images):
+        variables = state.variables.replace(params=params)
+        labels = jnp.zeros(len(images), jnp.int32)
+        output, _ = models.apply(graphdef, variables, images, labels, "float32")
+        parts = losses.per_example(
+            config.loss,
+            output.scores,
+            labels,
+            reconstructions=output.reconstructions,
+            targets=images,
+        )
+        return jnp.sum(parts["loss"]), output.scores
+
+    gradient = jax.jit(jax.value_and_grad(loss_and_scores, has_aux=True))
+    (loss, scores), gradients = gradient(state.params, images)
+    assert np.isfinite(loss)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradients))
+    assert all(np.any(x) for x in jax.tree.leaves(gradients))
+    others = images[::-1].copy()
+    others[3] = images[0]
+    _, alone = loss_and_scores(state.params, others)
+    np.testing.assert_allclose(alone[3], scores[0], atol=1e-5)
+
+
+def test_it_has_smaller_sizes(config):
+    for size in ("quick", "cpu"):
+        smaller = type(config.model)().smaller(size)
+        assert smaller != type(config.model)()
