@@ -275,7 +275,7 @@ def _introduction(
     if jax.process_count() > 1:
         devices += f" in {jax.process_count()} processes"
     return (
-        f"{config.model.name} with {num_parameters:,} parameters on {data.name}: "
+        f"{config.model.name} with {num_parameters:,} parameters on {data.title}: "
         f"{len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test images; {devices}\n"
         f"data: {data.provenance}\nrun folder {folder.path}"
