@@ -124,7 +124,7 @@ def train(
         state = devices.replicate(state)
         if primary:
             folder.record_config(config)
-            data_record.record(folder, data)
+            data_record.record(folder, data, config.data.path)
             env = provenance.environment() | {
                 "data": data.provenance,
                 "num_devices": devices.count,
