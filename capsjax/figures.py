@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
@@ -29,6 +30,18 @@ def subplots(*shape: int, figsize: tuple[float, float], **options: Any) -> Any:
     """A figure and its axes, as ``pyplot.subplots`` returns them; sizes in inches."""
     figure = new(figsize=figsize)
     return figure, figure.subplots(*shape, **options)
+
+
+def from_zero(axes: Axes) -> None:
+    """Sets the limits of y from zero to all that is drawn, on its present scale.
+
+    Nothing lies on the frame, which would hide half of it.
+    """
+    highest = axes.dataLim.y1 if axes.dataLim.y1 > 0 else 1.0
+    scale = axes.yaxis.get_transform()
+    low, high = scale.transform([0.0, highest])
+    margin = 0.05 * (high - low)
+    axes.set_ylim(*scale.inverted().transform([low - margin, high + margin]))
 
 
 def shortened(name: str, most: int = 24) -> str:

@@ -447,6 +447,10 @@ def load_run_data(
     if data_dir is None:
         recorded = data_record.recorded_data_dir(folder)
         data_dir = recorded if recorded and os.path.isdir(recorded) else None
+    recorded = data_record.recorded_path(folder)
+    # A relative path was relative to the folder in which the training was started.
+    if recorded and os.path.exists(recorded) and not os.path.exists(config.data.path):
+        config.data.path = recorded
     for name, value in (changes or {}).items():
         setattr(config.data, name, value)
     loaded = load_data(config, data_dir)

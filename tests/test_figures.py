@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from capsjax import figures
+from capsjax.analyses.figures import ensemble as plots_ensemble
 from capsjax.analyses.figures import run as plots
 
 
@@ -94,6 +95,43 @@ def test_the_confusion_matrix_has_a_bounded_size(J):
     assert row["class 0"][shown.index("class 7")] == 1
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     assert max(written(figure).shape) < 2_500
+
+
+@pytest.mark.parametrize("scale", ["linear", "symlog"])
+@pytest.mark.parametrize("values", [[0.0, 0.0], [30.0, 0.0], [13.9, 13.1], [1e-6], []])
+def test_from_zero_leaves_room_around_all_values(scale, values):
+    _, axes = figures.subplots(figsize=(4, 3))
+    axes.plot(values)
+    axes.set_yscale(scale)
+    figures.from_zero(axes)
+    low, high = axes.yaxis.get_transform().transform(axes.get_ylim())
+    drawn = axes.yaxis.get_transform().transform(np.array([0, *values]))
+    room = 0.04 * (high - low)
+    assert low < drawn.min() - room
+    assert high > drawn.max() + room
+    assert high < drawn.max() + 2 * room or not any(values)
+
+
+def test_no_marker_of_an_error_is_cut_off():
+    rows = [
+        {"step": 10 * n, "split": split, "loss": 1.0, "accuracy": 1 - error / 100}
+        for split in ("train", "validation", "test")
+        for n, error in enumerate((88.0, 20.0, 0.0))
+    ]
+    _, of_run = plots.learning_curves(rows).axes
+    (of_ensemble,) = plots_ensemble.errors([13.9, 13.9], [13.9, 13.06], "MNIST").axes
+    for axes in (of_run, of_ensemble):
+        values = np.concatenate([line.get_ydata() for line in axes.lines])
+        assert axes.get_ylim()[0] < 0
+        assert axes.get_ylim()[1] > 1.03 * values.max()
+
+
+def test_no_errors_take_no_room():
+    none = np.zeros((0, 6, 6, 1))
+    rows = {"input": none, "from prediction": none, "from label": none}
+    figure = plots.gallery("0 of 9", rows, np.arange(0), np.arange(0), ("a", "b"))
+    assert figure.get_size_inches()[1] < 2
+    assert "none" in [text.get_text() for text in figure.texts]
 
 
 def test_few_errors_fill_their_figure():

@@ -60,7 +60,7 @@ class Source(fields.Config):
     )
 
     def own_path(self, what: str) -> Path:
-        """Returns `path`, with ~ expanded.
+        """Returns `path`, absolute and with ~ expanded.
 
         Args:
             what: a description of the file or folder, for the error text.
@@ -71,7 +71,7 @@ class Source(fields.Config):
         if not self.path:
             raise UserError(f"no path is given; set config.data.path to {what}")
         try:
-            path = Path(self.path).expanduser()
+            path = Path(self.path).expanduser().absolute()
             check_name(path.resolve())
             path.exists()
         # Without a home directory it is a RuntimeError, as for links in a circle.

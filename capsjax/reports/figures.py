@@ -20,7 +20,7 @@ MAX_GROUPS = 20
 
 _MAX_POINTS = 200
 _MAX_MARKERS = 30
-_MAX_LABEL = 60
+_MAX_LABEL = 90
 _LEGEND_WIDTH = 150  # In letters, of a line of the legend.
 
 
@@ -124,7 +124,7 @@ def _name(group: Group) -> str:
     # Fonts have no glyphs for control characters.
     hidden = "\N{REPLACEMENT CHARACTER}"
     label = "".join(c if c.isprintable() else hidden for c in label)
-    return f"{group.number}: {label[:_MAX_LABEL]}"
+    return f"{group.number}: {figures.shortened(label, _MAX_LABEL)}"
 
 
 def _draw(axes: Axes, group: Group, split: str, metric: str, color: Any) -> None:

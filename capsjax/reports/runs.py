@@ -309,8 +309,8 @@ def _differing(texts: pd.DataFrame) -> list[str]:
 
 
 def _telling(columns: Sequence[str], texts: pd.DataFrame) -> list[str]:
-    """A few of the columns, enough to tell all rows apart."""
-    chosen: list[str] = []
+    """Data and model if they differ, and enough columns to tell all rows apart."""
+    chosen = [name for name in columns if name in _FIRST]
     while len(chosen) < len(columns) and (not chosen or texts.duplicated(chosen).any()):
         rest = [name for name in columns if name not in chosen]
         counts = [len(texts.drop_duplicates([*chosen, name])) for name in rest]

@@ -1,11 +1,13 @@
 """The data of a run: recorded in its folder, and compared before the run is used again.
 
 ``data.json`` in the run's folder holds the classes, the shape and number of the images,
-what identifies their content (see `capsjax.data.Dataset.content`), and the TensorFlow
-Datasets directory. Runs of earlier versions have no such file, and are not compared.
+what identifies their content (see `capsjax.data.Dataset.content`), their title, and
+where they were: the TensorFlow Datasets directory, or the path of own images. Runs of
+earlier versions have no such file, and are not compared.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,21 @@ from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder, write_json
 
 
-def record(folder: RunFolder, data: Dataset) -> None:
-    """Writes ``data.json``."""
-    write_json(
-        folder.data, _described(data) | {"data_dir": data.data_dir, "title": data.title}
-    )
+def record(folder: RunFolder, data: Dataset, path: str = "") -> None:
+    """Writes ``data.json``; ``path`` is that of own images."""
+    own = {"path": str(Path(path).expanduser().absolute())} if path else {}
+    others = {"data_dir": data.data_dir, "title": data.title, **own}
+    write_json(folder.data, _described(data) | others)
 
 
 def recorded_data_dir(folder: RunFolder) -> str | None:
     """Returns the TensorFlow Datasets directory of the run's data, if it is known."""
     return (_load(folder) or {}).get("data_dir")
+
+
+def recorded_path(folder: RunFolder) -> str | None:
+    """Returns the absolute path of the run's own images, if it is known."""
+    return (_load(folder) or {}).get("path")
 
 
 def title(folder: RunFolder) -> str:

@@ -124,7 +124,7 @@ def train(
         state = devices.replicate(state)
         if primary:
             folder.record_config(config)
-            data_record.record(folder, data)
+            data_record.record(folder, data, config.data.path)
             env = provenance.environment() | {
                 "data": data.provenance,
                 "num_devices": devices.count,
@@ -275,7 +275,7 @@ def _introduction(
     if jax.process_count() > 1:
         devices += f" in {jax.process_count()} processes"
     return (
-        f"{config.model.name} with {num_parameters:,} parameters on {data.name}: "
+        f"{config.model.name} with {num_parameters:,} parameters on {data.title}: "
         f"{len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test images; {devices}\n"
         f"data: {data.provenance}\nrun folder {folder.path}"

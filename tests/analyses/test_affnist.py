@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
 
 from capsjax import data
 from capsjax.analyses import affnist as robustness
@@ -117,6 +118,11 @@ def test_the_figure_shows_both_models_and_the_papers_numbers(tmp_path):
         round(float(y), 1) for line in axes.lines for y in np.asarray(line.get_ydata())
     }
     assert {79.0, 66.0, 75.0, 50.0, 90.0} <= heights
+    figure.draw_without_rendering()
+    (legend,) = (one.get_window_extent() for one in axes.findobj(Legend))
+    points = [line.get_xydata() for line in axes.lines]
+    assert not legend.count_contains(axes.transData.transform(np.concatenate(points)))
+    assert not any(legend.overlaps(text.get_window_extent()) for text in axes.texts)
     # 15 images are recognised by the CapsNet alone, none by the CNN alone.
     shown = [bool(grid.images) for grid in figure.subfigs[1].axes]
     assert shown == [True] * 12 + [False] * 12

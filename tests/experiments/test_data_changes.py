@@ -80,6 +80,26 @@ def test_changed_images_are_refused(change, message, trained):
         train(config, launch.load_data(config, None), folder, resume=True)
 
 
+def test_images_at_a_relative_path_are_found_from_elsewhere(
+    trained, tmp_path, monkeypatch
+):
+    _, config, root = trained
+    config.data.path = root.name
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(tmp_path / "relative")
+    train(config, launch.load_data(config, None), folder)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = launch.load_run_data(folder, None)
+    assert found.title == "the folder photos"
+    # From the beginning, the path is the user's.
+    with pytest.raises(UserError, match=f"no folder {tmp_path}/elsewhere/photos;"):
+        launch.load_data(config, None)
+    # Both may have moved together.
+    root.rename(tmp_path / "elsewhere/photos")
+    assert launch.load_run_data(folder, None).content == found.content
+
+
 def test_every_command_refuses(trained):
     folder, _, root = trained
     (root / "cat").rename(root / "kitten")

@@ -49,6 +49,9 @@ def made(
     return folder
 
 
+CNN = {"name": "baseline_cnn", "dropout_rate": 0.5}
+
+
 def change_config(folder: RunFolder, change: Callable[[dict], object]) -> None:
     config = json.loads(folder.config.read_text())
     change(config)
@@ -142,8 +145,7 @@ def test_hundreds_of_runs_have_a_page_of_bounded_size(tmp_path):
 def test_fields_of_one_model_only_are_no_columns(tmp_path):
     """The name of the baseline implies that it lacks a CapsNet's fields."""
     made(tmp_path / "a")
-    model = {"name": "baseline_cnn", "dropout_rate": 0.5}
-    change_config(made(tmp_path / "b"), lambda config: config.update(model=model))
+    change_config(made(tmp_path / "b"), lambda config: config.update(model=CNN))
     columns, groups = groups_of(tmp_path)
     assert columns == ["model.name"]
     assert [group.label for group in groups] == ["baseline_cnn", "capsnet"]
@@ -180,6 +182,16 @@ def test_a_label_has_no_more_than_it_takes(tmp_path):
 def test_labels_name_the_data_in_words(tmp_path):
     for name in ("mnist", "digits"):
         made_run(tmp_path / "several" / name, **{"data.name": name})
+        both = tmp_path / "both"
+        made_run(both / name, **{"data.name": name, "augment.shift": 2})
+        cnn = made_run(both / f"{name}_cnn", **{"data.name": name})
+        change_config(cnn, lambda config: config.update(model=CNN))
+    _, groups = groups_of(tmp_path / "both")
+    assert [group.label for group in groups] == [
+        f"{name}, {model}"
+        for name in ("scikit-learn's digits", "MNIST")
+        for model in ("baseline_cnn", "capsnet")
+    ]
     one = made_run(tmp_path / "one" / "run", **{"data.name": "affnist"})
     write_json(one.data, {"title": "generated affNIST"})
     _, groups = groups_of(tmp_path / "several")

@@ -50,7 +50,7 @@ def comparison(outcomes: Sequence[Outcome], transformed: Transformed) -> Figure:
         "which model recognises transformed ones?\n(bars: 95 % intervals)",
     )
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="lower left")
+    axes.legend(loc="center")  # Nothing is drawn between the two sets.
     lower.suptitle(f"Images of {turned} that only one of them recognises")
     _draw_images(lower, outcomes, transformed)
     return figure

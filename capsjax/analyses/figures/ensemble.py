@@ -26,7 +26,7 @@ def errors(single: Sequence[float], first: Sequence[float], data_name: str) -> F
         title=f"Models that differ in their seed, on {data_name}",
     )
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-    axes.set_ylim(bottom=0)
+    figures.from_zero(axes)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

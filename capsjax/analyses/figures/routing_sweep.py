@@ -151,8 +151,7 @@ def logits(rows: Sequence[dict], data: str) -> Figure:
         axes.set(xlabel="routing iteration", ylabel=change_label)
         axes.xaxis.set_major_locator(_whole_numbers())
     linear.set(title=f"Change of the logits after step {steps.iloc[-1]}")
-    # Below zero, since half of a marker on the frame would be hidden.
-    linear.set_ylim(bottom=-0.05 * max(last))
+    figures.from_zero(linear)
     log.set(title="The same on a logarithmic scale")
     changes.set(title="Change of the logits by each iteration", ylabel=change_label)
     entropies.set(

@@ -91,7 +91,7 @@ def learning_curves(rows: Sequence[dict]) -> Figure:
     if lowest < 5:
         # Linear below one error in a thousand images, so that zero can be drawn.
         error.set_yscale("symlog", linthresh=0.1)
-    error.set_ylim(bottom=0)
+    figures.from_zero(error)
     error.yaxis.set_major_formatter("{x:g}")
     error.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     for axes in (loss, error):
@@ -171,13 +171,13 @@ def gallery(
     names = [figures.shortened(name, 12) for name in class_names]
     bands = max(-(-count // columns), 1)
     height = 1.15 * bands * len(rows) + 0.35 * bands + 0.8
-    figure = figures.new(figsize=(columns + 1.4, height))
+    figure = figures.new(figsize=(columns + 1.4, height if count else 1.5))
     figure.suptitle(textwrap.fill(title, 8 * columns, break_on_hyphens=False))
+    if not count:
+        figure.text(0.5, 0.25, "none", ha="center")
+        return figure
     space = {"wspace": 0.05}
     grid = pictures.grid(figure, bands * len(rows), columns, gridspec_kw=space)
-    if not count:
-        grid[0, 0].text(0.5, 0.5, "none", ha="center")
-        return figure
     figure.supxlabel("above each column: label → prediction", fontsize=9)
     for index, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
         band, column = divmod(index, columns)
