@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from jaxtyping import Array, Float, Int
 
-from capsjax.losses import cross_entropy, margin
+from capsjax.losses import cross_entropy, margin, negative_log_likelihood
 from capsjax.losses.base import Config, Scores
 from capsjax.losses.classification import presence
 from capsjax.losses.reconstruction import reconstruction_loss
@@ -26,7 +26,12 @@ __all__ = [
 LOSSES: Mapping[str, type[Config]] = MappingProxyType(
     {
         config.name: config
-        for config in (margin.Config, cross_entropy.Softmax, cross_entropy.Sigmoid)
+        for config in (
+            margin.Config,
+            cross_entropy.Softmax,
+            cross_entropy.Sigmoid,
+            negative_log_likelihood.Config,
+        )
     }
 )
 

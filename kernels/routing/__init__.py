@@ -4,7 +4,7 @@ Import from here: ``routing.dynamic.route``, ``routing.uniform.route`` and so on
 ops; the names of dynamic routing also stand here by themselves.
 """
 
-from kernels.routing import dynamic, self_attention, uniform
+from kernels.routing import dynamic, self_attention, self_routing, uniform
 from kernels.routing.arguments import UnsupportedError
 from kernels.routing.dynamic import (
     IMPLEMENTATIONS,
@@ -28,6 +28,7 @@ __all__ = [
     "norm",
     "route",
     "self_attention",
+    "self_routing",
     "squash",
     "uniform",
 ]

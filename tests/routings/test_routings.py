@@ -16,7 +16,8 @@ from capsjax import config as config_lib
 from capsjax import fields, losses, models, routings
 from capsjax.config import Config
 from capsjax.data import TrainBatches
-from capsjax.errors import UserError
+from capsjax.errors import SettingsError, UserError
+from capsjax.layers import RoutedCapsules
 from capsjax.models import capsnet
 from capsjax.routings import ROUTINGS, Capsules, Sizes, Transform, dynamic, uniform
 from capsjax.training import step as train_step
@@ -36,17 +37,41 @@ def arguments(bias=True):
     return u, W, rng.normal(size=(J, Q)) if bias else None
 
 
-def given(dtype=jnp.float32, bias=True):
-    """The same as a plug-in takes them."""
+def given(dtype=jnp.float32, bias=True, activations=False):
+    """The same as a plug-in takes them, perhaps with activations."""
     u, W, b = arguments(bias)
     transform = Transform(
         jnp.asarray(W, dtype), None if b is None else jnp.asarray(b, dtype)
     )
-    return Capsules(jnp.asarray(u, dtype)), transform
+    a = np.random.default_rng(1).uniform(size=(B, I))
+    return (
+        Capsules(jnp.asarray(u, dtype), jnp.float32(a) if activations else None),
+        transform,
+    )
+
+
+def given_to(config, dtype=jnp.float32, bias=True):
+    """What suits a routing: activations, and a bias, for those that take them."""
+    return given(dtype, bias and config.has_bias, config.needs_activations)
 
 
 def build(config):
-    return config.build(SIZES, nnx.Rngs(params=0))
+    """A plug-in whose parameters are not where they start, such as at zero."""
+    plug_in = config.build(SIZES, nnx.Rngs(params=0))
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda x: x + jnp.asarray(rng.normal(size=x.shape) / 3, x.dtype),
+        nnx.state(plug_in, nnx.Param),
+    )
+    nnx.update(plug_in, params)
+    return plug_in
+
+
+def run_with(config):
+    """A CapsNet's config with a routing, and with a loss of the scores that it has."""
+    model = capsnet.Config(routing=config)
+    suitable = [loss for loss in losses.LOSSES.values() if model.scores in loss.takes]
+    return Config(model=model, loss=suitable[0]())
 
 
 # Every plug-in.
@@ -64,12 +89,15 @@ def config(request) -> routings.Config:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_output_capsules(config, dtype, bias):
     """Activations are float32 and of the kind that the config declares."""
-    poses, activations = build(config)(*given(dtype, bias), step=0)
+    poses, activations = build(config)(*given_to(config, dtype, bias), step=0)
     assert poses.shape == (B, J, Q)
     assert poses.dtype == dtype
+    assert config.activations in ("lengths", "activations", "logits", None)
+    if config.activations is None:
+        assert activations is None
+        return
     assert activations.shape == (B, J)
     assert activations.dtype == jnp.float32
-    assert config.activations in ("lengths", "activations", "logits")
     if config.activations == "lengths":
         lengths = np.linalg.norm(np.asarray(poses, np.float64), axis=2)
         np.testing.assert_allclose(activations, lengths, rtol=1e-5)
@@ -80,41 +108,61 @@ def test_output_capsules(config, dtype, bias):
     assert np.ptp(activations) > 0.01
 
 
-def test_a_bias_shifts_the_outputs(config):
-    plug_in, (capsules, transform) = build(config), given()
+def test_a_bias_shifts_the_outputs_or_is_refused(config):
+    if not config.has_bias:
+        zeros = jax.nn.initializers.zeros
+        with pytest.raises(SettingsError, match=f"{config.name} routing has no bias"):
+            RoutedCapsules(
+                SIZES,
+                routing=config,
+                weights_init=zeros,
+                bias_init=zeros,
+                rngs=nnx.Rngs(0),
+            )
+        return
+    plug_in, (capsules, transform) = build(config), given_to(config)
     without = plug_in(capsules, Transform(transform.weights), step=0)
     change = plug_in(capsules, transform, step=0).poses - without.poses
     assert np.abs(change).max() > 1e-2
 
 
 def test_examples_do_not_depend_on_each_other(config):
-    plug_in, (capsules, transform) = build(config), given()
+    plug_in, (capsules, transform) = build(config), given_to(config)
     together = plug_in(capsules, transform, step=0)
     for b in range(B):
-        alone = plug_in(Capsules(capsules.poses[b : b + 1]), transform, step=0)
+        one = jax.tree.map(lambda x, b=b: x[b : b + 1], capsules)
+        alone = plug_in(one, transform, step=0)
         np.testing.assert_allclose(alone.poses[0], together.poses[b], atol=1e-5)
 
 
 def test_gradients_of_all_arguments_and_parameters_are_finite(config):
-    graphdef, params = nnx.split(build(config))
+    graphdef, params, *others = nnx.split(build(config), nnx.Param, ...)
 
     def total(params, capsules, transform):
-        found = nnx.merge(graphdef, params)(capsules, transform, step=0)
-        return jnp.sum(jnp.sin(found.poses)) + jnp.sum(found.activations)
+        found = nnx.merge(graphdef, params, *others)(capsules, transform, step=0)
+        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(found))
 
     gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
-    for numbers in (given(), jax.tree.map(jnp.zeros_like, given())):
-        found = jax.tree.leaves(gradient(params, *numbers))
+    numbers = given_to(config)
+    for each in (numbers, jax.tree.map(jnp.zeros_like, numbers)):
+        found = jax.tree.leaves(gradient(params, *each))
         assert all(np.all(np.isfinite(x)) for x in found)
-    found = jax.tree.leaves(gradient(params, *given()))
+    found = jax.tree.leaves(gradient(params, *numbers))
     assert all(np.any(x) for x in found)
 
 
 def test_arguments_that_do_not_agree_are_refused(config):
-    plug_in, (capsules, transform) = build(config), given()
+    plug_in, (capsules, transform) = build(config), given_to(config)
     for wrong in (capsules.poses[:, :6], capsules.poses[:, :, :4]):
         with pytest.raises(ValueError, match=rf"\({wrong.shape[0]}, {wrong.shape[1]}"):
-            plug_in(Capsules(wrong), transform, step=0)
+            plug_in(capsules._replace(poses=wrong), transform, step=0)
+
+
+def test_activations_are_asked_for_where_they_are_needed(config):
+    if not config.needs_activations:
+        pytest.skip("needs none")
+    with pytest.raises(SettingsError, match=f"{config.name} routing needs activations"):
+        build(config)(*given(bias=False), step=0)
 
 
 def test_a_config_comes_back_from_json(config):
@@ -137,28 +185,29 @@ def test_its_implementations_are_those_that_it_names(config):
 
 def test_portable_routing_is_the_same_routing(config):
     found, expected = (
-        build(one)(*given(), step=0) for one in (config.portable(), config)
+        build(one)(*given_to(config), step=0) for one in (config.portable(), config)
     )
     np.testing.assert_allclose(found.poses, expected.poses, atol=1e-5)
 
 
 def test_diagnosis_is_offered_where_it_works(config):
-    plug_in, run = build(config), Config(model=capsnet.Config(routing=config))
+    plug_in, run = build(config), run_with(config)
     run.diagnose_routing = True
     if config.diagnosable:
         config_lib.check(run)
-        found = plug_in.diagnose(*given())
+        found = plug_in.diagnose(*given_to(config))
         assert len(found.logit_changes) == config.iterations
         return
     with pytest.raises(UserError, match="diagnose_routing is on"):
         config_lib.check(run)
     with pytest.raises(NotImplementedError, match="cannot be diagnosed"):
-        plug_in.diagnose(*given())
+        plug_in.diagnose(*given_to(config))
 
 
 def test_a_capsnet_takes_any_routing_by_its_name(config, tiny_config):
     fields.override(tiny_config, "model.routing.name", config.name)
     assert type(tiny_config.model.routing) is type(config)
+    tiny_config.loss = run_with(config).loss
     config_lib.check(tiny_config)
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(B, 8, 8, 1)), "float32")
