@@ -7,7 +7,13 @@ line in `ROUTINGS`.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from capsjax.routings import dynamic, self_attention, self_routing, uniform
+from capsjax.routings import (
+    dynamic,
+    inverted_attention,
+    self_attention,
+    self_routing,
+    uniform,
+)
 from capsjax.routings.base import Capsules, Config, Routing, Sizes, Transform
 
 __all__ = ["ROUTINGS", "Capsules", "Config", "Routing", "Sizes", "Transform"]
@@ -17,6 +23,7 @@ ROUTINGS: Mapping[str, type[Config]] = MappingProxyType(
         config.name: config
         for config in (
             dynamic.Config,
+            inverted_attention.Config,
             self_attention.Config,
             self_routing.Config,
             uniform.Config,

@@ -4,7 +4,13 @@ Import from here: ``routing.dynamic.route``, ``routing.uniform.route`` and so on
 ops; the names of dynamic routing also stand here by themselves.
 """
 
-from kernels.routing import dynamic, self_attention, self_routing, uniform
+from kernels.routing import (
+    dynamic,
+    inverted_attention,
+    self_attention,
+    self_routing,
+    uniform,
+)
 from kernels.routing.arguments import UnsupportedError
 from kernels.routing.dynamic import (
     IMPLEMENTATIONS,
@@ -25,6 +31,7 @@ __all__ = [
     "diagnose",
     "dynamic",
     "exponential_squash",
+    "inverted_attention",
     "norm",
     "route",
     "self_attention",
