@@ -17,6 +17,7 @@ from capsjax import fields, losses, models, routings
 from capsjax.config import Config
 from capsjax.data import TrainBatches
 from capsjax.errors import SettingsError, UserError
+from capsjax.layers import RoutedCapsules
 from capsjax.models import capsnet
 from capsjax.routings import ROUTINGS, Capsules, Sizes, Transform, dynamic, em, uniform
 from capsjax.training import step as train_step
@@ -56,7 +57,22 @@ def given_to(config, dtype=jnp.float32, bias=True):
 
 
 def build(config):
-    return config.build(SIZES, nnx.Rngs(params=0))
+    """A plug-in whose parameters are not where they start, such as at zero."""
+    plug_in = config.build(SIZES, nnx.Rngs(params=0))
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda x: x + jnp.asarray(rng.normal(size=x.shape) / 3, x.dtype),
+        nnx.state(plug_in, nnx.Param),
+    )
+    nnx.update(plug_in, params)
+    return plug_in
+
+
+def run_with(config):
+    """A CapsNet's config with a routing, and with a loss of the scores that it has."""
+    model = capsnet.Config(routing=config)
+    suitable = [loss for loss in losses.LOSSES.values() if model.scores in loss.takes]
+    return Config(model=model, loss=suitable[0]())
 
 
 # Every plug-in.
@@ -77,9 +93,12 @@ def test_output_capsules(config, dtype, bias):
     poses, activations = build(config)(*given_to(config, dtype, bias), step=0)
     assert poses.shape == (B, J, Q)
     assert poses.dtype == dtype
+    assert config.activations in ("lengths", "activations", "logits", None)
+    if config.activations is None:
+        assert activations is None
+        return
     assert activations.shape == (B, J)
     assert activations.dtype == jnp.float32
-    assert config.activations in ("lengths", "activations", "logits")
     if config.activations == "lengths":
         lengths = np.linalg.norm(np.asarray(poses, np.float64), axis=2)
         np.testing.assert_allclose(activations, lengths, rtol=1e-5)
@@ -91,9 +110,18 @@ def test_output_capsules(config, dtype, bias):
     assert np.ptp(activations) > 1e-3
 
 
-def test_a_bias_shifts_the_outputs(config):
+def test_a_bias_shifts_the_outputs_or_is_refused(config):
     if not config.has_bias:
-        pytest.skip("takes none")
+        zeros = jax.nn.initializers.zeros
+        with pytest.raises(SettingsError, match=f"{config.name} routing has no bias"):
+            RoutedCapsules(
+                SIZES,
+                routing=config,
+                weights_init=zeros,
+                bias_init=zeros,
+                rngs=nnx.Rngs(0),
+            )
+        return
     plug_in, (capsules, transform) = build(config), given_to(config)
     without = plug_in(capsules, Transform(transform.weights), step=0)
     change = plug_in(capsules, transform, step=0).poses - without.poses
@@ -110,11 +138,11 @@ def test_examples_do_not_depend_on_each_other(config):
 
 
 def test_gradients_of_all_arguments_and_parameters_are_finite(config):
-    graphdef, params = nnx.split(build(config))
+    graphdef, params, *others = nnx.split(build(config), nnx.Param, ...)
 
     def total(params, capsules, transform):
-        found = nnx.merge(graphdef, params)(capsules, transform, step=0)
-        return jnp.sum(jnp.sin(found.poses)) + jnp.sum(found.activations)
+        found = nnx.merge(graphdef, params, *others)(capsules, transform, step=0)
+        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(found))
 
     gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
     numbers = given_to(config)
@@ -165,22 +193,23 @@ def test_portable_routing_is_the_same_routing(config):
 
 
 def test_diagnosis_is_offered_where_it_works(config):
-    plug_in, run = build(config), Config(model=capsnet.Config(routing=config))
+    plug_in, run = build(config), run_with(config)
     run.diagnose_routing = True
     if config.diagnosable:
         config_lib.check(run)
-        found = plug_in.diagnose(*given())
+        found = plug_in.diagnose(*given_to(config))
         assert len(found.logit_changes) == config.iterations
         return
     with pytest.raises(UserError, match="diagnose_routing is on"):
         config_lib.check(run)
     with pytest.raises(NotImplementedError, match="cannot be diagnosed"):
-        plug_in.diagnose(*given())
+        plug_in.diagnose(*given_to(config))
 
 
 def test_a_capsnet_takes_any_routing_by_its_name(config, tiny_config):
     fields.override(tiny_config, "model.routing.name", config.name)
     assert type(tiny_config.model.routing) is type(config)
+    tiny_config.loss = run_with(config).loss
     config_lib.check(tiny_config)
     graphdef, state = train_step.create(tiny_config, (8, 8, 1), 10)
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(B, 8, 8, 1)), "float32")
