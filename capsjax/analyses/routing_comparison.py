@@ -104,11 +104,13 @@ def runs(
     made = []
     for seed, name in itertools.product(range(seeds), routings):
         own = routed(config, name)
+        routing = own.model.routing
+        assert routing is not None
         flags = [*words, f"--config.model.routing.name={name}"]
         # A field that two algorithms have would keep the value of the network's own.
         flags += [
             f"--config.model.routing.{path}={value}"
-            for path, value in fields.flatten(own.model.routing).items()
+            for path, value in fields.flatten(routing).items()
             if value is not None
         ]
         if own.loss.name != config.loss.name:
@@ -224,8 +226,9 @@ def write(
         figures.save(plots.errors(lines, data.title), output / "routings.png")
         caption = (
             f"Test error on {data.title} by routing algorithm, in the same network "
-            "with the same number of steps: each seed as a dot, the mean as a line; and the "
-            "difference to uniform routing with its 95 % interval over the test images."
+            "with the same number of steps: each seed as a dot, the mean as a line; and "
+            "the difference to uniform routing with its 95 % interval over the test "
+            "images."
         )
         write_json(output / "captions.json", {"routings.png": caption})
     return text
