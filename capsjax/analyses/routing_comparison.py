@@ -226,7 +226,7 @@ def write(
         figures.save(plots.errors(lines, data.title), output / "routings.png")
         caption = (
             f"Test error on {data.title} by routing algorithm, in the same network "
-            "with the same number of steps: each seed as a dot, the mean as a line; and "
+            "with the same number of steps. Each seed is a dot, the mean a line. Right: "
             "the difference to uniform routing with its 95 % interval over the test "
             "images."
         )
