@@ -5,12 +5,12 @@ from capsjax.layers.capsules import ConvCapsules, RoutedCapsules
 from capsjax.layers.convolution import Conv
 from capsjax.layers.decoder import MaskedDecoder
 from capsjax.layers.initializers import INITIALIZERS, Initializers
-from capsjax.layers.normalization import BATCH_AXIS, BatchNorm, InstanceNorm
 from capsjax.layers.primary_capsules import (
     DepthwisePrimaryCapsules,
     PrimaryCapsules,
     primary_grid,
 )
+from capsjax.normalization import BATCH_AXIS, BatchNorm, InstanceNorm
 
 __all__ = [
     "BATCH_AXIS",

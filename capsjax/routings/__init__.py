@@ -7,7 +7,7 @@ line in `ROUTINGS`.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from capsjax.routings import dynamic, em, self_attention, uniform
+from capsjax.routings import dynamic, em, self_attention, uniform, variational_bayes
 from capsjax.routings.base import Capsules, Config, Routing, Sizes, Transform
 
 __all__ = ["ROUTINGS", "Capsules", "Config", "Routing", "Sizes", "Transform"]
@@ -15,6 +15,12 @@ __all__ = ["ROUTINGS", "Capsules", "Config", "Routing", "Sizes", "Transform"]
 ROUTINGS: Mapping[str, type[Config]] = MappingProxyType(
     {
         config.name: config
-        for config in (dynamic.Config, em.Config, self_attention.Config, uniform.Config)
+        for config in (
+            dynamic.Config,
+            em.Config,
+            self_attention.Config,
+            uniform.Config,
+            variational_bayes.Config,
+        )
     }
 )

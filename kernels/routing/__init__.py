@@ -4,7 +4,7 @@ Import from here: ``routing.dynamic.route``, ``routing.uniform.route`` and so on
 ops; the names of dynamic routing also stand here by themselves.
 """
 
-from kernels.routing import dynamic, em, self_attention, uniform
+from kernels.routing import dynamic, em, self_attention, uniform, variational_bayes
 from kernels.routing.arguments import UnsupportedError
 from kernels.routing.dynamic import (
     IMPLEMENTATIONS,
@@ -31,4 +31,5 @@ __all__ = [
     "self_attention",
     "squash",
     "uniform",
+    "variational_bayes",
 ]

@@ -1,6 +1,7 @@
 """What holds for every routing plug-in, and that one can be added."""
 
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -18,9 +19,20 @@ from capsjax.config import Config
 from capsjax.data import TrainBatches
 from capsjax.errors import SettingsError, UserError
 from capsjax.models import capsnet
-from capsjax.routings import ROUTINGS, Capsules, Sizes, Transform, dynamic, em, uniform
+from capsjax.normalization import BATCH_AXIS
+from capsjax.routings import (
+    ROUTINGS,
+    Capsules,
+    Sizes,
+    Transform,
+    dynamic,
+    em,
+    uniform,
+    variational_bayes,
+)
 from capsjax.training import step as train_step
 from kernels import routing
+from kernels.routing import blocks
 from kernels.routing.votes import Windows
 from tests.kernels.routing import reference
 from tests.stepping import take_steps
@@ -281,6 +293,50 @@ def test_em_routing_has_its_options_and_windows():
         found.poses, poses.reshape(2, 2, 2, 3, 2, 2), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(found.activations, activations, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [(1, 2), (2, 1)])
+def test_variational_bayes_routing_as_published(routing_fixture, monkeypatch, batch):
+    """Batch normalisation is over all examples, in several blocks or shares."""
+    monkeypatch.setattr(blocks, "_CPU_BLOCK_BYTES", 1)
+    fixture = routing_fixture("vb_conv")
+    poses, activations = (
+        jnp.float32(fixture[name]) for name in ("poses", "activations")
+    )
+    weights = jnp.float32(fixture["weights"]).reshape(-1, 2, 2, 2)
+    transform = Transform(weights, windows=Windows(3, 2))
+    plug_in = variational_bayes.Config().build(Sizes(27, 4, 2, 4), nnx.Rngs(0))
+    for name in ("beta_u", "beta_a"):
+        getattr(plug_in, name)[...] = jnp.float32(fixture[name])
+    graphdef, state = nnx.split(plug_in)
+
+    def call(inputs, train):
+        merged = nnx.merge(graphdef, state, copy=True)
+        found = merged(inputs, transform, train=train)
+        _, averages = nnx.split(merged)
+        return found, averages
+
+    def given(*batch):
+        return Capsules(
+            poses.reshape(*batch, 5, 5, 3, 2, 2), activations.reshape(*batch, 5, 5, 3)
+        )
+
+    shares = jax.vmap(functools.partial(call, train=True), axis_name=BATCH_AXIS)
+    training, averages = jax.jit(shares)(given(*batch))
+    fresh, _ = jax.jit(functools.partial(call, train=False))(given(2))
+    for found, name in ((training, "training"), (fresh, "fresh_statistics")):
+        expected = fixture[f"out_poses_{name}"].reshape(2, 2, 2, 2, 2, 2)
+        assert found.activations is not None
+        np.testing.assert_allclose(
+            found.poses.reshape(expected.shape), expected, atol=2e-4
+        )
+        expected = fixture[f"out_activations_{name}"]
+        np.testing.assert_allclose(
+            found.activations.reshape(expected.shape), expected, atol=2e-4
+        )
+    scores = fixture["out_scores"].mean(axis=(0, 1, 2))
+    mean = averages["score_norm"]["norm"]["mean"][...]
+    np.testing.assert_allclose(mean, np.tile(0.1 * scores, (batch[0], 1)), rtol=1e-4)
 
 
 def test_votes_in_float64():
