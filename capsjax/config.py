@@ -232,8 +232,8 @@ def check(config: Config) -> None:
     if config.diagnose_routing and not (model.routing and model.routing.diagnosable):
         raise UserError(
             f"config.diagnose_routing is on, but config.model.name {model.name!r} has "
-            f"{model.routing.name if model.routing else 'no'} routing, without "
-            "iterations to diagnose; leave it out, or choose dynamic routing"
+            f"{model.routing.name if model.routing else 'no'} routing, which cannot be "
+            "diagnosed; leave it out, or choose dynamic routing"
         )
     if model.has_decoder and (path := _first_set(config, _LEAVES_UNIT_RANGE)):
         off = " ".join(

@@ -62,10 +62,16 @@ class RoutedCapsules(nnx.Module):
             rngs: generator whose ``params`` stream initialises the parameters.
 
         Raises:
-            SettingsError: a bias for a routing that takes none, or Q is not P or not a
-                square where poses are matrices.
+            SettingsError: a bias for a routing that takes none; Q is not P or not a
+                square where poses are matrices; or the capsules below do not fill the
+                grid.
         """
-        types = sizes.in_capsules // math.prod(shared_over or ())
+        types, rest = divmod(sizes.in_capsules, math.prod(shared_over or ()))
+        if shared_over and rest:
+            raise SettingsError(
+                f"{sizes.in_capsules} capsules cannot be equally many at each place of "
+                f"a {shared_over[0]}x{shared_over[1]} grid"
+            )
         shape = (types, sizes.out_capsules, *_transform_shape(sizes, matrices))
         self.weights = nnx.Param(weights_init(rngs.params(), shape, jnp.float32))
         self.bias = _bias(sizes, routing, bias_init, rngs)

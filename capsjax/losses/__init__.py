@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from jaxtyping import Array, Float, Int
 
-from capsjax.losses import cross_entropy, margin, spread
+from capsjax.losses import cross_entropy, margin, negative_log_likelihood, spread
 from capsjax.losses.base import Config, Scores
 from capsjax.losses.classification import presence
 from capsjax.losses.reconstruction import reconstruction_loss
@@ -30,6 +30,7 @@ LOSSES: Mapping[str, type[Config]] = MappingProxyType(
             margin.Config,
             cross_entropy.Softmax,
             cross_entropy.Sigmoid,
+            negative_log_likelihood.Config,
             spread.Config,
         )
     }

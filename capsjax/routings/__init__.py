@@ -7,7 +7,15 @@ line in `ROUTINGS`.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from capsjax.routings import dynamic, em, self_attention, uniform, variational_bayes
+from capsjax.routings import (
+    dynamic,
+    em,
+    inverted_attention,
+    self_attention,
+    self_routing,
+    uniform,
+    variational_bayes,
+)
 from capsjax.routings.base import Capsules, Config, Routing, Sizes, Transform
 
 __all__ = ["ROUTINGS", "Capsules", "Config", "Routing", "Sizes", "Transform"]
@@ -17,8 +25,11 @@ ROUTINGS: Mapping[str, type[Config]] = MappingProxyType(
         config.name: config
         for config in (
             dynamic.Config,
+            dynamic.Config,
             em.Config,
+            inverted_attention.Config,
             self_attention.Config,
+            self_routing.Config,
             uniform.Config,
             variational_bayes.Config,
         )

@@ -4,7 +4,15 @@ Import from here: ``routing.dynamic.route``, ``routing.uniform.route`` and so on
 ops; the names of dynamic routing also stand here by themselves.
 """
 
-from kernels.routing import dynamic, em, self_attention, uniform, variational_bayes
+from kernels.routing import (
+    dynamic,
+    em,
+    inverted_attention,
+    self_attention,
+    self_routing,
+    uniform,
+    variational_bayes,
+)
 from kernels.routing.arguments import UnsupportedError
 from kernels.routing.dynamic import (
     IMPLEMENTATIONS,
@@ -26,9 +34,11 @@ __all__ = [
     "dynamic",
     "em",
     "exponential_squash",
+    "inverted_attention",
     "norm",
     "route",
     "self_attention",
+    "self_routing",
     "squash",
     "uniform",
     "variational_bayes",

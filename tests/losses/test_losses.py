@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from capsjax import losses
-from capsjax.losses import cross_entropy, margin
+from capsjax.losses import cross_entropy, margin, negative_log_likelihood
 from capsjax.models import ModelOutput
 from experiments.configs import mnist
 
@@ -161,3 +161,41 @@ def test_cross_entropy_in_float64():
     )
     assert set(parts) == {"loss", "cross_entropy_loss"}
     np.testing.assert_allclose(parts["loss"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_negative_log_likelihood_by_hand():
+    """Scores count by their share of the sum, which need not be 1."""
+    found = losses.per_example(
+        negative_log_likelihood.Config(),
+        float32([[0.2, 0.6, 0.4], [0.5, 0.5, 0], [1, 0, 0]]),
+        labels_of(1, 0, 0),
+    )
+    assert set(found) == {"loss", "negative_log_likelihood_loss"}
+    np.testing.assert_allclose(found["loss"], np.log([2, 2, 1]), atol=1e-6)
+
+
+def test_negative_log_likelihoods_gradient_by_hand():
+    """1 / sum, and less by 1 / a_t for the label."""
+
+    def loss(scores):
+        return jnp.sum(
+            negative_log_likelihood.Config().classification(scores, labels_of(2, 0))
+        )
+
+    gradient = jax.grad(loss)(float32([[0.2, 0.4, 0.4], [0.5, 0.25, 0.25]]))
+    np.testing.assert_allclose(
+        gradient, [[1.0, 1.0, -1.5], [-1.0, 1.0, 1.0]], rtol=1e-5
+    )
+    # Small scores keep their gradient: only its product with theirs is of size one.
+    gradient = jax.grad(loss)(float32([[1, 0, 1e-25], [1, 0, 0]]))
+    np.testing.assert_allclose(gradient[0, 2], -1e25, rtol=1e-5)
+
+
+def test_negative_log_likelihood_of_nothing_is_finite():
+    scores = float32([[0, 0, 0], [0, 1, 0]])
+    loss, vjp = jax.vjp(
+        lambda x: negative_log_likelihood.Config().classification(x, labels_of(0, 0)),
+        scores,
+    )
+    np.testing.assert_allclose(loss, np.log([3, 1e30]), rtol=1e-5)
+    assert np.all(np.isfinite(vjp(jnp.ones(2))[0]))

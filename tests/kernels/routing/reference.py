@@ -25,22 +25,31 @@ def route(u, W, bias=None, *, num_iterations=3, leaky=False, frozen_coupling=Non
         frozen_coupling: [B, I, J]; if given, the coupling coefficients, not computed.
     """
     u, W = np.asarray(u, np.float64), np.asarray(W, np.float64)
-    I, J, Q, _ = W.shape
-    bias = np.zeros((J, Q)) if bias is None else np.asarray(bias, np.float64)
     poses, couplings = [], []
     for example in range(u.shape[0]):
-        votes = np.stack([W[i] @ u[example, i] for i in range(I)])  # [I, J, Q]
-        b = np.zeros((I, J))
-        for _ in range(num_iterations):
-            e = np.exp(np.concatenate([b, np.zeros((I, int(leaky)))], axis=1))
-            c = e[:, :J] / e.sum(axis=1, keepdims=True)
-            if frozen_coupling is not None:
-                c = frozen_coupling[example]
-            v = squash((c[:, :, None] * votes).sum(axis=0) + bias)
-            b = b + (votes * v).sum(axis=2)
+        v, c = route_votes(
+            np.stack([W[i] @ u[example, i] for i in range(len(W))]),
+            bias,
+            num_iterations=num_iterations,
+            leaky=leaky,
+            coupling=None if frozen_coupling is None else frozen_coupling[example],
+        )
         poses.append(v)
         couplings.append(c)
     return np.stack(poses), np.stack(couplings)
+
+
+def route_votes(votes, bias=None, *, num_iterations, leaky=False, coupling=None):
+    """The same for the votes [I, J, Q] of one example."""
+    I, J, Q = votes.shape
+    bias = np.zeros((J, Q)) if bias is None else np.asarray(bias, np.float64)
+    b = np.zeros((I, J))
+    for _ in range(num_iterations):
+        e = np.exp(np.concatenate([b, np.zeros((I, int(leaky)))], axis=1))
+        c = e[:, :J] / e.sum(axis=1, keepdims=True) if coupling is None else coupling
+        v = squash((c[:, :, None] * votes).sum(axis=0) + bias)
+        b = b + (votes * v).sum(axis=2)
+    return v, c
 
 
 def directional_derivative(function, arguments, directions, step=1e-6) -> float:
