@@ -225,10 +225,10 @@ def write(
     if found:
         figures.save(plots.errors(lines, data.title), output / "routings.png")
         caption = (
-            f"Test error on {data.title} by routing algorithm, in the same network "
-            "with the same number of steps. Each seed is a dot, the mean a line. Right: "
-            "the difference to uniform routing with its 95 % interval over the test "
-            "images."
+            f"Test error on {data.title} by routing algorithm, in the same network and "
+            "after the same number of steps. Each seed is a dot, the mean a line. "
+            "Right, the difference to uniform routing with its 95 % interval over the "
+            "test images."
         )
         write_json(output / "captions.json", {"routings.png": caption})
     return text

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from capsjax.errors import SettingsError
 from capsjax.layers.convolution import Conv
 from capsjax.layers.initializers import Initializer, Initializers
-from capsjax.layers.normalization import BatchNorm, PoseNorm
+from capsjax.normalization import BatchNorm, PoseNorm
 from capsjax.routings import Capsules
 from kernels.convolution import output_size
 from kernels.dtypes import accumulation_dtype, at_least_float32
@@ -133,11 +133,12 @@ class GridPrimaryCapsules(nnx.Module):
 
         self.poses = conv(types * math.prod(pose))
         self.activations = conv(types) if has_activations else None
-        self.poses_norm = self.activations_norm = None
+        poses_norm = activations_norm = None
         if normalization is not None:
-            self.poses_norm = PoseNorm(types, pose, normalization, rngs=rngs)
+            poses_norm = PoseNorm(types, pose, normalization, rngs=rngs)
             if has_activations:
-                self.activations_norm = BatchNorm(types, rngs=rngs)
+                activations_norm = BatchNorm(types, rngs=rngs)
+        self.poses_norm, self.activations_norm = poses_norm, activations_norm
         self.types = types
         self.pose = pose
 

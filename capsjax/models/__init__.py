@@ -18,6 +18,7 @@ from capsjax.models import (
     efficient_capsnet,
     matrix_capsules,
     resnet,
+    vb_capsules,
 )
 from capsjax.models.base import (
     Config,
@@ -56,6 +57,7 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             resnet.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
+            vb_capsules.Config,
         )
     }
 )

@@ -31,7 +31,7 @@ def test_images_stay_images(digit):
     found = many(handwriting.augment, digit[0])
     assert found.shape == (COUNT, 28, 28, 1)
     assert 0 <= found.min() <= found.max() <= 1
-    assert np.unique(found.reshape(COUNT, -1), axis=0).shape[0] > 0.9 * COUNT
+    assert np.unique(found.reshape(COUNT, -1), axis=0).shape[0] > 0.75 * COUNT
 
 
 def test_half_of_the_images_turn(digit):
