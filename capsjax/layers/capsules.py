@@ -96,6 +96,7 @@ class RoutedCapsules(nnx.Module):
             step: number of training steps taken so far, for annealed routing.
             train: whether this is part of a train step.
         """
+        _check_activations(self.routing, inputs)
         found = self.routing(inputs, self._transform(), step=step, train=train)
         if self.readout is None:
             return found
@@ -186,7 +187,22 @@ class ConvCapsules(nnx.Module):
             None if self.bias is None else self.bias[...],
             windows=self.windows,
         )
+        _check_activations(self.routing, inputs)
         return self.routing(inputs, transform, step=step, train=train)
+
+
+def _check_activations(routing: routings.Routing, inputs: Capsules) -> None:
+    if routing.needs_activations and inputs.activations is None:
+        suitable = [
+            name
+            for name, config in routings.ROUTINGS.items()
+            if not config.needs_activations
+        ]
+        raise SettingsError(
+            f"config.model.routing.name {routing.name!r} needs activations, and the "
+            "layer of capsules below has none; choose one of "
+            f"{', '.join(suitable)}"
+        )
 
 
 def _transform_shape(sizes: Sizes, matrices: bool) -> tuple[int, int]:

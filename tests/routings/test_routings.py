@@ -161,8 +161,18 @@ def test_arguments_that_do_not_agree_are_refused(config):
 def test_activations_are_asked_for_where_they_are_needed(config):
     if not config.needs_activations:
         pytest.skip("needs none")
-    with pytest.raises(SettingsError, match=f"{config.name} routing needs activations"):
-        build(config)(*given(bias=False), step=0)
+    inputs, transform = given(bias=False)
+    with pytest.raises(ValueError, match=f"{config.name} routing needs .* activations"):
+        build(config)(inputs, transform, step=0)
+    layer = RoutedCapsules(
+        SIZES,
+        routing=config,
+        weights_init=jax.nn.initializers.ones,
+        rngs=nnx.Rngs(0),
+    )
+    field = rf"config\.model\.routing\.name '{config.name}' needs activations"
+    with pytest.raises(SettingsError, match=f"{field}.* choose one of dynamic, inv"):
+        layer(inputs)
 
 
 def test_a_config_comes_back_from_json(config):
