@@ -284,5 +284,5 @@ def test_self_routing_of_matrices(form):
 
 def test_activations_are_there_where_they_are_needed():
     inputs, transform, *_ = given("flat", False, False)
-    with pytest.raises(ValueError, match="weighted routing needs .* activations"):
+    with pytest.raises(ValueError, match=r"weighted routing needs .* activations"):
         Weighted()(Capsules(inputs.poses), transform)
