@@ -104,23 +104,29 @@ def runs(
     made = []
     for seed, name in itertools.product(range(seeds), routings):
         own = routed(config, name)
-        routing = own.model.routing
-        assert routing is not None
-        flags = [*words, f"--config.model.routing.name={name}"]
-        # A field that two algorithms have would keep the value of the network's own.
-        flags += [
-            f"--config.model.routing.{path}={value}"
-            for path, value in fields.flatten(routing).items()
-            if value is not None
-        ]
-        if own.loss.name != config.loss.name:
-            weight = own.loss.reconstruction_weight
-            flags += [
-                f"--config.loss.name={own.loss.name}",
-                f"--config.loss.reconstruction_weight={weight}",
-            ]
-        made.append(Run(run_name(name, seed), [*flags, f"--config.seed={seed}"]))
+        flags = [f"--config.model.routing.name={name}", *other_fields(config, own)]
+        made.append(
+            Run(run_name(name, seed), [*words, *flags, f"--config.seed={seed}"])
+        )
     return made
+
+
+def other_fields(config: Config, own: Config) -> list[str]:
+    """The flags, besides the routing's name, that make ``own``, see `routed`."""
+    assert own.model.routing is not None
+    # A field that two algorithms have would keep the value of the network's own.
+    flags = [
+        f"--config.model.routing.{path}={value}"
+        for path, value in fields.flatten(own.model.routing).items()
+        if value is not None
+    ]
+    if own.loss.name != config.loss.name:
+        weight = own.loss.reconstruction_weight
+        flags += [
+            f"--config.loss.name={own.loss.name}",
+            f"--config.loss.reconstruction_weight={weight}",
+        ]
+    return flags
 
 
 def rightly_classified(

@@ -5,7 +5,8 @@ References:
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -104,6 +105,12 @@ class Config(base.Config):
     padding: str = field(
         "VALID", "Padding of both convolutions.", choices=("VALID", "SAME")
     )
+    hidden_capsules: tuple[int, ...] = field(
+        (),
+        "Capsules of each routed layer between the primary and the class capsules.",
+        at_least=1,
+    )
+    hidden_dim: int = field(8, "Dimensions of these capsules.", at_least=1)
     class_dim: int = field(16, "Dimensions Q of the class capsules.", at_least=1)
     decoder_units: tuple[int, ...] = field(
         (512, 1024),
@@ -197,18 +204,22 @@ class CapsNet(base.Model):
             rngs=rngs,
         )
         self.needs_activations = config.routing.needs_activations
-        self.class_capsules = RoutedCapsules(
-            Sizes(
-                rows * columns * config.primary_types,
-                config.primary_dim,
-                num_classes,
-                config.class_dim,
-            ),
+        self.gives_activations = config.routing.activations is not None
+        routed = functools.partial(
+            RoutedCapsules,
             routing=config.routing,
             weights_init=init.routed,
             bias_init=init.bias if config.routing_bias else None,
             rngs=rngs,
         )
+        below, dim = rows * columns * config.primary_types, config.primary_dim
+        hidden = []
+        for count in config.hidden_capsules:
+            sizes = Sizes(below, dim, count, config.hidden_dim)
+            hidden.append(routed(sizes, readout=False))
+            below, dim = count, config.hidden_dim
+        self.hidden_capsules = nnx.List(hidden)
+        self.class_capsules = routed(Sizes(below, dim, num_classes, config.class_dim))
         decoder = None
         if units := config.decoder_units:
             decoder = MaskedDecoder(
@@ -226,9 +237,9 @@ class CapsNet(base.Model):
         keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
         """Classifies and reconstructs a batch; the same in training and evaluation."""
-        primary = self._primary(images)
+        capsules = self._hidden(self._primary(images), step=step, train=train)
         with jax.named_scope("class_capsules"):
-            poses, scores = self.class_capsules(primary, step=step, train=train)
+            poses, scores = self.class_capsules(capsules, step=step, train=train)
         assert scores is not None
         if self.decoder is None:
             return ModelOutput(scores, poses)
@@ -247,10 +258,27 @@ class CapsNet(base.Model):
 
     def diagnose_routing(self, images: Float[Array, "B H W C"]) -> Diagnosis:
         """Diagnoses each routing iteration on a few dozen images."""
-        return self.class_capsules.diagnose(self._primary(images))
+        return self.class_capsules.diagnose(self._hidden(self._primary(images)))
 
     def stages(self) -> list[Stage]:
         """The stages from the first convolution to the decoder."""
+        below: tuple[str, ...] = ("primary",)
+        hidden = []
+        if self.hidden_capsules:
+            below = ("hidden", "hidden_activations")[: 1 + self.gives_activations]
+            hidden = [
+                Stage(
+                    "hidden_capsules",
+                    "hidden_capsules",
+                    ("primary",),
+                    below,
+                    lambda layers, primary: tuple(
+                        x
+                        for x in self._hidden(self._capsules(primary), layers)
+                        if x is not None
+                    ),
+                )
+            ]
         stages = [
             Stage(
                 "conv1",
@@ -266,12 +294,13 @@ class CapsNet(base.Model):
                 ("primary",),
                 lambda capsules, features: (capsules(features),),
             ),
+            *hidden,
             Stage(
                 "routing",
                 "class_capsules",
-                ("primary",),
+                below,
                 ("poses", "scores"),
-                lambda capsules, primary: tuple(capsules(self._with_lengths(primary))),
+                lambda capsules, *below: tuple(capsules(self._capsules(*below))),
             ),
             Stage(
                 "decoder",
@@ -296,8 +325,28 @@ class CapsNet(base.Model):
         with jax.named_scope("conv1"):
             features = relu(self.conv1(images))
         with jax.named_scope("primary_capsules"):
-            return self._with_lengths(self.primary_capsules(features))
+            return self._capsules(self.primary_capsules(features))
 
-    def _with_lengths(self, poses: Float[Array, "B I P"]) -> Capsules:
-        """Primary capsules, whose lengths are activations where routing needs them."""
-        return Capsules(poses, lengths(poses) if self.needs_activations else None)
+    def _hidden(
+        self,
+        capsules: Capsules,
+        layers: Sequence[RoutedCapsules] | None = None,
+        *,
+        step: Int[Array, ""] | int = 0,
+        train: bool = False,
+    ) -> Capsules:
+        """What the hidden layers, or ``layers`` in their place, make of capsules."""
+        with jax.named_scope("hidden_capsules"):
+            for layer in self.hidden_capsules if layers is None else layers:
+                capsules = layer(capsules, step=step, train=train)
+        return capsules
+
+    def _capsules(
+        self,
+        poses: Float[Array, "B I P"],
+        activations: Float[Array, "B I"] | None = None,
+    ) -> Capsules:
+        """Capsules, whose lengths are activations where routing needs some."""
+        if activations is None and self.needs_activations:
+            activations = lengths(poses)
+        return Capsules(poses, activations)

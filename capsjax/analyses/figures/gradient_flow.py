@@ -1,0 +1,58 @@
+"""The figure of gradients in networks of several layers of capsules."""
+
+from collections.abc import Sequence
+
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from capsjax import figures
+from capsjax.runs import results
+from capsjax.runs.results import Row
+
+
+def norms(rows: Sequence[Row], data: str) -> Figure:
+    """Gradient norm against the layer, a panel for each routing, a line for each depth.
+
+    Args:
+        rows: rows of `capsjax.analyses.gradient_flow.rows`.
+        data: name of the data set in words.
+    """
+    routings = list(dict.fromkeys(row["routing"] for row in rows))
+    depths = sorted({int(row["depth"]) for row in rows})
+    columns = min(len(routings), 4)
+    lines = -(-len(routings) // columns)
+    figure, axes = figures.subplots(
+        lines,
+        columns,
+        figsize=(2.2 + 2.4 * columns, 1 + 2.5 * lines),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    colors = colormaps["viridis"]
+    groups = results.grouped(rows, "routing", "depth", "when")
+    for panel, routing in zip(axes.flat, routings, strict=False):
+        for place, depth in enumerate(depths):
+            color = colors(0.85 * place / max(len(depths) - 1, 1))
+            for when, style in (("start", "--"), ("end", "-")):
+                layers = groups.get((routing, str(depth), when), [])
+                panel.semilogy(
+                    [int(row["layer"]) for row in layers],
+                    [row.number("gradient_norm") for row in layers],
+                    style,
+                    marker="o",
+                    markersize=3,
+                    color=color,
+                    label=f"{depth} layers" if when == "end" else None,
+                )
+        panel.set_title(routing.replace("_", " "))
+        panel.grid(alpha=0.3)
+        panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    for panel in axes.flat[len(routings) :]:
+        panel.set_visible(False)
+    axes.flat[0].legend(fontsize="small")
+    figure.suptitle(f"Gradients by layer on {data}: dashed at the start, solid trained")
+    figure.supxlabel("routed layer, from the lowest to the classes'")
+    figure.supylabel("gradient norm")
+    return figure
