@@ -5,7 +5,13 @@ from capsjax.layers.capsules import ConvCapsules, RoutedCapsules
 from capsjax.layers.convolution import Conv
 from capsjax.layers.decoder import MaskedDecoder
 from capsjax.layers.initializers import INITIALIZERS, Initializers
-from capsjax.layers.normalization import BATCH_AXIS, BatchNorm, InstanceNorm, PoseNorm
+from capsjax.layers.normalization import (
+    BATCH_AXIS,
+    BatchNorm,
+    InstanceNorm,
+    LayerNorm,
+    PoseNorm,
+)
 from capsjax.layers.primary_capsules import (
     DepthwisePrimaryCapsules,
     GridPrimaryCapsules,
@@ -24,6 +30,7 @@ __all__ = [
     "GridPrimaryCapsules",
     "Initializers",
     "InstanceNorm",
+    "LayerNorm",
     "MaskedDecoder",
     "PoseNorm",
     "PrimaryCapsules",

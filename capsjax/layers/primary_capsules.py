@@ -133,11 +133,13 @@ class GridPrimaryCapsules(nnx.Module):
 
         self.poses = conv(types * math.prod(pose))
         self.activations = conv(types) if has_activations else None
-        self.poses_norm = self.activations_norm = None
+        poses_norm = activations_norm = None
         if normalization is not None:
-            self.poses_norm = PoseNorm(types, pose, normalization, rngs=rngs)
+            poses_norm = PoseNorm(types, pose, normalization, rngs=rngs)
             if has_activations:
-                self.activations_norm = BatchNorm(types, rngs=rngs)
+                activations_norm = BatchNorm(types, rngs=rngs)
+        # Flax takes an attribute that was None once for static.
+        self.poses_norm, self.activations_norm = poses_norm, activations_norm
         self.types = types
         self.pose = pose
 

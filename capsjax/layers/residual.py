@@ -43,9 +43,9 @@ class ResidualBlock(nnx.Module):
         self.conv2 = conv3x3(n_out, n_out, rngs=rngs)
         self.norm2 = BatchNorm(n_out, momentum=momentum, rngs=rngs)
         self.stride = stride
-        self.projection = self.projection_norm = None
+        projection = projection_norm = None
         if shortcut == "project" and (stride, n_in) != (1, n_out):
-            self.projection = Conv(
+            projection = Conv(
                 n_in,
                 n_out,
                 1,
@@ -54,7 +54,9 @@ class ResidualBlock(nnx.Module):
                 bias_init=None,
                 rngs=rngs,
             )
-            self.projection_norm = BatchNorm(n_out, momentum=momentum, rngs=rngs)
+            projection_norm = BatchNorm(n_out, momentum=momentum, rngs=rngs)
+        # Flax takes an attribute that was None once for static.
+        self.projection, self.projection_norm = projection, projection_norm
 
     def __call__(
         self, x: Float[Array, "B H W C_in"], *, train: bool
