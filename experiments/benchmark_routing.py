@@ -9,6 +9,11 @@ table, appends its rows with their provenance to a CSV file after each combinati
 draws the run in a picture beside it. A result that differs from the textbook's by more
 than rounding gets no time, and the exit status is 1.
 
+Then every routing algorithm is timed in two layers of capsules, fully connected and
+convolutional, and compared with its own result in float64; the rows go to
+OUTPUT_algorithms.csv. --routings=dynamic,em chooses some, --routings= none;
+--implementations= leaves out the first part.
+
 On a GPU, --tune first searches the fused kernels' configs for these workloads, batch
 sizes and dtypes, and saves the fastest in kernels/routing/dynamic/mosaic_gpu/tuned.
 """
@@ -18,11 +23,13 @@ import pathlib
 from absl import flags
 
 from capsjax import figures
+from capsjax.benchmarks import algorithms
 from capsjax.benchmarks import routing as benchmark_routing
 from capsjax.benchmarks import tuning as tune_routing
 from capsjax.benchmarks.figures import routing as plots_routing
 from capsjax.benchmarks.routing import BOTH
 from capsjax.errors import UserError
+from capsjax.routings import ROUTINGS
 from capsjax.runs import provenance, results
 from experiments import launch
 
@@ -51,6 +58,14 @@ _DTYPES = flags.DEFINE_list(
     f"From {', '.join(benchmark_routing.ERROR_BOUNDS)}; by default float32, on a GPU "
     "float32,bfloat16.",
 )
+_ROUTINGS = flags.DEFINE_list(
+    "routings",
+    list(ROUTINGS),
+    f"Algorithms to time in layers of capsules, from {', '.join(ROUTINGS)}.",
+)
+_LAYERS = flags.DEFINE_list(
+    "layers", list(algorithms.LAYERS), f"Layers, from {', '.join(algorithms.LAYERS)}."
+)
 _REPEATS = flags.DEFINE_integer(
     "repeats", 20, "Timed calls of each function.", lower_bound=1
 )
@@ -69,7 +84,37 @@ _TUNE = flags.DEFINE_bool(
 
 
 def main() -> None:
-    """Tunes if asked to, then measures, prints, records and draws."""
+    """Measures the implementations of dynamic routing, and all algorithms."""
+    plan = algorithms.make_plan(
+        layers=_LAYERS.value,
+        routings=_ROUTINGS.value,
+        batch_sizes=_BATCH_SIZES.value or ["128"],
+        modes=_MODES.value,
+        repeats=_REPEATS.value,
+    )
+    if _IMPLEMENTATIONS.value != []:
+        _time_implementations()
+    if plan.routings:
+        _time_algorithms(plan)
+
+
+def _time_algorithms(plan: algorithms.Plan) -> None:
+    output = pathlib.Path(_OUTPUT.value)
+    output = output.with_name(f"{output.stem}_algorithms{output.suffix}")
+    results.read(output)  # Raises its errors before the work.
+    env = provenance.environment()
+    wrong: list[results.Row] = []
+    for rows in algorithms.run(plan, env):
+        results.append(output, rows)
+        print(algorithms.table(rows), flush=True)
+        wrong += [row for row in rows if row["status"] != benchmark_routing.OK]
+    print(f"rows appended to {output}")
+    if wrong:
+        names = sorted({row["routing"] for row in wrong})
+        raise UserError(f"{len(wrong)} results have no time: {', '.join(names)}")
+
+
+def _time_implementations() -> None:
     plan = benchmark_routing.make_plan(
         workloads=_WORKLOADS.value,
         batch_sizes=_BATCH_SIZES.value,

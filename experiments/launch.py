@@ -212,6 +212,21 @@ def _load_config(text: str, overrides: Mapping[str, str]) -> Config:
     return config
 
 
+def config_of(words: Sequence[str]) -> Config:
+    """The config that the flags of a training make, of which others are left out.
+
+    Raises:
+        UserError: no such file, preset or field, or a value of another type.
+    """
+    name, overrides = "", {}
+    for word in words:
+        if word.startswith("--config="):
+            name = word.removeprefix("--config=")
+        elif match := _OVERRIDE.fullmatch(word):
+            overrides[match[2]] = match[3]
+    return _load_config(name, overrides)
+
+
 def _help_config(argv: Sequence[str], flag: ConfigFlag) -> str | None:
     """Returns the text that ``--help_config`` asks for, or None without that flag."""
     found = {}

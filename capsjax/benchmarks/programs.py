@@ -125,6 +125,12 @@ def step_memory(problem: Problem) -> Timing:
     return compile_call(STEP, MEMORY, step, state, problem.random_batch()).untimed
 
 
+def count_parameters(problem: Problem) -> int:
+    """The number of learned parameters, without allocating them."""
+    _, state = jax.eval_shape(lambda: train_step.create(*problem))
+    return sum(x.size for x in jax.tree.leaves(state.params))
+
+
 def compile_predictor(problem: Problem) -> Program:
     """Compiles inference as a model's users run it.
 

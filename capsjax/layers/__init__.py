@@ -5,13 +5,6 @@ from capsjax.layers.capsules import ConvCapsules, RoutedCapsules
 from capsjax.layers.convolution import Conv
 from capsjax.layers.decoder import MaskedDecoder
 from capsjax.layers.initializers import INITIALIZERS, Initializers
-from capsjax.layers.normalization import (
-    BATCH_AXIS,
-    BatchNorm,
-    InstanceNorm,
-    LayerNorm,
-    PoseNorm,
-)
 from capsjax.layers.primary_capsules import (
     DepthwisePrimaryCapsules,
     GridPrimaryCapsules,
@@ -19,6 +12,13 @@ from capsjax.layers.primary_capsules import (
     primary_grid,
 )
 from capsjax.layers.residual import conv3x3, residual_blocks
+from capsjax.normalization import (
+    BATCH_AXIS,
+    BatchNorm,
+    InstanceNorm,
+    LayerNorm,
+    PoseNorm,
+)
 
 __all__ = [
     "BATCH_AXIS",

@@ -104,6 +104,7 @@ class RoutedCapsules(nnx.Module):
             step: number of training steps taken so far, for annealed routing.
             train: whether this is part of a train step.
         """
+        _check_activations(self.routing, inputs)
         return self._read_out(
             self.routing(inputs, self._transform(), step=step, train=train)
         )
@@ -117,6 +118,7 @@ class RoutedCapsules(nnx.Module):
     ) -> Float[Array, "B J"]:
         """The activations alone, or logits; the arguments are those of a call."""
         if self.weights is None:
+            _check_activations(self.routing, inputs)
             return self.routing.activations_only(inputs)
         found = self(inputs, step=step, train=train).activations
         if found is None:
@@ -132,6 +134,7 @@ class RoutedCapsules(nnx.Module):
             inputs: capsules below, as the previous pass left them.
             previous: this layer's capsules of the previous pass; None in the first.
         """
+        _check_activations(self.routing, inputs)
         return self._read_out(
             self.routing.make_pass(inputs, self._transform(), previous)
         )
@@ -222,10 +225,12 @@ class ConvCapsules(nnx.Module):
             step: number of training steps taken so far, for annealed routing.
             train: whether this is part of a train step.
         """
+        _check_activations(self.routing, inputs)
         return self.routing(inputs, self._transform(), step=step, train=train)
 
     def make_pass(self, inputs: Capsules, previous: Capsules | None = None) -> Capsules:
         """Capsules after one more pass; see `RoutedCapsules.make_pass`."""
+        _check_activations(self.routing, inputs)
         return self.routing.make_pass(inputs, self._transform(), previous)
 
     def _transform(self) -> Transform:
@@ -234,6 +239,20 @@ class ConvCapsules(nnx.Module):
             weights.reshape(-1, *weights.shape[3:]),
             None if self.bias is None else self.bias[...],
             windows=self.windows,
+        )
+
+
+def _check_activations(routing: routings.Routing, inputs: Capsules) -> None:
+    if routing.needs_activations and inputs.activations is None:
+        suitable = [
+            name
+            for name, config in routings.ROUTINGS.items()
+            if not config.needs_activations
+        ]
+        raise SettingsError(
+            f"config.model.routing.name {routing.name!r} needs activations, and the "
+            "layer of capsules below has none; choose one of "
+            f"{', '.join(suitable)}"
         )
 
 

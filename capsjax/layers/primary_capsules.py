@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from capsjax.errors import SettingsError
 from capsjax.layers.convolution import Conv
 from capsjax.layers.initializers import Initializer, Initializers
-from capsjax.layers.normalization import BatchNorm, PoseNorm
+from capsjax.normalization import BatchNorm, PoseNorm
 from capsjax.routings import Capsules
 from kernels.convolution import output_size
 from kernels.dtypes import accumulation_dtype, at_least_float32

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from capsjax.layers.activations import relu
 from capsjax.layers.convolution import Conv
-from capsjax.layers.normalization import BatchNorm
+from capsjax.normalization import BatchNorm
 
 Shortcut = Literal["pad", "project"]
 

@@ -9,12 +9,7 @@ from types import MappingProxyType
 
 from jaxtyping import Array, Float, Int
 
-from capsjax.losses import (
-    cross_entropy,
-    margin,
-    negative_log_likelihood,
-    spread,
-)
+from capsjax.losses import cross_entropy, margin, negative_log_likelihood, spread
 from capsjax.losses.base import Config, Scores
 from capsjax.losses.classification import presence
 from capsjax.losses.reconstruction import reconstruction_loss

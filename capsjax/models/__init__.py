@@ -20,6 +20,7 @@ from capsjax.models import (
     matrix_capsules,
     resnet,
     self_routing_resnet,
+    vb_capsules,
 )
 from capsjax.models.base import (
     Config,
@@ -60,6 +61,7 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             matrix_capsules.Config,
             self_routing_resnet.Config,
             inverted_attention_capsnet.Config,
+            vb_capsules.Config,
         )
     }
 )

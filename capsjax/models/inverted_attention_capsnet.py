@@ -282,18 +282,14 @@ def _check(config: Config) -> None:
             f"{counts[0]} capsule_types, {counts[1]} capsule_kernels and "
             f"{counts[2]} capsule_strides; give each layer of capsules one of each"
         )
-    name = config.routing.name
-    if config.routing.needs_activations:
-        suitable = [x.name for x in ROUTINGS.values() if not x.needs_activations]
-        raise SettingsError(
-            f"{name} routing needs activations, which these capsules do not have; set "
-            f"routing.name to {' or '.join(suitable)}"
-        )
-    if config.schedule == "concurrent" and not config.routing.concurrent:
+    # A routing that needs activations is refused by the layers, with either schedule.
+    can_be = config.routing.concurrent or config.routing.needs_activations
+    if config.schedule == "concurrent" and not can_be:
         suitable = [x.name for x in ROUTINGS.values() if x.concurrent]
         raise SettingsError(
-            f"{name} routing has no passes that layers could make together; set "
-            f"schedule to sequential, or routing.name to {' or '.join(suitable)}"
+            f"{config.routing.name} routing has no passes that layers could make "
+            "together; set schedule to sequential, or routing.name to "
+            f"{' or '.join(suitable)}"
         )
 
 

@@ -25,10 +25,10 @@ from capsjax.layers import (
     RoutedCapsules,
     relu,
 )
-from capsjax.layers.normalization import POSE_NORMALIZATIONS
 from capsjax.losses.base import Scores
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.normalization import POSE_NORMALIZATIONS
 from capsjax.routings import ROUTINGS, Sizes, em
 from kernels.convolution import output_size
 from kernels.routing.votes import Windows

@@ -14,6 +14,7 @@ from capsjax.routings import (
     self_attention,
     self_routing,
     uniform,
+    variational_bayes,
 )
 from capsjax.routings.base import Capsules, Config, Routing, Sizes, Transform
 
@@ -29,6 +30,7 @@ ROUTINGS: Mapping[str, type[Config]] = MappingProxyType(
             self_attention.Config,
             self_routing.Config,
             uniform.Config,
+            variational_bayes.Config,
         )
     }
 )

@@ -19,7 +19,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from capsjax import fields
-from capsjax.errors import SettingsError
 from capsjax.losses.base import Scores
 from kernels import routing
 from kernels.dtypes import at_least_float32
@@ -159,7 +158,15 @@ class Sizes(NamedTuple):
 
 
 class Routing(nnx.Module):
-    """Base class of the plug-ins."""
+    """Base class of the plug-ins.
+
+    Attributes:
+        name: the algorithm's name, for errors.
+        needs_activations: whether the input capsules need activations.
+    """
+
+    name: ClassVar[str] = ""
+    needs_activations: ClassVar[bool] = False
 
     def __call__(
         self,
@@ -182,7 +189,8 @@ class Routing(nnx.Module):
             activations if the config declares any.
 
         Raises:
-            SettingsError: the algorithm needs activations, and the inputs have none.
+            ValueError: the algorithm needs activations, and the inputs have none; or
+                poses do not suit the transformation.
         """
         raise NotImplementedError(f"{type(self).__name__} does not route")
 
@@ -195,8 +203,8 @@ class Routing(nnx.Module):
             inputs: capsules of the layer below.
 
         Raises:
-            SettingsError: the algorithm needs activations, and the inputs have none.
-            ValueError: another number of capsules, or other poses.
+            ValueError: the algorithm needs activations, and the inputs have none; or
+                their number or poses do not suit the parameters.
         """
         raise NotImplementedError(f"{type(self).__name__} needs votes")
 
@@ -223,15 +231,7 @@ class Routing(nnx.Module):
 
 
 class RoutingOfVotes(Routing):
-    """Base class of plug-ins that work on votes, for a block of examples at a time.
-
-    Attributes:
-        name: the algorithm's name, for errors.
-        needs_activations: whether the children need activations.
-    """
-
-    name: ClassVar[str] = ""
-    needs_activations: ClassVar[bool] = False
+    """Base class of plug-ins that work on votes, for a block of examples at a time."""
 
     def route(
         self,
@@ -286,13 +286,10 @@ class RoutingOfVotes(Routing):
         """Refuses inputs without activations if the algorithm needs them.
 
         Raises:
-            SettingsError: it does.
+            ValueError: it does.
         """
         if self.needs_activations and inputs.activations is None:
-            raise SettingsError(
-                f"{self.name} routing needs activations, and the layer of capsules "
-                "below has none"
-            )
+            raise ValueError(f"{self.name} routing needs capsules with activations")
 
 
 def shaped_like(inputs: Capsules, poses: Float[Array, "B *N J Q"]) -> Array:

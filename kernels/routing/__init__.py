@@ -11,6 +11,7 @@ from kernels.routing import (
     self_attention,
     self_routing,
     uniform,
+    variational_bayes,
 )
 from kernels.routing.arguments import UnsupportedError
 from kernels.routing.dynamic import (
@@ -40,4 +41,5 @@ __all__ = [
     "self_routing",
     "squash",
     "uniform",
+    "variational_bayes",
 ]

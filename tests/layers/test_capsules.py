@@ -125,6 +125,37 @@ def test_shared_weights_are_for_one_grid():
         )
 
 
+@pytest.mark.parametrize("matrices", [False, True])
+def test_capsules_without_activations_get_logits(matrices):
+    """By one linear map of the poses, the same for all classes."""
+
+    def layer(**options):
+        return RoutedCapsules(
+            Sizes(H * W * I, D * D, J, D * D),
+            routing=inverted_attention.Config(),
+            weights_init=normal,
+            matrices=matrices,
+            rngs=nnx.Rngs(0),
+            **options,
+        )
+
+    poses = poses_of(True)
+    if not matrices:
+        poses = poses.reshape(B, H, W, I, D * D)
+    with_readout = layer()
+    found = run(with_readout, poses)
+    assert found.poses.shape == (B, J, *((D, D) if matrices else (D * D,)))
+    kernel, bias = with_readout.readout.kernel[...], with_readout.readout.bias[...]
+    expected = np.asarray(found.poses).reshape(B, J, D * D) @ np.asarray(kernel)
+    assert found.activations.dtype == jnp.float32
+    np.testing.assert_allclose(
+        found.activations, expected[:, :, 0] + np.asarray(bias), atol=1e-5
+    )
+    without = run(layer(readout=False), poses)
+    assert without.activations is None
+    np.testing.assert_array_equal(without.poses, found.poses)
+
+
 def test_matrices_below_and_above_have_one_size():
     for P, Q in ((4, 9), (5, 5)):
         with pytest.raises(SettingsError, match=f"d x d elements .* {P} and {Q}"):

@@ -19,6 +19,7 @@ from capsjax.models import (
     matrix_capsules,
     resnet,
     self_routing_resnet,
+    vb_capsules,
 )
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.provenance import sha256
@@ -41,6 +42,9 @@ SMALL = {
             "digits", channels=(4, 4, 8), decoder_units=(8,)
         ),
         matrix_capsules.Config.preset(
+            "digits", conv_channels=4, primary_types=2, capsule_types=(2, 2)
+        ),
+        vb_capsules.Config.preset(
             "digits", conv_channels=4, primary_types=2, capsule_types=(2, 2)
         ),
         self_routing_resnet.Config(

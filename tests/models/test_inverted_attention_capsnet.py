@@ -112,11 +112,11 @@ def test_other_routings_are_sequential_or_refused(name):
     routing = ROUTINGS[name]()
     config = Config(**TINY, schedule="sequential", routing=routing)
     if routing.needs_activations:
-        message = (
-            rf"{name} routing needs activations.*; set routing\.name to dynamic or"
-        )
-        with pytest.raises(UserError, match=message):
-            shapes(config)
+        message = rf"routing\.name '{name}' needs activations.*choose one of dynamic,"
+        for schedule in ("concurrent", "sequential"):
+            config.schedule = schedule
+            with pytest.raises(UserError, match=message):
+                shapes(config)
         return
     assert config.scores == (routing.activations or "logits")
     model = shapes(config)

@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from capsjax.errors import SettingsError
-from capsjax.routings import Capsules, Config, Sizes, Transform, base, dynamic, uniform
+from capsjax.routings import (
+    Capsules,
+    Config,
+    Sizes,
+    Transform,
+    base,
+    dynamic,
+    inverted_attention,
+    self_attention,
+    self_routing,
+    uniform,
+)
 from kernels.routing import blocks
 from kernels.routing.votes import Windows
 from tests.kernels.routing import comparisons, reference
@@ -199,7 +209,80 @@ def test_routing_of_votes(form, matrices, budget, monkeypatch):
     np.testing.assert_allclose(np.mean(trained.poses, axis=0), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attention_fc",
+        "attention_conv_matrix",
+        "self_attention_fc",
+        "self_routing_fc",
+        "self_routing_conv",
+    ],
+)
+def test_published_code_by_plug_ins(name, routing_fixture):
+    """Whose parameters are those of the children, in windows too."""
+    fixture = routing_fixture(name)
+    meta = fixture["meta"]
+    config: Config = self_routing.Config()
+    if name.startswith("attention"):
+        config = inverted_attention.Config(iterations=meta["iterations"])
+    elif name.startswith("self_attention"):
+        config = self_attention.Config()
+    windows = None
+    if "conv" in name:
+        windows = Windows(meta["kernel"], meta["stride"], meta["padding"])
+
+    def op(poses, weights, activations=None, **parameters):
+        weights = weights.reshape(-1, *weights.shape[-3:])
+        sizes = Sizes(
+            len(weights),
+            poses.shape[-1],
+            weights.shape[1],
+            fixture["out_poses"].shape[-1],
+        )
+        if meta.get("matrix_pose"):
+            poses = poses.reshape(*poses.shape[:-1], *weights.shape[2:])
+        plug_in = config.build(sizes, nnx.Rngs(0))
+        for key, value in parameters.items():
+            parameter = getattr(plug_in, key)
+            parameter[...] = value.reshape(parameter.shape)
+        found = plug_in(
+            Capsules(poses, activations), Transform(weights, windows=windows)
+        )
+        outputs = {"poses": found.poses.reshape(fixture["out_poses"].shape)}
+        if found.activations is not None and "out_activations" in fixture:
+            outputs["activations"] = found.activations
+        return outputs
+
+    comparisons.with_published(op, fixture, "float32")
+
+
+@pytest.mark.parametrize("form", ["flat", "windows"])
+def test_self_routing_of_matrices(form):
+    """The routing weights see the elements of a pose in rows."""
+    inputs, transform, _, weights = given(form, True, False)
+    rng = np.random.default_rng(3)
+    plug_in = self_routing.Config().build(
+        Sizes(weights.shape[-1], D * D, J, D * D), nnx.Rngs(0)
+    )
+    plug_in.routing_weights[...] = jnp.asarray(
+        rng.normal(size=plug_in.routing_weights.shape), jnp.float32
+    )
+    found = jax.jit(plug_in.__call__)(inputs, transform)
+    poses = np.float64(transform.children(inputs).poses)
+    logits = np.einsum(
+        "...cp,cjp->...cj",
+        poses.reshape(*poses.shape[:-2], D * D),
+        np.float64(plug_in.routing_weights[...]),
+    )
+    coupling = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    mass = np.einsum("...c,...cj->...j", weights, coupling)
+    np.testing.assert_allclose(
+        found.activations, mass / weights.sum(axis=-1)[..., None], atol=1e-5
+    )
+
+
 def test_activations_are_there_where_they_are_needed():
     inputs, transform, *_ = given("flat", False, False)
-    with pytest.raises(SettingsError, match="weighted routing needs activations"):
+    with pytest.raises(ValueError, match=r"weighted routing needs .* activations"):
         Weighted()(Capsules(inputs.poses), transform)

@@ -118,9 +118,8 @@ def votes_of(poses, activations, weights, fixture):
         return matrix_votes(poses, weights), activations, None, ()
     grid, K = poses.shape[1:3], fixture["weights"].shape[0]
     if K == 1:  # Shared by all places.
-        poses, activations = (
-            x.reshape(len(x), -1, *x.shape[4:]) for x in (poses, activations)
-        )
+        poses = poses.reshape(len(poses), -1, d, d)
+        activations = activations.reshape(len(poses), -1)
         weights = jnp.tile(weights, (math.prod(grid), 1, 1, 1))
         return matrix_votes(poses, weights), activations, None, ()
     meta = fixture["meta"]
@@ -240,8 +239,7 @@ def loss(arguments, **options):
     return jnp.sum(jnp.sin(poses.astype(jnp.float32))) + jnp.sum(activations)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_parents_of_one_child_and_empty_ones_are_finite(dtype):
+def test_parents_of_one_child_and_empty_ones_are_finite():
     """Whose variance, or whose mass, is 0."""
     windows, grid = Windows(1), (2, 2)
     both = jax.jit(
@@ -250,7 +248,7 @@ def test_parents_of_one_child_and_empty_ones_are_finite(dtype):
         )
     )
     arguments = make_arguments(N=(2, 2), C=1)
-    one_child = [jnp.asarray(x, dtype) for x in arguments]
+    one_child = [jnp.asarray(x, jnp.bfloat16) for x in arguments]
     empty = [jnp.zeros_like(x) for x in one_child]
     for given in (one_child, empty, [one_child[0], *empty[1:]]):
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(both(given)))

@@ -33,12 +33,15 @@ class BatchNorm(nnx.Module):
         *,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
+        affine: bool = True,
         rngs: nnx.Rngs,
     ):
         self.norm = nnx.BatchNorm(
             features,
             momentum=momentum,
             epsilon=epsilon,
+            use_scale=affine,
+            use_bias=affine,
             axis_name=BATCH_AXIS,
             rngs=rngs,
         )
