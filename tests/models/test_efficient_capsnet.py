@@ -72,6 +72,13 @@ def test_leaky_units_and_instance_normalisation():
     assert nnx.state(shapes(Config.preset("digits"), (8, 8, 1)), nnx.BatchStat)
 
 
+def test_routing_to_the_class_capsules_is_diagnosed():
+    routing = ROUTINGS["dynamic"]()
+    model = shapes(Config.preset("digits", routing=routing), (8, 8, 1))
+    found = nnx.eval_shape(lambda m: m.diagnose_routing(jnp.zeros((3, 8, 8, 1))), model)
+    assert found.logit_changes.shape == (routing.iterations,)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -93,15 +93,20 @@ def set_to(param, value):
 
 def test_schedules_differ_from_the_second_pass_on():
     """A single pass leaves nothing to make together."""
-    poses = np.random.default_rng(0).normal(size=(2, 5, 5, 3, 2, 2)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    poses = rng.normal(size=(2, 5, 5, 3, 2, 2)).astype(np.float32)
+    plain = Config(**TINY).replace(capsule_strides=(1, 1))
+    params = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype),
+        nnx.state(shapes(plain, (10, 10, 1), 3)),
+    )
     for iterations, equal in ((1, True), (2, False)):
         routing = inverted_attention.Config(iterations=iterations)
         found = []
         for schedule in ("concurrent", "sequential"):
-            config = Config(**TINY, schedule=schedule, routing=routing)
-            model = models.build(
-                config.replace(capsule_strides=(1, 1)), (10, 10, 1), 3, nnx.Rngs(0)
-            )
+            config = plain.replace(schedule=schedule, routing=routing)
+            model = shapes(config, (10, 10, 1), 3)
+            nnx.update(model, params)
             route = jax.jit(lambda x, m=model: m.route(Capsules(x))[-1].poses)
             found.append(route(poses))
         assert np.allclose(found[0], found[1], atol=1e-5) == equal

@@ -56,6 +56,13 @@ def test_every_routing_routes_every_layer(name):
     assert found.poses.shape == (3, 5, 16)
 
 
+def test_routing_to_the_class_capsules_is_diagnosed():
+    routing = ROUTINGS["dynamic"]()
+    model = shapes(Config.preset("digits", routing=routing), (8, 8, 1))
+    found = nnx.eval_shape(lambda m: m.diagnose_routing(jnp.zeros((3, 8, 8, 1))), model)
+    assert found.logit_changes.shape == (routing.iterations,)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
