@@ -1,4 +1,4 @@
-"""Normalisation of features: over the whole batch, or over each image."""
+"""Normalisation of features: over the whole batch, each image or each pose."""
 
 import math
 
@@ -98,6 +98,28 @@ class PoseNorm(nnx.Module):
             return self.norm(poses.reshape(*lead, -1), train=train).reshape(shape)
         x = jnp.swapaxes(poses.reshape(*lead, self.norm.norm.num_features, -1), -1, -2)
         return jnp.swapaxes(self.norm(x, train=train), -1, -2).reshape(shape)
+
+
+class LayerNorm(nnx.Module):
+    """Normalisation over the last axis, such as the elements of each pose.
+
+    Attributes:
+        norm: Flax's layer.
+
+    References:
+        Ba, Kiros and Hinton 2016, "Layer Normalization".
+    """
+
+    def __init__(self, features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(
+            features, epsilon=epsilon, use_fast_variance=False, rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "*n Q"]) -> Float[Array, "*n Q"]:
+        """Normalised features; statistics are float32 at least."""
+        with jax.numpy_dtype_promotion("standard"):
+            y = self.norm(x.astype(accumulation_dtype(x.dtype)))
+        return jnp.asarray(y, x.dtype)
 
 
 class InstanceNorm(nnx.Module):

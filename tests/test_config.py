@@ -26,14 +26,13 @@ FOLDER = Path(variants.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "variants")
 # Shapes of the data sets' images.
 IMAGE_SHAPES = {
-    "mnist": (28, 28, 1),
     "cifar10": (32, 32, 3),
     "digits": (8, 8, 1),
-    "digits_resnet": (8, 8, 1),
     "expanded": (40, 40, 1),
+    "mnist": (28, 28, 1),
     "multimnist": (36, 36, 1),
     "smallnorb": (48, 48, 2),
-    "svhn": (32, 32, 3),
+    "svhn_cropped": (32, 32, 3),
 }
 NUM_CLASSES = dict.fromkeys(IMAGE_SHAPES, 10) | {"smallnorb": 5}
 EVERY_CONFIG = [
@@ -42,6 +41,10 @@ EVERY_CONFIG = [
     ),
     *((name, "") for name in ("cifar10", "digits", "digits_resnet", "svhn")),
     ("smallnorb", "official"),
+    *itertools.product(("efficient_capsnet",), ("mnist", "multimnist", "smallnorb")),
+    *itertools.product(("matrix_capsules",), ("smallnorb", "small", "mnist")),
+    *itertools.product(("self_routing",), ("cifar10", "svhn")),
+    ("inverted_attention", ""),
 ]
 
 
@@ -244,14 +247,16 @@ def test_quick_variants_are_much_smaller_and_differ_in_nothing_else(name, preset
         "dense_units",
         "channels",
         "blocks",
+        "capsule_types",
+        "margin_steps",
     }
     size, quick_size = (
         models.num_parameters(
             nnx.eval_shape(
                 lambda c=c: models.build(
                     c.model,
-                    augment.output_shape(IMAGE_SHAPES[name], c),
-                    NUM_CLASSES[name],
+                    augment.output_shape(IMAGE_SHAPES[c.data.name], c),
+                    NUM_CLASSES[c.data.name],
                     nnx.Rngs(0),
                 )
             )
@@ -269,10 +274,10 @@ def test_a_step_of_every_config_fits_together(name, preset, quick):
     config = module(name).get_config(preset + quick)
     config_lib.check(config)
     assert config.data.name in data.DATASETS | data.DERIVED
-    shape = IMAGE_SHAPES[name]
+    shape, num_classes = IMAGE_SHAPES[config.data.name], NUM_CLASSES[config.data.name]
 
     def start_and_step(batch):
-        graphdef, state = train_step.create(config, shape, NUM_CLASSES[name])
+        graphdef, state = train_step.create(config, shape, num_classes)
         step = train_step.make_train_step(graphdef, config, ONE)
         after, metrics = step(state, batch)
         return jax.tree.leaves(state), jax.tree.leaves(after), metrics

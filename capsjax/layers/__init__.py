@@ -12,7 +12,13 @@ from capsjax.layers.primary_capsules import (
     primary_grid,
 )
 from capsjax.layers.residual import conv3x3, residual_blocks
-from capsjax.normalization import BATCH_AXIS, BatchNorm, InstanceNorm, PoseNorm
+from capsjax.normalization import (
+    BATCH_AXIS,
+    BatchNorm,
+    InstanceNorm,
+    LayerNorm,
+    PoseNorm,
+)
 
 __all__ = [
     "BATCH_AXIS",
@@ -24,6 +30,7 @@ __all__ = [
     "GridPrimaryCapsules",
     "Initializers",
     "InstanceNorm",
+    "LayerNorm",
     "MaskedDecoder",
     "PoseNorm",
     "PrimaryCapsules",

@@ -8,7 +8,7 @@ import math
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from capsjax import routings
 from capsjax.errors import SettingsError
@@ -24,7 +24,7 @@ class RoutedCapsules(nnx.Module):
 
     Attributes:
         weights: transformation matrices, [I, J, Q, P] float32; [I, J, d, d] for poses
-            that are matrices.
+            that are matrices; None in a layer that only has activations.
         bias: [J, Q] float32, or None.
         routing: the routing algorithm, a plug-in that may have parameters.
         grid: (H, W) of the capsules below if their weights are shared by all places
@@ -47,6 +47,7 @@ class RoutedCapsules(nnx.Module):
         matrices: bool = False,
         shared_over: tuple[int, int] | None = None,
         readout: bool = True,
+        poses: bool = True,
         rngs: nnx.Rngs,
     ):
         """Builds the layer.
@@ -59,6 +60,8 @@ class RoutedCapsules(nnx.Module):
             matrices: whether poses are d x d matrices, of P = Q = d * d elements.
             shared_over: grid of the capsules below if all places share their weights.
             readout: whether capsules that the routing gives no activations get logits.
+            poses: whether the layer is called for its poses. If only `activations` is,
+                a routing that makes them without votes needs no matrices.
             rngs: generator whose ``params`` stream initialises the parameters.
 
         Raises:
@@ -73,7 +76,12 @@ class RoutedCapsules(nnx.Module):
                 f"a {shared_over[0]}x{shared_over[1]} grid"
             )
         shape = (types, sizes.out_capsules, *_transform_shape(sizes, matrices))
-        self.weights = nnx.Param(weights_init(rngs.params(), shape, jnp.float32))
+        needs_votes = poses or routing.activations_need_votes
+        self.weights = (
+            nnx.Param(weights_init(rngs.params(), shape, jnp.float32))
+            if needs_votes
+            else None
+        )
         self.bias = _bias(sizes, routing, bias_init, rngs)
         self.routing = routing.build(sizes, rngs)
         self.grid = shared_over
@@ -97,18 +105,54 @@ class RoutedCapsules(nnx.Module):
             train: whether this is part of a train step.
         """
         _check_activations(self.routing, inputs)
-        found = self.routing(inputs, self._transform(), step=step, train=train)
+        return self._read_out(
+            self.routing(inputs, self._transform(), step=step, train=train)
+        )
+
+    def activations(
+        self,
+        inputs: Capsules,
+        *,
+        step: Int[Array, ""] | int = 0,
+        train: bool = False,
+    ) -> Float[Array, "B J"]:
+        """The activations alone, or logits; the arguments are those of a call."""
+        if self.weights is None:
+            _check_activations(self.routing, inputs)
+            return self.routing.activations_only(inputs)
+        found = self(inputs, step=step, train=train).activations
+        if found is None:
+            raise ValueError(
+                "the routing gives no activations, and there is no readout"
+            )
+        return found
+
+    def make_pass(self, inputs: Capsules, previous: Capsules | None = None) -> Capsules:
+        """Capsules after one more pass of a routing that can be concurrent.
+
+        Args:
+            inputs: capsules below, as the previous pass left them.
+            previous: this layer's capsules of the previous pass; None in the first.
+        """
+        _check_activations(self.routing, inputs)
+        return self._read_out(
+            self.routing.make_pass(inputs, self._transform(), previous)
+        )
+
+    def diagnose(self, inputs: Capsules) -> Diagnosis:
+        """Diagnoses each routing iteration on a few dozen examples."""
+        return self.routing.diagnose(inputs, self._transform())
+
+    def _read_out(self, found: Capsules) -> Capsules:
         if self.readout is None:
             return found
         poses = found.poses.reshape(*found.poses.shape[:2], -1)
         logits = self.readout(poses)[:, :, 0]
         return found._replace(activations=at_least_float32(logits))
 
-    def diagnose(self, inputs: Capsules) -> Diagnosis:
-        """Diagnoses each routing iteration on a few dozen examples."""
-        return self.routing.diagnose(inputs, self._transform())
-
     def _transform(self) -> Transform:
+        if self.weights is None:
+            raise ValueError("a layer without transformation matrices has no poses")
         weights = self.weights[...]
         bias = None if self.bias is None else self.bias[...]
         if self.grid is None:
@@ -181,14 +225,21 @@ class ConvCapsules(nnx.Module):
             step: number of training steps taken so far, for annealed routing.
             train: whether this is part of a train step.
         """
+        _check_activations(self.routing, inputs)
+        return self.routing(inputs, self._transform(), step=step, train=train)
+
+    def make_pass(self, inputs: Capsules, previous: Capsules | None = None) -> Capsules:
+        """Capsules after one more pass; see `RoutedCapsules.make_pass`."""
+        _check_activations(self.routing, inputs)
+        return self.routing.make_pass(inputs, self._transform(), previous)
+
+    def _transform(self) -> Transform:
         weights = self.weights[...]
-        transform = Transform(
+        return Transform(
             weights.reshape(-1, *weights.shape[3:]),
             None if self.bias is None else self.bias[...],
             windows=self.windows,
         )
-        _check_activations(self.routing, inputs)
-        return self.routing(inputs, transform, step=step, train=train)
 
 
 def _check_activations(routing: routings.Routing, inputs: Capsules) -> None:

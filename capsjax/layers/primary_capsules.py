@@ -138,6 +138,7 @@ class GridPrimaryCapsules(nnx.Module):
             poses_norm = PoseNorm(types, pose, normalization, rngs=rngs)
             if has_activations:
                 activations_norm = BatchNorm(types, rngs=rngs)
+        # Flax takes an attribute that was None once for static.
         self.poses_norm, self.activations_norm = poses_norm, activations_norm
         self.types = types
         self.pose = pose

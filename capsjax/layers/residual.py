@@ -55,6 +55,7 @@ class ResidualBlock(nnx.Module):
                 rngs=rngs,
             )
             projection_norm = BatchNorm(n_out, momentum=momentum, rngs=rngs)
+        # Flax takes an attribute that was None once for static.
         self.projection, self.projection_norm = projection, projection_norm
 
     def __call__(

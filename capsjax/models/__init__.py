@@ -16,8 +16,10 @@ from capsjax.models import (
     baseline_cnn,
     capsnet,
     efficient_capsnet,
+    inverted_attention_capsnet,
     matrix_capsules,
     resnet,
+    self_routing_resnet,
     vb_capsules,
 )
 from capsjax.models.base import (
@@ -57,6 +59,8 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             resnet.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
+            self_routing_resnet.Config,
+            inverted_attention_capsnet.Config,
             vb_capsules.Config,
         )
     }

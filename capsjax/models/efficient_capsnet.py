@@ -34,6 +34,7 @@ from capsjax.routings import ROUTINGS, Capsules, Sizes
 from capsjax.routings.base import lengths
 from capsjax.routings.self_attention import Config as SelfAttention
 from kernels.convolution import output_size
+from kernels.routing import Diagnosis
 
 _HE_NORMAL = jax.nn.initializers.he_normal()
 _INIT = Initializers(
@@ -226,11 +227,7 @@ class EfficientCapsNet(base.Model):
         keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
         """Classifies and reconstructs a batch; training updates running averages."""
-        x = images
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(self._activated(conv(x)), train=train)
-        poses = self.primary_capsules(x)
-        primary = Capsules(poses, lengths(poses) if self.needs_activations else None)
+        primary = self._primary(images, train)
         poses, scores = self.class_capsules(primary, step=step, train=train)
         assert scores is not None
         if self.decoder is None:
@@ -246,6 +243,17 @@ class EfficientCapsNet(base.Model):
         if self.decoder is None:
             return base.Model.decode(self, poses, labels)
         return self.decoder(poses, labels)
+
+    def diagnose_routing(self, images: Float[Array, "B H W C"]) -> Diagnosis:
+        """Diagnoses each routing iteration on a few dozen images."""
+        return self.class_capsules.diagnose(self._primary(images, False))
+
+    def _primary(self, images: Float[Array, "B H W C"], train: bool) -> Capsules:
+        x = images
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(self._activated(conv(x)), train=train)
+        poses = self.primary_capsules(x)
+        return Capsules(poses, lengths(poses) if self.needs_activations else None)
 
     def _activated(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         return jax.nn.leaky_relu(x, self.leak) if self.leak else relu(x)

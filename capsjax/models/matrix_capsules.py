@@ -29,8 +29,9 @@ from capsjax.losses.base import Scores
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput
 from capsjax.normalization import POSE_NORMALIZATIONS
-from capsjax.routings import ROUTINGS, Sizes, em
+from capsjax.routings import ROUTINGS, Capsules, Sizes, em
 from kernels.convolution import output_size
+from kernels.routing import Diagnosis
 from kernels.routing.votes import Windows
 
 
@@ -213,12 +214,27 @@ class MatrixCapsules(base.Model):
         keys: Key[Array, " B"] | None = None,
     ) -> ModelOutput:
         """Classifies a batch; the poses of the class capsules are rows first."""
+        below = self._below(images, step=step, train=train)
+        poses, scores = self.class_capsules(below, step=step, train=train)
+        assert scores is not None
+        return ModelOutput(scores, poses.reshape(*poses.shape[:2], -1))
+
+    def diagnose_routing(self, images: Float[Array, "B H W C"]) -> Diagnosis:
+        """Diagnoses the routing to the class capsules on a few dozen images."""
+        return self.class_capsules.diagnose(self._below(images, step=0, train=False))
+
+    def _below(
+        self,
+        images: Float[Array, "B H W C"],
+        *,
+        step: Int[Array, ""] | int,
+        train: bool,
+    ) -> Capsules:
+        """The capsules below the class capsules."""
         x = self.conv(images)
         if self.norm is not None:
             x = self.norm(x, train=train)
         capsules = self.primary_capsules(relu(x), train=train)
         for layer in self.conv_capsules:
             capsules = layer(capsules, step=step, train=train)
-        poses, scores = self.class_capsules(capsules, step=step, train=train)
-        assert scores is not None
-        return ModelOutput(scores, poses.reshape(*poses.shape[:2], -1))
+        return capsules

@@ -194,6 +194,37 @@ class Routing(nnx.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} does not route")
 
+    def activations_only(self, inputs: Capsules) -> Float[Array, "B J"]:
+        """Activations of output capsules that all input capsules are children of.
+
+        They need no votes: for algorithms whose config says so.
+
+        Args:
+            inputs: capsules of the layer below.
+
+        Raises:
+            ValueError: the algorithm needs activations, and the inputs have none; or
+                their number or poses do not suit the parameters.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs votes")
+
+    def make_pass(
+        self,
+        inputs: Capsules,
+        transform: Transform,
+        previous: Capsules | None = None,
+    ) -> Capsules:
+        """Makes one pass, for networks whose layers make each pass together.
+
+        For algorithms whose config says that their routing can be concurrent.
+
+        Args:
+            inputs: capsules of the layer below, as the previous pass left them.
+            transform: transformation from their poses to votes.
+            previous: output capsules of the previous pass; None in the first.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no separate passes")
+
     def diagnose(self, inputs: Capsules, transform: Transform) -> routing.Diagnosis:
         """Diagnoses each iteration on a few dozen examples."""
         raise NotImplementedError(f"{type(self).__name__} cannot be diagnosed")
@@ -240,8 +271,7 @@ class RoutingOfVotes(Routing):
         train: bool = False,
     ) -> Capsules:
         """Output capsules; see `Routing.__call__`."""
-        if self.needs_activations and inputs.activations is None:
-            raise ValueError(f"{self.name} routing needs capsules with activations")
+        self.check_activations(inputs)
 
         def route(inputs: Capsules) -> tuple[Array, Array | None]:
             children = transform.children(inputs)
@@ -250,10 +280,24 @@ class RoutingOfVotes(Routing):
 
         found = blocks.over_examples(route, inputs, transform.votes_bytes(inputs))
         poses, activations = self.finish(*found, train=train)
-        if inputs.are_matrices:
-            d = inputs.poses.shape[-1]
-            poses = poses.reshape(*poses.shape[:-1], d, d)
-        return Capsules(poses, activations)
+        return Capsules(shaped_like(inputs, poses), activations)
+
+    def check_activations(self, inputs: Capsules) -> None:
+        """Refuses inputs without activations if the algorithm needs them.
+
+        Raises:
+            ValueError: it does.
+        """
+        if self.needs_activations and inputs.activations is None:
+            raise ValueError(f"{self.name} routing needs capsules with activations")
+
+
+def shaped_like(inputs: Capsules, poses: Float[Array, "B *N J Q"]) -> Array:
+    """The poses of output capsules as matrices if those of the inputs are."""
+    if not inputs.are_matrices:
+        return poses
+    d = inputs.poses.shape[-1]
+    return poses.reshape(*poses.shape[:-1], d, d)
 
 
 def lengths(poses: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
@@ -300,6 +344,9 @@ class Config(fields.Named):
             none.
         needs_activations: whether the input capsules need activations.
         has_bias: whether a bias is added to the total inputs of the output capsules.
+        activations_need_votes: whether the activations of the output capsules depend
+            on the votes; if not, `Routing.activations_only` works.
+        concurrent: whether `Routing.make_pass` works.
         diagnosable: whether `Routing.diagnose` works.
         implementations: names of interchangeable implementations, which the field
             ``implementation`` chooses from; empty if there is only one.
@@ -308,6 +355,8 @@ class Config(fields.Named):
     activations: ClassVar[Scores | None] = "lengths"
     needs_activations: ClassVar[bool] = False
     has_bias: ClassVar[bool] = True
+    activations_need_votes: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = False
     diagnosable: ClassVar[bool] = False
     implementations: ClassVar[tuple[str, ...]] = ()
 

@@ -17,6 +17,7 @@ from capsjax.losses.base import Scores
 from capsjax.routings import base
 from capsjax.routings.base import Capsules, Sizes, Transform
 from kernels import routing
+from kernels.routing import blocks
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -26,6 +27,7 @@ class Config(base.Config):
     name: ClassVar[str] = "inverted_attention"
     activations: ClassVar[Scores | None] = None
     has_bias: ClassVar[bool] = False
+    concurrent: ClassVar[bool] = True
 
     iterations: int = field(
         2, "Routing passes; 1 is uniform coupling, without attention.", at_least=1
@@ -39,8 +41,8 @@ class Config(base.Config):
 class InvertedAttention(base.RoutingOfVotes):
     """Routes by the op `kernels.routing.inverted_attention.route`.
 
-    All passes of this layer are made before those of the next. A network that routes
-    its layers concurrently calls the op's passes itself.
+    A call makes all passes of this layer. A network that routes its layers concurrently
+    makes them one by one.
 
     Attributes:
         norm_scale: of the layer normalisation, [Q] float32, 1 at first.
@@ -68,3 +70,24 @@ class InvertedAttention(base.RoutingOfVotes):
             num_iterations=self.iterations,
         )
         return poses, None
+
+    def make_pass(
+        self,
+        inputs: Capsules,
+        transform: Transform,
+        previous: Capsules | None = None,
+    ) -> Capsules:
+        """Poses, from coupling coefficients 1/J if there was no pass before."""
+        norm = self.norm_scale[...], self.norm_bias[...]
+
+        def route(given: tuple[Capsules, Capsules | None]) -> Array:
+            inputs, previous = given
+            votes = transform.votes(transform.children(inputs))
+            if previous is None:
+                return routing.inverted_attention.first_pass(votes, *norm)
+            poses = previous.poses.reshape(*votes.shape[:-3], *votes.shape[-2:])
+            return routing.inverted_attention.next_pass(votes, poses, *norm)
+
+        size = transform.votes_bytes(inputs)
+        poses = blocks.over_examples(route, (inputs, previous), size)
+        return Capsules(base.shaped_like(inputs, poses))

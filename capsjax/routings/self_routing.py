@@ -25,6 +25,7 @@ class Config(base.Config):
     activations: ClassVar[Scores] = "activations"
     needs_activations: ClassVar[bool] = True
     has_bias: ClassVar[bool] = False
+    activations_need_votes: ClassVar[bool] = False
 
     def build(self, sizes: Sizes, rngs: nnx.Rngs) -> "SelfRouting":
         """The plug-in's module."""
@@ -65,6 +66,18 @@ class SelfRouting(base.RoutingOfVotes):
             votes,
             children.activations,
             poses,
+            self.routing_weights[...],
+            self.routing_bias[...],
+        )
+
+    def activations_only(self, inputs: Capsules) -> Float[Array, "B J"]:
+        """Activations that add up to 1 over the output capsules."""
+        self.check_activations(inputs)
+        assert inputs.activations is not None
+        activations = inputs.activations.reshape(len(inputs.poses), -1)
+        return routing.self_routing.route_activations(
+            activations,
+            inputs.poses.reshape(*activations.shape, -1),
             self.routing_weights[...],
             self.routing_bias[...],
         )

@@ -8,7 +8,14 @@ from flax import nnx
 
 from capsjax.errors import SettingsError
 from capsjax.layers import ConvCapsules, DepthwisePrimaryCapsules, RoutedCapsules
-from capsjax.routings import Capsules, Sizes, dynamic, inverted_attention, uniform
+from capsjax.routings import (
+    Capsules,
+    Sizes,
+    dynamic,
+    inverted_attention,
+    self_routing,
+    uniform,
+)
 from kernels.routing.votes import Windows
 from tests.kernels.routing import comparisons, reference
 
@@ -159,6 +166,38 @@ def test_matrices_below_and_above_have_one_size():
                 matrices=True,
                 rngs=nnx.Rngs(0),
             )
+
+
+def class_capsules(routing, **options):
+    return RoutedCapsules(
+        Sizes(H * W * I, 5, J, 6),
+        routing=routing,
+        weights_init=normal,
+        rngs=nnx.Rngs(0),
+        **options,
+    )
+
+
+def test_activations_alone():
+    """Without matrices where the routing needs none; else those of a call."""
+    capsules = Capsules(
+        poses_of(False), jnp.asarray(RNG.uniform(size=(B, H, W, I)), jnp.float32)
+    )
+    layer = class_capsules(self_routing.Config(), poses=False)
+    assert layer.weights is None
+    whole = class_capsules(self_routing.Config())
+    for one in (layer, whole):
+        one.routing.routing_weights[...] = normal(None, (H * W * I, J, 5))
+    expected = whole(capsules).activations
+    for one in (layer, whole):
+        np.testing.assert_allclose(one.activations(capsules), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="has no poses"):
+        layer(capsules)
+    logits = class_capsules(inverted_attention.Config(), poses=False)
+    assert logits.activations(capsules).shape == (B, J)
+    silent = class_capsules(inverted_attention.Config(), readout=False)
+    with pytest.raises(ValueError, match="gives no activations"):
+        silent.activations(capsules)
 
 
 def test_primary_capsules_as_published(routing_fixture):

@@ -15,8 +15,10 @@ from capsjax.models import (
     baseline_cnn,
     capsnet,
     efficient_capsnet,
+    inverted_attention_capsnet,
     matrix_capsules,
     resnet,
+    self_routing_resnet,
     vb_capsules,
 )
 from capsjax.runs.folder import RunFolder
@@ -44,6 +46,17 @@ SMALL = {
         ),
         vb_capsules.Config.preset(
             "digits", conv_channels=4, primary_types=2, capsule_types=(2, 2)
+        ),
+        self_routing_resnet.Config(
+            channels=(4, 8), blocks=1, capsule_types=2, capsule_dim=4, capsule_layers=2
+        ),
+        inverted_attention_capsnet.Config(
+            channels=(4, 8),
+            blocks=(1, 1),
+            primary_types=2,
+            capsule_types=(2,),
+            capsule_kernels=(3,),
+            capsule_strides=(1,),
         ),
     )
 }
@@ -132,13 +145,17 @@ def test_black_images_and_an_example_alone(config):
         return jnp.sum(parts["loss"]), output.scores
 
     gradient = jax.jit(jax.value_and_grad(loss_and_scores, has_aux=True))
-    (loss, scores), gradients = gradient(state.params, images)
+    # What comes before parameters that are zero has no gradient at first.
+    params = jax.tree.map(
+        lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), state.params
+    )
+    (loss, scores), gradients = gradient(params, images)
     assert np.isfinite(loss)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradients))
     assert all(np.any(x) for x in jax.tree.leaves(gradients))
     others = images[::-1].copy()
     others[3] = images[0]
-    _, alone = loss_and_scores(state.params, others)
+    _, alone = loss_and_scores(params, others)
     np.testing.assert_allclose(alone[3], scores[0], atol=1e-5)
 
 

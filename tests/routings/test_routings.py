@@ -175,6 +175,35 @@ def test_activations_are_asked_for_where_they_are_needed(config):
         layer(inputs)
 
 
+def test_activations_alone_are_those_of_a_call(config):
+    """In networks whose last layer has no transformation matrices."""
+    plug_in, (capsules, transform) = build(config), given_to(config, bias=False)
+    if config.activations_need_votes:
+        with pytest.raises(NotImplementedError, match="needs votes"):
+            plug_in.activations_only(capsules)
+        return
+    expected = plug_in(capsules, transform, step=0).activations
+    np.testing.assert_allclose(plug_in.activations_only(capsules), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="needs capsules with activations"):
+        plug_in.activations_only(capsules._replace(activations=None))
+    with pytest.raises(ValueError, match=rf"\({B}, {I - 1}\)"):
+        plug_in.activations_only(jax.tree.map(lambda x: x[:, 1:], capsules))
+
+
+def test_passes_one_by_one_are_a_call(config):
+    """In networks whose layers make each pass together."""
+    plug_in, (capsules, transform) = build(config), given_to(config, bias=False)
+    if not config.concurrent:
+        with pytest.raises(NotImplementedError, match="no separate passes"):
+            plug_in.make_pass(capsules, transform)
+        return
+    found = plug_in.make_pass(capsules, transform)
+    for _ in range(config.iterations - 1):
+        found = plug_in.make_pass(capsules, transform, found)
+    expected = plug_in(capsules, transform, step=0)
+    np.testing.assert_allclose(found.poses, expected.poses, rtol=1e-5, atol=1e-6)
+
+
 def test_a_config_comes_back_from_json(config):
     """In a run's config too, of which it is a part."""
     run = Config(model=capsnet.Config(routing=config))
