@@ -1,14 +1,15 @@
 """How output capsules compete for a child: coupling coefficients from logits.
 
 The parents of a child are the J output capsules of every position whose window contains
-it. All computation is in logarithms, so that no likelihood is too small: each child's
-coefficients add up to 1 however unlikely all its parents are.
+it. Likelihoods are relative to that of the child's likeliest parent, so that none is
+too small: each child's coefficients add up to 1 however unlikely all its parents are.
 """
 
-import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -41,12 +42,17 @@ def among_parents(
     Returns:
         Coefficients from 0 to 1, of the dtype of the logits.
     """
-    total = jax.nn.logsumexp(logits, axis=-1)
+    likeliest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
     if windows is not None:
-        total = _over_windows(total, windows, grid)
+        likeliest = _over_windows(windows.largest, likeliest, windows, grid)
+    # Each child has a parent of likelihood 1.
+    likelihoods = jnp.exp(logits - likeliest[..., None])
+    total = jnp.sum(likelihoods, axis=-1)
+    if windows is not None:
+        total = _over_windows(windows.total, total, windows, grid)
     if least_total:
-        total = jnp.maximum(total, math.log(least_total))
-    return jnp.exp(logits - total[..., None])
+        total = jnp.maximum(total, least_total * jnp.exp(-likeliest))
+    return likelihoods / total[..., None]
 
 
 def parents(
@@ -65,10 +71,10 @@ def parents(
     """
     if windows is None:
         return jnp.ones((1, children), dtype)
-    h, w = map(windows.size, grid)
     H, W = grid
-    counts = windows.total(jnp.ones((1, h, w, children), dtype), (H, W))
-    return jnp.maximum(windows.children(counts), 1)
+    counts = np.maximum(windows.counts((H, W)), 1)
+    counts = np.repeat(counts, children // windows.kernel**2, axis=-1)
+    return jnp.asarray(counts, dtype)[None]
 
 
 def check(
@@ -129,16 +135,15 @@ def check(
 
 
 def _over_windows(
-    total: Float[Array, "B h w C"], windows: Windows, grid: tuple[int, ...]
+    join: Callable[[Array, tuple[int, int]], Array],
+    x: Float[Array, "B h w C"],
+    windows: Windows,
+    grid: tuple[int, ...],
 ) -> Float[Array, "B h w C"]:
-    """The logarithm of a child's total over all positions."""
+    """A child's sum or maximum over all positions; in the padding, its own value."""
     H, W = grid
-    # The children in the padding are on no grid, and keep the total of their window.
-    inside = windows.children(jnp.ones((1, H, W, total.shape[3] // windows.kernel**2)))
-    inside = inside > 0
-    largest = windows.largest(jax.lax.stop_gradient(total), (H, W))
-    shifted = total - windows.children(largest)
-    sums = windows.total(jnp.exp(jnp.where(inside, shifted, -jnp.inf)), (H, W))
-    # A sum is 0 for children in no window; nobody reads their logarithm.
-    logs = largest + jnp.log(jnp.where(sums > 0, sums, 1))
-    return jnp.where(inside, windows.children(logs), total)
+    found = windows.children(join(x, (H, W)))
+    if windows.padding == 0:
+        return found
+    counts = np.repeat(windows.counts((H, W)), x.shape[3] // windows.kernel**2, -1)
+    return jnp.where(jnp.broadcast_to(counts > 0, x.shape), found, x)

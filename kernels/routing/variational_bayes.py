@@ -31,7 +31,7 @@ References:
 import math
 
 import jax.numpy as jnp
-from jax.scipy.special import digamma
+import numpy as np
 from jaxtyping import Array, Float
 
 from kernels.dtypes import accumulation_dtype
@@ -82,7 +82,6 @@ def route(
         jnp.expand_dims(beta.astype(wide), range(votes.ndim - 3))
         for beta in (beta_u, beta_a)
     )
-    halves = jnp.expand_dims(jnp.arange(Q, dtype=wide) / 2, range(votes.ndim - 2))
 
     R = jnp.full(votes.shape[:-1], 1 / J, wide)
     for t in range(num_iterations):
@@ -92,10 +91,8 @@ def route(
         mean = jnp.sum(R[..., None] * votes, axis=-3) / kappa[..., None]
         square = jnp.square(votes - jnp.expand_dims(mean, -3))
         scale = 1 + jnp.sum(R[..., None] * square, axis=-3) + jnp.square(mean)
-        log_det = jnp.sum(
-            digamma(nu[..., None] / 2 - halves) - jnp.log(scale / 2), axis=-1
-        )
-        log_pi = digamma(kappa) - digamma(jnp.sum(kappa, axis=-1, keepdims=True))
+        log_det = _digammas(nu / 2, Q) - jnp.sum(jnp.log(scale / 2), axis=-1)
+        log_pi = _digammas(kappa) - _digammas(jnp.sum(kappa, axis=-1, keepdims=True))
         if t < num_iterations - 1:
             distance = jnp.sum(
                 square * jnp.expand_dims(nu[..., None] / scale / 2, -3), axis=-1
@@ -110,3 +107,31 @@ def route(
     entropy = (Q * math.log(2 * math.pi * math.e) - log_det) / 2
     scores = beta_a - (jnp.exp(log_pi) * entropy + beta_u)
     return mean.astype(dtype), scores
+
+
+# B_2k / 2k of the Bernoulli numbers B, k = 1, 2, ...
+_SERIES = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)
+
+
+def _digammas(x: Array, count: int = 1) -> Array:
+    """``sum_h digamma(x - h / 2)``, h = 0 .. count - 1, where each argument is above 1.
+
+    In place of JAX's digamma, whose derivative is a zeta function: long to compile, and
+    to compute for each of the arguments. These are all reduced to two that are above 9,
+    by ``digamma(x) = digamma(x + 1) - 1 / x``, and their asymptotic series.
+    """
+    total = jnp.zeros_like(x)
+    for h, n in ((0, (count + 1) // 2), (1, count // 2)):
+        if n == 0:
+            continue
+        # digamma(lowest + i) for i = 0 .. n - 1.
+        lowest = x - (h / 2 + n - 1)
+        steps = np.arange(max(n, 8))
+        below = lowest[..., None] + jnp.asarray(steps, x.dtype)[(None,) * x.ndim]
+        factors = jnp.asarray(np.minimum(steps + 1, n), x.dtype)[(None,) * x.ndim]
+        z = lowest + len(steps)
+        square, tail = 1 / jnp.square(z), jnp.zeros_like(z)
+        for factor in reversed(_SERIES):
+            tail = (tail + factor) * square
+        total += n * (jnp.log(z) - 0.5 / z - tail) - jnp.sum(factors / below, axis=-1)
+    return total

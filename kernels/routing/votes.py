@@ -9,14 +9,13 @@ In a convolutional layer, the children of a position are the K x K x I capsules 
 window, in the order (kernel row, kernel column, capsule).
 """
 
-import functools
-import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from kernels.dtypes import accumulation_dtype
 
@@ -53,14 +52,17 @@ class Windows(NamedTuple):
         pad = (self.padding, self.padding)
         x = jnp.pad(x, [(0, 0), pad, pad, *[(0, 0)] * (x.ndim - 3)])
         for axis, count in ((1, h), (3, w)):
-            span = self.stride * (count - 1) + 1
-            x = jnp.stack(
-                [
-                    jax.lax.slice_in_dim(x, k, k + span, self.stride, axis)
-                    for k in range(self.kernel)
-                ],
-                axis=axis + 1,
-            )
+            # `_over_windows` backwards: a copy of the axis for each window, in rows
+            # that are too short by the stride, so that each begins at its window.
+            length = self.stride * (count - 1) + self.kernel
+            before, after = x.shape[:axis], x.shape[axis + 1 :]
+            x = jax.lax.slice_in_dim(x, 0, length, axis=axis)
+            x = jnp.expand_dims(x, axis)
+            x = jnp.broadcast_to(x, (*before, count, length, *after))
+            x = x.reshape(*before, -1, *after)
+            ends = [(0, count * self.stride if i == axis else 0) for i in range(x.ndim)]
+            x = jnp.pad(x, ends).reshape(*before, count, -1, *after)
+            x = jax.lax.slice_in_dim(x, 0, self.kernel, axis=axis + 1)
         return jnp.swapaxes(x, 2, 3)
 
     def children(self, x: Float[Array, "B H W I *r"]) -> Float[Array, "B h w C *r"]:
@@ -77,39 +79,58 @@ class Windows(NamedTuple):
             x: a number for each child of each window.
             size: H and W of the grid below.
         """
-        return self._over_windows(x, size, 0.0, operator.add)
+        return self._over_windows(x, size, 0.0, jnp.sum)
 
     def largest(
         self, x: Float[Array, "B h w C *r"], size: tuple[int, int]
     ) -> Float[Array, "B H W I *r"]:
         """The largest value of all windows that contain a capsule; -inf in none."""
-        return self._over_windows(x, size, -jnp.inf, jnp.maximum)
+        return self._over_windows(x, size, -jnp.inf, jnp.max)
+
+    def counts(self, size: tuple[int, int]) -> Int[np.ndarray, "h w KK"]:
+        """How many windows contain what is at a place of a window; 0 in the padding.
+
+        Args:
+            size: H and W of the grid below.
+        """
+        rows, columns = map(self._counts_along, size)
+        found = rows[:, None, :, None] * columns[:, None, :]
+        return found.reshape(len(rows), len(columns), -1)
+
+    def _counts_along(self, size: int) -> Int[np.ndarray, "h K"]:
+        first = self.stride * np.arange(self.size(size))
+        places = first[:, None] + np.arange(self.kernel)
+        found = np.bincount(places.ravel())
+        found[: self.padding] = 0
+        found[self.padding + size :] = 0
+        return found[places]
 
     def _over_windows(
         self,
         x: Array,
         size: tuple[int, int],
         neutral: float,
-        join: Callable[[Array, Array], Array],
+        join: Callable[..., Array],
     ) -> Array:
         B, h, w, C, *rest = x.shape
         K, S = self.kernel, self.stride
         x = x.reshape(B, h, w, K, K, C // K**2, *rest)
+        x = jnp.swapaxes(x, 2, 3)
         zero = jnp.asarray(neutral, x.dtype)
-
-        def placed(row: int, column: int) -> Array:
-            """The values of one place in the windows, where they lie on the grid."""
-            # Negative padding cuts off what lies outside.
-            edges = [
-                (k - self.padding, n + self.padding - k - S * (count - 1) - 1, S - 1)
-                for k, n, count in ((row, size[0], h), (column, size[1], w))
-            ]
-            none = (0, 0, 0)
-            part = x[:, :, :, row, column]
-            return jax.lax.pad(part, zero, [none, *edges, *[none] * (part.ndim - 3)])
-
-        places = [placed(row, column) for row in range(K) for column in range(K)]
-        return functools.reduce(join, places)
+        for axis, count, n in ((1, h, size[0]), (2, w, size[1])):
+            # Each window is filled up to the length of the axis and S more. In rows of
+            # that length without S, the n-th window is then shifted by n * S, and lies
+            # where it is on the grid. This compiles much faster than K * K slices.
+            length = max(S * (count - 1) + K, n + self.padding)
+            before, after = x.shape[:axis], x.shape[axis + 2 :]
+            edges = [(0, 0, 0)] * x.ndim
+            edges[axis + 1] = (0, length + S - K, 0)
+            x = jax.lax.pad(x, zero, edges).reshape(*before, -1, *after)
+            x = jax.lax.slice_in_dim(x, 0, count * length, axis=axis)
+            x = join(x.reshape(*before, count, length, *after), axis=axis)
+            first = self.padding
+            x = jax.lax.slice_in_dim(x, first, first + n, axis=axis)
+        return x
 
 
 def vector_votes(
