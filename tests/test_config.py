@@ -44,6 +44,7 @@ EVERY_CONFIG = [
     *itertools.product(("efficient_capsnet",), ("mnist", "multimnist", "smallnorb")),
     *itertools.product(("matrix_capsules",), ("smallnorb", "small", "mnist")),
     *itertools.product(("self_routing",), ("cifar10", "svhn")),
+    *itertools.product(("vb_capsules",), ("released", "large")),
     ("inverted_attention", ""),
 ]
 

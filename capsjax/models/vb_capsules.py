@@ -28,7 +28,15 @@ class Config(matrix_capsules.Config):
         "released": {},
         # 169,642 parameters, as many as the network that the paper calls 169K.
         "large": {"primary_types": 16, "capsule_types": (32, 16)},
-        "digits": matrix_capsules.Config.PRESETS["digits"],
+        # Ours, for 8x8 images.
+        "digits": {
+            "conv_channels": 16,
+            "conv_kernel": 3,
+            "conv_stride": 1,
+            "primary_types": 4,
+            "capsule_types": (4, 4),
+            "capsule_strides": (1, 1),
+        },
     }
 
     conv_channels: int = field(64, "Channels A of the convolution.", at_least=1)
