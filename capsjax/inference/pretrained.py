@@ -29,7 +29,7 @@ from capsjax.training import step as train_step
 from capsjax.training.checkpoint import Checkpoints, Record, Which
 from capsjax.training.trained import restore
 
-FOLDER = pathlib.Path(__file__).parents[1] / "pretrained"
+FOLDER = pathlib.Path(__file__).parent / "networks"
 SUFFIX = ".safetensors"
 
 
