@@ -89,6 +89,10 @@ experiments-smoke: $(READY) ## Runs each of the paper's experiments, tiny, in mi
 	@$(BIN)/python -m experiments.ensemble $(SMOKE_TRAIN) --members=2 \
 		--workdir=$(SMOKE)/ensemble
 	@$(BIN)/python -m experiments.perturb --workdir=$(SMOKE)/ensemble/seed0 --class_name=3
+	@$(BIN)/python -m experiments.compare_routing --scale=smoke $(SMOKE_IMAGES) --seeds=1 \
+		--max_steps=20 --workdir=$(SMOKE)/routings
+	@$(BIN)/python -m experiments.gradient_flow --scale=smoke $(SMOKE_IMAGES) \
+		--routings=dynamic,uniform --depths=1,2 --max_steps=20 --workdir=$(SMOKE)/gradients
 	@$(BIN)/python -m experiments.report $(SMOKE)/* --output=$(SMOKE)/report.html
 
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY)) ## Tests, benchmark and training on a GPU, 10 minutes
