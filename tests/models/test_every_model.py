@@ -1,5 +1,8 @@
 """What holds for every network: it trains, resumes and exports, on any devices."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +22,7 @@ from capsjax.models import (
     resnet,
     vb_capsules,
 )
+from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.provenance import sha256
 from capsjax.training import step as train_step
@@ -27,6 +31,14 @@ from capsjax.training.train import train
 from capsjax.training.trained import evaluate, restore
 from tests.stepping import ONE, take_steps
 
+# Of capsules, beside the class capsules.
+ONE_LAYER: dict[str, Any] = {
+    "conv_channels": 4,
+    "primary_types": 2,
+    "capsule_types": (2,),
+    "capsule_kernels": (3,),
+    "capsule_strides": (1,),
+}
 # Small enough to compile within seconds.
 SMALL = {
     config.name: config
@@ -40,13 +52,21 @@ SMALL = {
             "digits", channels=(4, 4, 8), decoder_units=(8,)
         ),
         matrix_capsules.Config.preset(
-            "digits", conv_channels=4, primary_types=2, capsule_types=(2, 2)
+            "digits", **ONE_LAYER, routing=em.Config(iterations=2)
         ),
         vb_capsules.Config.preset(
-            "digits", conv_channels=4, primary_types=2, capsule_types=(2, 2)
+            "digits", **ONE_LAYER, routing=variational_bayes.Config(iterations=2)
         ),
     )
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compilation_without_optimizations() -> Iterator[None]:
+    """Twice as fast; what is tested here does not depend on them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(params=MODELS)
@@ -103,7 +123,7 @@ def test_a_run_resumes_is_restored_and_exported(config, digits_data, tmp_path):
 
 def test_half_precision_keeps_its_state_in_float32(config, digits_data):
     config.dtype = "bfloat16"
-    metrics, states = take_steps(config, digits_data, 2, ONE)
+    metrics, states = take_steps(config, digits_data, 1, ONE)
     assert all(np.isfinite(row["loss"]) for row in metrics)
     state = states[-1]
     leaves = jax.tree.leaves((state.params, state.model_state))
@@ -117,7 +137,6 @@ def test_black_images_and_an_example_alone(config):
     images = rng.uniform(size=(4, 8, 8, 1)).astype(np.float32)
     images[1] = 0
 
-    @jax.jit
     def loss_and_scores(params, images):
         variables = state.variables.replace(params=params)
         labels = jnp.zeros(len(images), jnp.int32)
@@ -138,7 +157,7 @@ def test_black_images_and_an_example_alone(config):
     assert all(np.any(x) for x in jax.tree.leaves(gradients))
     others = images[::-1].copy()
     others[3] = images[0]
-    _, alone = loss_and_scores(state.params, others)
+    (_, alone), _ = gradient(state.params, others)
     np.testing.assert_allclose(alone[3], scores[0], atol=1e-5)
 
 
