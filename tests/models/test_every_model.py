@@ -1,6 +1,5 @@
 """What holds for every network: it trains, resumes and exports, on any devices."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -31,6 +30,9 @@ from capsjax.training.train import train
 from capsjax.training.trained import evaluate, restore
 from tests.stepping import ONE, take_steps
 
+# What is tested here does not depend on them.
+pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
+
 # Of capsules, beside the class capsules.
 ONE_LAYER: dict[str, Any] = {
     "conv_channels": 4,
@@ -59,14 +61,6 @@ SMALL = {
         ),
     )
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compilation_without_optimizations() -> Iterator[None]:
-    """Twice as fast; what is tested here does not depend on them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(params=MODELS)
