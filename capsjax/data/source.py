@@ -59,6 +59,12 @@ class Source(fields.Config):
         "others, azimuth_familiar or elevation_familiar on the same; empty: official.",
     )
 
+    def unused(self) -> frozenset[str]:
+        """Names of fields that do not matter for this data set."""
+        if self.name in ("folder", "npz"):
+            return frozenset()
+        return frozenset({"path", "max_value", "split"})
+
     def own_path(self, what: str) -> Path:
         """Returns `path`, absolute and with ~ expanded.
 

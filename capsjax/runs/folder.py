@@ -120,10 +120,12 @@ class RunFolder:
     def _check_same_config(self, config: Config) -> None:
         old, new = fields.flatten(self.load_config()), fields.flatten(config)
         facts = fields.facts(config)
+        unused = {f"data.{name}" for name in config.data.unused()}
         differing = [
             f"{path} was {old.get(path)!r} and is now {new.get(path)!r}"
             for path in sorted(old.keys() | new.keys())
             if old.get(path) != new.get(path)
+            and path not in unused
             and not (path in facts and facts[path].may_change)
         ]
         if differing:

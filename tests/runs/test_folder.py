@@ -1,5 +1,6 @@
 """The run folder's files: whole or not at all, and never another run's."""
 
+import contextlib
 import json
 
 import pytest
@@ -52,6 +53,22 @@ def test_resume_may_train_longer(tmp_path):
     with folder.open(config, resume=True):
         folder.record_config(config)
     assert folder.load_config().num_epochs == 99
+
+
+def test_how_own_images_are_divided_matters_for_own_images_only(tmp_path):
+    """Runs of earlier versions have the former way, also those that read none."""
+    for name, matters in (("mnist", False), ("folder", True)):
+        folder = RunFolder(tmp_path / name)
+        config = Config()
+        config.data.name, config.data.split = name, "random"
+        with folder.open(config, resume=False):
+            pass
+        config.data.split = "content"
+        expected = contextlib.nullcontext()
+        if matters:
+            expected = pytest.raises(UserError, match="data.split was 'random'")
+        with expected, folder.open(config, resume=True):
+            pass
 
 
 def test_a_run_of_an_earlier_version_has_the_new_fields_defaults(tmp_path):

@@ -20,6 +20,8 @@ from tests.kernels.routing.test_em import (
     votes_of,
 )
 
+pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
+
 # Values and gradients.
 
 
@@ -36,7 +38,7 @@ def test_it_equals_float64_in_a_fully_connected_layer(num_iterations):
 @pytest.mark.parametrize(
     ("windows", "options"),
     [
-        ("overlapping", {"num_iterations": 3}),
+        ("overlapping", {"num_iterations": 2}),
         ("padded", {"num_iterations": 2, "least_likelihood": 1e-2}),
     ],
 )
