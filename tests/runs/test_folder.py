@@ -1,6 +1,5 @@
 """The run folder's files: whole or not at all, and never another run's."""
 
-import contextlib
 import json
 
 import pytest
@@ -57,18 +56,22 @@ def test_resume_may_train_longer(tmp_path):
 
 def test_how_own_images_are_divided_matters_for_own_images_only(tmp_path):
     """Runs of earlier versions have the former way, also those that read none."""
-    for name, matters in (("mnist", False), ("folder", True)):
-        folder = RunFolder(tmp_path / name)
+    folders = {}
+    for name in ("mnist", "folder"):
+        folders[name] = RunFolder(tmp_path / name)
         config = Config()
         config.data.name, config.data.split = name, "random"
-        with folder.open(config, resume=False):
+        with folders[name].open(config, resume=False):
             pass
-        config.data.split = "content"
-        expected = contextlib.nullcontext()
-        if matters:
-            expected = pytest.raises(UserError, match="data.split was 'random'")
-        with expected, folder.open(config, resume=True):
-            pass
+    config.data.split = "content"
+    with (
+        pytest.raises(UserError, match=r"data\.split was 'random'"),
+        folders["folder"].open(config, resume=True),
+    ):
+        pass
+    config.data.name = "mnist"
+    with folders["mnist"].open(config, resume=True):
+        pass
 
 
 def test_a_run_of_an_earlier_version_has_the_new_fields_defaults(tmp_path):
