@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-# On a CPU, a block and what is computed with it fit the caches of two cores; on a GPU,
-# it is large enough to keep it busy.
+# With 4 MB, EM routing on two CPU cores is faster than with 16; a GPU is kept busy by
+# large blocks.
 _CPU_BLOCK_BYTES, _BLOCK_BYTES = 4 * 2**20, 512 * 2**20
 
 

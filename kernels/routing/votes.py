@@ -120,7 +120,8 @@ class Windows(NamedTuple):
         for axis, count, n in ((1, h, size[0]), (2, w, size[1])):
             # Each window is filled up to the length of the axis and S more. In rows of
             # that length without S, the n-th window is then shifted by n * S, and lies
-            # where it is on the grid. This compiles much faster than K * K slices.
+            # where it is on the grid. This compiles faster, with its gradient,
+            # than K * K slices.
             length = max(S * (count - 1) + K, n + self.padding)
             before, after = x.shape[:axis], x.shape[axis + 2 :]
             edges = [(0, 0, 0)] * x.ndim
