@@ -13,6 +13,7 @@ file.
 import functools
 import json
 import pathlib
+import shlex
 import tempfile
 
 from absl import flags
@@ -38,6 +39,9 @@ _NOTE = flags.DEFINE_string(
     "note", "", "Text for the card: what the network is not good for, and so on."
 )
 
+# Of the machine that trained; of no use elsewhere.
+_LOCAL_FLAGS = ("--workdir", "--data_dir", "--resume", "-u")
+
 
 def main() -> None:
     """Packs, evaluates what was packed, and writes file and card."""
@@ -49,7 +53,11 @@ def main() -> None:
     env = folder.load_env()
     facts = {
         "commit": env.get("commit"),
-        "command": env.get("command"),
+        "command": shlex.join(
+            word
+            for word in env.get("command") or ()
+            if not word.startswith(_LOCAL_FLAGS)
+        ),
         "data": data.provenance,
         "note": _NOTE.value,
     }

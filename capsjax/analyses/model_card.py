@@ -1,6 +1,5 @@
 """The card of a trained network: what it is, how it was made, and how good it is."""
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,6 @@ import numpy as np
 from capsjax.analyses import intervals
 from capsjax.config import Config
 from capsjax.data import Dataset
-
-# Of the machine that trained; of no use elsewhere.
-_LOCAL_FLAGS = ("--workdir", "--data_dir", "--resume", "-u")
 
 
 def text(
@@ -28,21 +24,17 @@ def text(
         config: the run's config.
         data: the run's data.
         num_parameters: number of learned parameters in the file.
-        facts: ``"command"``, ``"commit"``, ``"data"``, ``"test_errors"``,
+        facts: ``"command"`` as text, ``"commit"``, ``"data"``, ``"test_errors"``,
             ``"test_examples"`` and ``"note"``.
     """
     errors, examples = facts["test_errors"], facts["test_examples"]
     wrong = intervals.accuracy(np.arange(examples) < errors)
     H, W, C = data.image_shape
-    command = shlex.join(
-        word
-        for word in facts["command"] or ()
-        if not word.startswith(_LOCAL_FLAGS) and not word.endswith("python")
-    )
     lines = [
         f"# {name}",
         "",
-        f"A {config.model.name} with {num_parameters:,} parameters for {data.title}.",
+        f"The network `{config.model.name}` with {num_parameters:,} parameters, for "
+        f"{data.title}.",
         "",
         f"- Input: images of {W}x{H} pixels, {C} channel{'s' * (C != 1)}, 0 to 255.",
         f"- Classes: {', '.join(data.class_names[:20])}"
@@ -52,7 +44,7 @@ def text(
         f"interval {100 * wrong.low:.2f} to {100 * wrong.high:.2f} %.",
         f"- Data: {facts['data']}; {len(data.train):,} images to train on, "
         f"{len(data.validation):,} held out for validation.",
-        f"- Command: `python {command}`, at commit {facts['commit']}.",
+        f"- Command: `{facts['command']}`, at commit {facts['commit']}.",
         "",
         f"    python -m experiments.evaluate --pretrained={name}",
         "",

@@ -8,6 +8,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from capsjax import data
+from capsjax.data import ImageSet
 from capsjax.errors import UserError
 from capsjax.inference import pretrained
 from capsjax.losses import margin
@@ -94,6 +96,24 @@ def test_other_files_are_refused(packed, tmp_path):
     save_file(tensors, other, metadata)
     with pytest.raises(UserError, match=r"params/convs.* is no such array"):
         pretrained.unpack(str(other), target)
+
+
+def test_the_networks_that_come_with_capsjax(tfds_data_dir, tmp_path):
+    """On the first thousand test images they err about as often as their cards say."""
+    mnist = data.load("mnist", data_dir=tfds_data_dir, validation_examples=5_000)
+    assert pretrained.names() == ["efficient_capsnet_mnist"]
+    for name in pretrained.names():
+        folder = RunFolder(tmp_path / name)
+        pretrained.unpack(name, folder)
+        model = restore(folder, mnist)
+        few = ImageSet(mnist.test.images[:1000], mnist.test.labels[:1000])
+        accuracy = evaluate(model, few).metrics["accuracy"]
+        facts = pretrained.about(name)
+        said = facts["test_errors"] / facts["test_examples"]
+        assert 1 - accuracy < said + 0.01
+        card = (pretrained.FOLDER / f"{name}.md").read_text()
+        assert f"{100 * said:.2f} %" in card
+        assert facts["commit"] in card
 
 
 def test_the_launchers_take_it_in_place_of_a_run(trained, tmp_path, digits_data):
