@@ -194,6 +194,11 @@ class Config(fields.Config):
     optimizer: Optimizer = field(Optimizer, "Optimizer and learning rate.")
 
 
+def classes_per_image(config: Config) -> int:
+    """K, the number of classes that each image of the data shows."""
+    return 2 if config.data.name == "multimnist" else 1
+
+
 def current_flag(word: str) -> str:
     """Returns a flag such as ``--config.model.leaky=true`` with its current path."""
     for model in MODELS.values():
@@ -218,7 +223,7 @@ def check(config: Config) -> None:
                 f"it must be (smallest, largest) with {least:g} <= smallest <= largest"
             )
     model, loss = config.model, config.loss
-    labels = "several" if config.data.name == "multimnist" else "one"
+    labels = "several" if classes_per_image(config) > 1 else "one"
     if model.scores not in loss.takes or labels not in loss.labels:
         suitable = [
             repr(name)

@@ -36,7 +36,7 @@ def main() -> None:
     """Trains the models that are missing, and tests all together."""
     config, words = _CONFIG.value, _CONFIG.words()
     config_lib.check(config)
-    if config.data.name == "multimnist":
+    if config_lib.classes_per_image(config) > 1:
         raise UserError("an ensemble needs images of one class each, not multimnist")
     if "seed" in _CONFIG.overrides:
         raise UserError("an ensemble sets --config.seed; use --members instead")

@@ -40,12 +40,21 @@ class Problem(NamedTuple):
         return "x".join(map(str, self.image_shape))
 
     def random_batch(self) -> dict[str, np.ndarray]:
-        """A batch of random images, uint8 [B, H, W, C], and labels, int32 [B]."""
+        """A batch of random images, uint8 [B, H, W, C], and labels, int32 [B].
+
+        For data whose images show K classes, labels [B, K] and parts [B, K, H, W, C].
+        """
         rng = np.random.default_rng(self.config.seed)
-        B = self.config.batch_size
+        B, K = self.config.batch_size, config_lib.classes_per_image(self.config)
+        image = rng.integers(0, 256, (B, *self.image_shape), np.uint8)
+        if K == 1:
+            label = rng.integers(0, self.num_classes, B, np.int32)
+            return {"image": image, "label": label}
+        classes = np.broadcast_to(np.arange(self.num_classes), (B, self.num_classes))
         return {
-            "image": rng.integers(0, 256, (B, *self.image_shape), np.uint8),
-            "label": rng.integers(0, self.num_classes, B, np.int32),
+            "image": image,
+            "label": rng.permuted(classes, axis=1)[:, :K].astype(np.int32),
+            "parts": rng.integers(0, 256, (B, K, *self.image_shape), np.uint8),
         }
 
 

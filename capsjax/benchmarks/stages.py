@@ -91,7 +91,7 @@ def function_of(
             layer = nnx.merge(graphdef, _cast(params[stage.layer], config))
         known = {
             "images": batch["image"].astype(config.dtype),
-            "targets": batch["image"],
+            "targets": augment.targets(batch, batch["image"]),
             "labels": batch["label"],
             **made,
         }
@@ -105,10 +105,8 @@ def augmented(batch: train_step.Batch, config: Config) -> _Values:
     """A batch with its images as the model sees them in training, float32."""
     keys = jax.random.split(jax.random.key(config.seed), len(batch["label"]))
     for_training = jax.jit(functools.partial(augment.for_training, config=config))
-    return {
-        "image": for_training(jnp.asarray(batch["image"]), keys),
-        "label": jnp.asarray(batch["label"]),
-    }
+    others = {name: jnp.asarray(x) for name, x in batch.items() if name != "image"}
+    return {"image": for_training(jnp.asarray(batch["image"]), keys), **others}
 
 
 def compile_programs(problem: Problem) -> list[Program]:

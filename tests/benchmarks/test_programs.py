@@ -8,9 +8,10 @@ import pytest
 from capsjax import fields
 from capsjax.benchmarks import programs as benchmark
 from capsjax.benchmarks.programs import Problem
+from capsjax.benchmarks.stages import compile_programs
 from capsjax.errors import UserError
 from capsjax.runs import results
-from experiments.configs import mnist
+from experiments.configs import mnist, multimnist
 from tests.benchmarks.test_routing import ENV
 from tests.launching import DIGITS, run
 
@@ -118,3 +119,18 @@ def test_the_command_times_inference(tmp_path):
         assert (row["image_shape"], row["num_classes"]) == ("8x8x1", "7")
         speed = int(row["batch_size"]) / row.number("median_s")
         assert row.number("images_per_s") == pytest.approx(speed, rel=1e-4)
+
+
+def test_images_of_two_digits_have_two_labels_and_two_parts():
+    """As in training, so that the decoder draws both digits of each."""
+    config = multimnist.get_config("paper,quick")
+    config.batch_size = 6
+    problem = Problem(config, (36, 36, 1), 10)
+    batch = problem.random_batch()
+    assert batch["label"].shape == (6, 2)
+    assert np.all(batch["label"][:, 0] != batch["label"][:, 1])
+    assert batch["parts"].shape == (6, 2, 36, 36, 1)
+    step = {x.stage: x for x in (p.untimed for p in compile_programs(problem))}
+    assert "decoder" in step
+    _, metrics = benchmark.compile_step(problem).call()
+    assert "digit_accuracy" in metrics

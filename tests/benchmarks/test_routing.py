@@ -431,13 +431,23 @@ def test_figure_tells_dtypes_apart():
     assert styles == ["-", "--"]
 
 
-ODD = ("--workloads=odd", "--batch_sizes=2,4", "--modes=forward", "--repeats=2")
+ODD = (
+    "--workloads=odd",
+    "--batch_sizes=2,4",
+    "--modes=forward",
+    "--repeats=2",
+    "--routings=",
+)
 
 
 def test_launcher_makes_rows_and_the_picture(tmp_path):
     output = tmp_path / "results" / "rows.csv"
-    process = run("benchmark_routing", *ODD, f"--output={output}")
+    algorithms = ("--routings=uniform", "--layers=class_capsules")
+    process = run("benchmark_routing", *ODD, *algorithms, f"--output={output}")
     assert process.returncode == 0, process.stderr
+    of_algorithms = results.read(output.with_name("rows_algorithms.csv"))
+    found = [(row["B"], row["routing"], row["status"]) for row in of_algorithms]
+    assert found == [("2", "uniform", "ok"), ("4", "uniform", "ok")]
     rows = results.read(output)
     found = [(row["B"], row["implementation"], row["status"]) for row in rows]
     assert found == [*product("24", ("xla", "reference"), ["ok"])]

@@ -262,7 +262,7 @@ def test_every_configs_quick_variant_runs_a_step(config: Config, tmp_path):
     """On random images of the right shape, from the first step to the plots."""
     config = config.replace()
     rng = np.random.default_rng(0)
-    name = config.data.name.removesuffix("_cropped")
+    name = config.data.name
     names = tuple("0123456789"[: NUM_CLASSES[name]])
 
     def images(count: int) -> ImageSet:
