@@ -85,16 +85,18 @@ _TUNE = flags.DEFINE_bool(
 
 def main() -> None:
     """Measures the implementations of dynamic routing, and all algorithms."""
-    plan = algorithms.make_plan(
-        layers=_LAYERS.value,
-        routings=_ROUTINGS.value,
-        batch_sizes=_BATCH_SIZES.value or ["128"],
-        modes=_MODES.value,
-        repeats=_REPEATS.value,
-    )
+    plan = None
+    if _ROUTINGS.value:
+        plan = algorithms.make_plan(
+            layers=_LAYERS.value,
+            routings=_ROUTINGS.value,
+            batch_sizes=_BATCH_SIZES.value or ["128"],
+            modes=_MODES.value,
+            repeats=_REPEATS.value,
+        )
     if _IMPLEMENTATIONS.value != []:
         _time_implementations()
-    if plan.routings:
+    if plan is not None:
         _time_algorithms(plan)
 
 
