@@ -24,7 +24,7 @@ from capsjax.config import Config
 from capsjax.data import Dataset
 from capsjax.errors import UserError
 from capsjax.routings import ROUTINGS
-from capsjax.runs import data_record, grid
+from capsjax.runs import grid
 from capsjax.runs.folder import RunFolder
 from experiments import launch, scales
 
@@ -76,11 +76,7 @@ def main() -> None:
         scales.config_flag(*_BACKBONES[_BACKBONE.value], _SCALE.value),
         *scales.data_flags(_IMAGES.value, _DATA_DIR.value, derived=False),
     ]
-    if steps := _MAX_STEPS.value:
-        words += [
-            f"--config.max_steps={steps}",
-            f"--config.optimizer.decay_steps={max(steps // 56, 1)}",
-        ]
+    words += scales.step_flags(_MAX_STEPS.value)
     config = launch.config_of(words)
     words += [
         f"--config.model.{name}={value}"
@@ -93,10 +89,8 @@ def main() -> None:
         print("\n".join(grid.commands(runs, workdir)))
         return
     outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
-    data = launch.load_data(config, _DATA_DIR.value)
-    for run in runs:
-        if (folder := RunFolder(workdir / run.name)).result.exists():
-            data_record.check_same(folder, data)
+    folders = [RunFolder(workdir / run.name) for run in runs]
+    data = launch.load_grid_data(config, _DATA_DIR.value, folders)
     costs = {} if any(x.error for x in outcomes) else _costs(config, routings, data)
     output = pathlib.Path(_OUTPUT.value or workdir)
     print(comparison.write(workdir, output, routings, _SEEDS.value, data, costs))

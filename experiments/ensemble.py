@@ -16,7 +16,7 @@ from absl import flags
 from capsjax import config as config_lib
 from capsjax.analyses import ensemble
 from capsjax.errors import UserError
-from capsjax.runs import data_record, grid
+from capsjax.runs import grid
 from capsjax.runs.folder import RunFolder
 from experiments import launch
 
@@ -52,9 +52,7 @@ def main() -> None:
         return
     grid.refuse_failures(grid.run_all(runs, workdir, jobs=_JOBS.value), workdir)
     folders = [RunFolder(workdir / run.name) for run in runs]
-    data = launch.load_data(config, _DATA_DIR.value)
-    for folder in folders:
-        data_record.check_same(folder, data)
+    data = launch.load_grid_data(config, _DATA_DIR.value, folders)
     print(ensemble.write(workdir, folders, data))
     print(f"rows, table and figure in {workdir}")
 

@@ -19,9 +19,10 @@ from capsjax.errors import UserError
 from capsjax.runs.progress import Progress
 from capsjax.training.trained import evaluate, restore
 from experiments import launch
+from experiments.run_flags import RunFlags
 
 _DATA_DIR = launch.define_data_dir()
-_RUN = launch.RunFlags()
+_RUN = RunFlags()
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["test", "validation", "train"], "Images to evaluate on."
 )

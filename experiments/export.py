@@ -24,9 +24,10 @@ from absl import flags
 from capsjax.inference import export
 from capsjax.training.trained import restore
 from experiments import launch
+from experiments.run_flags import RunFlags
 
 _DATA_DIR = launch.define_data_dir()
-_RUN = launch.RunFlags()
+_RUN = RunFlags()
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 1, "Images in each call of the exported model, a fixed number."
 )

@@ -16,7 +16,7 @@ from absl import flags
 from capsjax.analyses import gradient_flow
 from capsjax.errors import UserError
 from capsjax.routings import ROUTINGS
-from capsjax.runs import data_record, grid
+from capsjax.runs import grid
 from capsjax.runs.folder import RunFolder
 from experiments import launch, scales
 
@@ -60,11 +60,7 @@ def main() -> None:
         *scales.data_flags(_IMAGES.value, _DATA_DIR.value, derived=False),
         "--config.model.decoder_units=()",
     ]
-    if steps := _MAX_STEPS.value:
-        words += [
-            f"--config.max_steps={steps}",
-            f"--config.optimizer.decay_steps={max(steps // 56, 1)}",
-        ]
+    words += scales.step_flags(_MAX_STEPS.value)
     config = launch.config_of(words)
     cells = gradient_flow.cells(
         list(dict.fromkeys(_ROUTINGS.value)), sorted(set(map(int, depths)))
@@ -75,10 +71,8 @@ def main() -> None:
         print("\n".join(grid.commands(runs, workdir)))
         return
     outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
-    data = launch.load_data(config, _DATA_DIR.value)
-    for run in runs:
-        if (folder := RunFolder(workdir / run.name)).result.exists():
-            data_record.check_same(folder, data)
+    folders = [RunFolder(workdir / run.name) for run in runs]
+    data = launch.load_grid_data(config, _DATA_DIR.value, folders)
     output = pathlib.Path(_OUTPUT.value or workdir)
     print(gradient_flow.write(workdir, output, cells, data))
     print(f"rows, table and figure in {output}")

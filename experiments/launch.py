@@ -1,6 +1,5 @@
 """Parts shared by all launchers: flags, one-line errors and the exit status."""
 
-import atexit
 import dataclasses
 import functools
 import importlib.util
@@ -9,14 +8,12 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn
 
 import jax
 from absl import app, flags
@@ -25,7 +22,6 @@ from absl import logging as absl_logging
 from capsjax import data, fields
 from capsjax.config import Config
 from capsjax.errors import UserError
-from capsjax.inference import pretrained
 from capsjax.models import MODELS, capsnet
 from capsjax.runs import data_record
 from capsjax.runs.folder import RunFolder
@@ -101,7 +97,8 @@ def _quiet_threads() -> None:
 _groups: dict[str, list[str]] = {}  # Names of the flags defined here, by their title.
 
 
-def _group(title: str, *names: str) -> None:
+def group(title: str, *names: str) -> None:
+    """Lists flags under a title in ``--help``."""
     _groups.setdefault(title, []).extend(names)
 
 
@@ -131,7 +128,7 @@ class ConfigFlag:
             "Prints all fields of a config, or of a model by its name "
             f"({', '.join(MODELS)}), with values and documentation, and ends.",
         )
-        _group("Settings", "config", "help_config")
+        group("Settings", "config", "help_config")
 
     @functools.cached_property
     def value(self) -> Config:
@@ -247,68 +244,9 @@ def _help_config(argv: Sequence[str], flag: ConfigFlag) -> str | None:
     return fields.describe(_load_config(name, flag.overrides))
 
 
-class RunFlags:
-    """``--workdir`` or ``--pretrained`` of a trained network, and ``--checkpoint``."""
-
-    def __init__(self) -> None:
-        self._workdir = flags.DEFINE_string(
-            "workdir", None, "Folder of the run, as given to experiments.train."
-        )
-        self._pretrained = flags.DEFINE_string(
-            "pretrained",
-            None,
-            "In place of a run: a trained network that comes with capsjax "
-            f"({', '.join(pretrained.names()) or 'none yet'}), or the path of a file "
-            "that experiments.publish wrote.",
-        )
-        self._checkpoint = flags.DEFINE_enum(
-            "checkpoint",
-            "last",
-            ["last", "best"],
-            "Which parameters: those of the last step, as in result.json, or the best "
-            "by validation accuracy.",
-        )
-        _group("Run", "workdir", "pretrained", "checkpoint")
-
-    @property
-    def checkpoint(self) -> Literal["last", "best"]:
-        """Value of ``--checkpoint``."""
-        return "best" if self._checkpoint.value == "best" else "last"
-
-    @functools.cached_property
-    def folder(self) -> RunFolder:
-        """The run's folder; of a pretrained network, one that ends with this process.
-
-        Raises:
-            UserError: neither flag or both are given, or there is no such network.
-        """
-        workdir, name = self._workdir.value, self._pretrained.value
-        if workdir is not None and name is not None:
-            raise UserError(
-                "give --workdir=DIR of a run or --pretrained=NAME, not both"
-            )
-        if workdir is not None:
-            return RunFolder(workdir)
-        if name is None:
-            raise UserError(
-                "give --workdir=DIR of a run, or --pretrained=NAME; --help explains "
-                "the flags"
-            )
-        temporary = tempfile.mkdtemp(prefix="capsjax-")
-        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-        folder = RunFolder(pathlib.Path(temporary, pathlib.Path(name).stem))
-        pretrained.unpack(name, folder)
-        return folder
-
-    def output(self, subfolder: str) -> pathlib.Path:
-        """A folder for results: in the run's, or for a pretrained network here."""
-        base = self.folder.path if self._workdir.value else pathlib.Path()
-        return base / subfolder
-
-
 def define_data_dir() -> flags.FlagHolder[str | None]:
     """Defines ``--data_dir``, the folder of the TFDS data sets."""
-    _group("Data", "data_dir")
+    group("Data", "data_dir")
     return flags.DEFINE_string(
         "data_dir",
         None,
@@ -320,7 +258,7 @@ def define_data_dir() -> flags.FlagHolder[str | None]:
 
 def define_jobs() -> flags.FlagHolder[int | None]:
     """Defines ``--jobs``, of launchers that run many trainings."""
-    _group("Many trainings", "jobs")
+    group("Many trainings", "jobs")
     return flags.DEFINE_integer(
         "jobs",
         None,
@@ -332,7 +270,7 @@ def define_jobs() -> flags.FlagHolder[int | None]:
 
 def define_dry_run() -> flags.FlagHolder[bool]:
     """Defines ``--dry_run``, of launchers that run many trainings."""
-    _group("Many trainings", "dry_run")
+    group("Many trainings", "dry_run")
     return flags.DEFINE_bool(
         "dry_run",
         False,
@@ -378,7 +316,7 @@ def define_devices() -> Callable[[], None]:
         "share its cores, so training does not get faster.",
         lower_bound=1,
     )
-    _group(
+    group(
         "Devices and processes",
         *("coordinator_address", "num_processes", "process_id", "distributed"),
         *("heartbeat_timeout", "cpu_devices"),
@@ -421,7 +359,7 @@ def define_images() -> Callable[[Config], data.Sizes]:
         "Classes; by default those of the config's data.",
         lower_bound=2,
     )
-    _group("Images", "image_shape", "num_classes")
+    group("Images", "image_shape", "num_classes")
 
     def take_up(config: Config) -> data.Sizes:
         shape, classes = None, num_classes.value
@@ -474,6 +412,21 @@ def load_run_data(
         return loaded
     loaded = data_record.fitted(folder, loaded)
     print(f"note: not the run's data: {loaded.provenance}", file=sys.stderr)
+    return loaded
+
+
+def load_grid_data(
+    config: Config, data_dir: str | None, folders: Iterable[RunFolder]
+) -> data.Dataset:
+    """Loads the data set of a config on which the runs in some folders were trained.
+
+    Raises:
+        UserError: a run that has ended was trained on other data.
+    """
+    loaded = load_data(config, data_dir)
+    for folder in folders:
+        if folder.result.exists():
+            data_record.check_same(folder, loaded)
     return loaded
 
 

@@ -22,9 +22,10 @@ from capsjax.errors import UserError
 from capsjax.training import augment
 from capsjax.training.trained import restore
 from experiments import launch
+from experiments.run_flags import RunFlags
 
 _DATA_DIR = launch.define_data_dir()
-_RUN = launch.RunFlags()
+_RUN = RunFlags()
 _CLASS_NAME = flags.DEFINE_string(
     "class_name",
     None,

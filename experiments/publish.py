@@ -25,9 +25,10 @@ from capsjax.runs.folder import RunFolder, write_whole
 from capsjax.runs.progress import Progress
 from capsjax.training.trained import evaluate, restore
 from experiments import launch
+from experiments.run_flags import RunFlags
 
 _DATA_DIR = launch.define_data_dir()
-_RUN = launch.RunFlags()
+_RUN = RunFlags()
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,

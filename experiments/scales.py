@@ -51,3 +51,13 @@ def data_flags(images: str, data_dir: str | None, *, derived: bool = True) -> li
         "--config.data.image_size=28",
         "--config.data.validation_examples=180",
     ]
+
+
+def step_flags(steps: int | None) -> list[str]:
+    """The flags for another number of steps; the learning rate falls to a tenth."""
+    if steps is None:
+        return []
+    return [
+        f"--config.max_steps={steps}",
+        f"--config.optimizer.decay_steps={max(steps // 56, 1)}",
+    ]

@@ -48,6 +48,14 @@ def difference(
     return _of_means(first.astype(np.float64) - second, groups)
 
 
+def mean(values: npt.NDArray[np.float64]) -> Interval:
+    """The mean of independent values [N], with Student's interval.
+
+    The interval has no bounds for a single value.
+    """
+    return _of_means(values, np.arange(len(values)))
+
+
 def _of_means(
     values: npt.NDArray[np.float64], groups: npt.NDArray[np.integer]
 ) -> Interval:

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
 
 from capsjax import config as config_lib
 from capsjax import fields, figures
+from capsjax.analyses import intervals
 from capsjax.analyses.figures import routing_comparison as plots
 from capsjax.analyses.intervals import Interval
 from capsjax.config import Config
@@ -170,15 +170,9 @@ def differences(
     )
     # Of wrong ones, so that less is better, as in the other columns.
     by_image = 100 * np.mean(control - mine, axis=0)
-    over_images = _interval(by_image)
+    over_images = intervals.mean(by_image)
     by_seed = 100 * np.mean(control - mine, axis=1)
-    return over_images, _interval(by_seed) if len(seeds) > 1 else None
-
-
-def _interval(values: npt.NDArray[np.float64]) -> Interval:
-    mean, count = float(np.mean(values)), len(values)
-    half = scipy.stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5
-    return Interval(mean, float(mean - half), float(mean + half))
+    return over_images, intervals.mean(by_seed) if len(seeds) > 1 else None
 
 
 def rows(workdir: pathlib.Path, routings: Sequence[str], seeds: int) -> list[Row]:

@@ -89,7 +89,11 @@ def pack(
         },
     }
     text = {name: json.dumps(value) for name, value in metadata.items()}
-    write_whole(path, to_bytes(tensors, text))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, to_bytes(tensors, text))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
     return sum(x.size for name, x in tensors.items() if name.startswith("params"))
 
 

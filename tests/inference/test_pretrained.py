@@ -98,6 +98,16 @@ def test_other_files_are_refused(packed, tmp_path):
         pretrained.unpack(str(other), target)
 
 
+def test_a_file_that_cannot_be_written_is_one_error(trained, digits_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "net.safetensors"
+    with pytest.raises(UserError, match=r"cannot write .*net\.safetensors"):
+        pretrained.pack(trained, digits_data, path, {})
+    path = tmp_path / "new" / "net.safetensors"
+    pretrained.pack(trained, digits_data, path, {})
+    assert path.is_file()
+
+
 def test_the_networks_that_come_with_capsjax(tfds_data_dir, tmp_path):
     """On the first thousand test images they err about as often as their cards say."""
     mnist = data.load("mnist", data_dir=tfds_data_dir, validation_examples=5_000)
