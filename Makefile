@@ -64,7 +64,7 @@ test: $(READY) ## Runs all tests
 	@$(BIN)/python -m pytest -n 2 -m "not gpu_compile"
 
 test-gpu-compile: $(READY) $(COMPILE_READY) ## Compiles the kernels for an H200; no GPU
-	@echo "Compiling the fused kernels for an H200 on 2 processes, about six minutes."
+	@echo "Compiling the fused kernels for an H200 on 2 processes, about three minutes."
 	@CAPSJAX_GPU_COMPILE_PYTHON=$(CURDIR)/$(COMPILE_PYTHON) \
 		$(BIN)/python -m pytest -n 2 -m gpu_compile
 

@@ -16,6 +16,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from capsjax import fields, routings
+from capsjax.errors import SettingsError
+from capsjax.layers import MaskedDecoder
 from capsjax.losses.base import Scores
 from kernels.dtypes import at_least_float32
 from kernels.routing import Diagnosis
@@ -76,7 +78,13 @@ class Stage(NamedTuple):
 
 
 class Model(nnx.Module):
-    """Base class of the models' modules."""
+    """Base class of the models' modules.
+
+    Attributes:
+        decoder: makes images from the poses of the class capsules, or None.
+    """
+
+    decoder: MaskedDecoder | None = None
 
     def __call__(
         self,
@@ -104,7 +112,9 @@ class Model(nnx.Module):
         self, poses: Float[Array, "B J Q"], labels: Int[Array, "B *K"]
     ) -> Float[Array, "B *K H W C"]:
         """Reconstructions from the poses of the classes in ``labels``."""
-        raise NotImplementedError(f"{type(self).__name__} has no decoder")
+        if self.decoder is None:
+            raise NotImplementedError(f"{type(self).__name__} has no decoder")
+        return self.decoder(poses, labels)
 
     def diagnose_routing(self, images: Float[Array, "B H W C"]) -> Diagnosis:
         """Diagnoses each routing iteration on a few dozen images."""
@@ -201,6 +211,29 @@ class Config(fields.Named):
         }
         routing = self.routing.columns() if self.routing else no_routing
         return {"model": self.name, **routing}
+
+
+def check_counts(config: Config, *names: str, of: str, least: int = 1) -> None:
+    """Refuses fields with lists of different lengths.
+
+    Args:
+        config: config of the network.
+        names: fields that have one item for each part of the network.
+        of: what the parts are, in messages.
+        least: the smallest number of parts.
+
+    Raises:
+        SettingsError: the lengths differ, or there are too few parts.
+    """
+    counts = [len(getattr(config, name)) for name in names]
+    if len(set(counts)) > 1 or counts[0] < least:
+        *others, last = [
+            f"{count} {name}" for count, name in zip(counts, names, strict=True)
+        ]
+        raise SettingsError(
+            f"{', '.join(others)} and {last}; give each {of} one of each"
+            + (f", and at least {least}" if counts[0] < least else "")
+        )
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

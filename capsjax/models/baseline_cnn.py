@@ -85,11 +85,9 @@ class BaselineCNN(base.Model):
             ValueError: the numbers of kernel sizes and convolutions differ, or the
                 image is too small for the pooling.
         """
-        if len(config.kernel_sizes) != len(config.conv_channels):
-            raise SettingsError(
-                f"{len(config.conv_channels)} conv_channels but "
-                f"{len(config.kernel_sizes)} kernel_sizes; give each convolution one"
-            )
+        base.check_counts(
+            config, "conv_channels", "kernel_sizes", of="convolution", least=0
+        )
         H, W, C = image_shape
         he_normal = jax.nn.initializers.he_normal()
         channels = [C, *config.conv_channels]

@@ -248,14 +248,6 @@ class CapsNet(base.Model):
         with jax.named_scope("decoder"):
             return ModelOutput(scores, poses, self.decode(poses, labels))
 
-    def decode(
-        self, poses: Float[Array, "B J Q"], labels: Int[Array, "B *K"]
-    ) -> Float[Array, "B *K H W C"]:
-        """Reconstructions from the poses of the classes in ``labels``."""
-        if self.decoder is None:
-            return base.Model.decode(self, poses, labels)
-        return self.decoder(poses, labels)
-
     def diagnose_routing(self, images: Float[Array, "B H W C"]) -> Diagnosis:
         """Diagnoses each routing iteration on a few dozen images."""
         return self.class_capsules.diagnose(self._hidden(self._primary(images)))

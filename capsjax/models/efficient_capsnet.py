@@ -155,12 +155,8 @@ class EfficientCapsNet(base.Model):
         Raises:
             SettingsError: settings that do not fit together or with the images.
         """
-        sizes = list(zip(config.channels, config.kernels, config.strides, strict=False))
-        if not len(config.channels) == len(config.kernels) == len(config.strides) > 0:
-            raise SettingsError(
-                f"{len(config.channels)} channels, {len(config.kernels)} kernels and "
-                f"{len(config.strides)} strides; give each convolution one of each"
-            )
+        base.check_counts(config, "channels", "kernels", "strides", of="convolution")
+        sizes = list(zip(config.channels, config.kernels, config.strides, strict=True))
         n_in = image_shape[2]
         grid: tuple[int, ...] = image_shape[:2]
         convs, norms = [], []
@@ -235,14 +231,6 @@ class EfficientCapsNet(base.Model):
         if labels is None:
             labels = jnp.argmax(scores, axis=1)
         return ModelOutput(scores, poses, self.decode(poses, labels))
-
-    def decode(
-        self, poses: Float[Array, "B J Q"], labels: Int[Array, "B *K"]
-    ) -> Float[Array, "B *K H W C"]:
-        """Reconstructions from the poses of the classes in ``labels``."""
-        if self.decoder is None:
-            return base.Model.decode(self, poses, labels)
-        return self.decoder(poses, labels)
 
     def diagnose_routing(self, images: Float[Array, "B H W C"]) -> Diagnosis:
         """Diagnoses each routing iteration on a few dozen images."""

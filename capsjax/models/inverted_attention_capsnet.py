@@ -268,20 +268,15 @@ class InvertedAttentionCapsNet(base.Model):
 
 def _check(config: Config) -> None:
     """Refuses settings that do not fit together, with the fields to change."""
-    if not len(config.channels) == len(config.blocks) > 0:
-        raise SettingsError(
-            f"{len(config.channels)} channels and {len(config.blocks)} blocks; give "
-            "each group of residual blocks one of each"
-        )
-    counts = [
-        len(x)
-        for x in (config.capsule_types, config.capsule_kernels, config.capsule_strides)
-    ]
-    if len(set(counts)) > 1:
-        raise SettingsError(
-            f"{counts[0]} capsule_types, {counts[1]} capsule_kernels and "
-            f"{counts[2]} capsule_strides; give each layer of capsules one of each"
-        )
+    base.check_counts(config, "channels", "blocks", of="group of residual blocks")
+    base.check_counts(
+        config,
+        "capsule_types",
+        "capsule_kernels",
+        "capsule_strides",
+        of="layer of capsules",
+        least=0,
+    )
     # A routing that needs activations is refused by the layers, with either schedule.
     can_be = config.routing.concurrent or config.routing.needs_activations
     if config.schedule == "concurrent" and not can_be:

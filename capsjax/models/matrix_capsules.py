@@ -130,19 +130,14 @@ class MatrixCapsules(base.Model):
         Raises:
             SettingsError: settings that do not fit together or with the images.
         """
-        counts = [
-            len(x)
-            for x in (
-                config.capsule_types,
-                config.capsule_kernels,
-                config.capsule_strides,
-            )
-        ]
-        if len(set(counts)) > 1:
-            raise SettingsError(
-                f"{counts[0]} capsule_types, {counts[1]} capsule_kernels and "
-                f"{counts[2]} capsule_strides; give each layer of capsules one of each"
-            )
+        base.check_counts(
+            config,
+            "capsule_types",
+            "capsule_kernels",
+            "capsule_strides",
+            of="layer of capsules",
+            least=0,
+        )
         grid = tuple(
             output_size(size, config.conv_kernel, config.conv_stride, "VALID")
             for size in image_shape[:2]

@@ -425,7 +425,7 @@ def test_the_seed_alone_decides_how_parameters_start(name):
         (
             "baseline_cnn",
             {"kernel_sizes": (5,)},
-            "config.model.*3 conv_channels but 1 kernel_sizes",
+            "config.model.*3 conv_channels and 1 kernel_sizes",
         ),
         (
             "baseline_cnn",
