@@ -55,7 +55,7 @@ def test_digits():
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:mosaic_gpu routing without a GPU")
+@pytest.mark.skipif(gpu.interpreted(), reason="the interpreter takes a minute for it")
 def test_mnist(tfds_data_dir):
     dataset = data.load("mnist", data_dir=tfds_data_dir, validation_examples=5_000)
     check(small(mnist.get_config("authors_code"), stride=6), dataset)
