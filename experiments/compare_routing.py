@@ -43,7 +43,10 @@ _BACKBONE = flags.DEFINE_enum(
     "backbone", "capsnet", list(_BACKBONES), "Network whose routing is replaced."
 )
 _ROUTINGS = flags.DEFINE_list(
-    "routings", list(ROUTINGS), f"Algorithms, by default all: {', '.join(ROUTINGS)}."
+    "routings",
+    list(comparison.ALL),
+    f"Algorithms, with their defaults or, as NAME:PRESET, a preset: "
+    f"{', '.join(ROUTINGS)}.",
 )
 _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Trainings of each algorithm, with seeds from 0.", lower_bound=1

@@ -13,7 +13,7 @@ import pathlib
 
 from absl import flags
 
-from capsjax.analyses import gradient_flow
+from capsjax.analyses import gradient_flow, routing_comparison
 from capsjax.errors import UserError
 from capsjax.routings import ROUTINGS
 from capsjax.runs import grid
@@ -27,7 +27,10 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the trainings and of their results.", required=True
 )
 _ROUTINGS = flags.DEFINE_list(
-    "routings", list(ROUTINGS), f"Algorithms, by default all: {', '.join(ROUTINGS)}."
+    "routings",
+    list(routing_comparison.ALL),
+    f"Algorithms, with their defaults or, as NAME:PRESET, a preset: "
+    f"{', '.join(ROUTINGS)}.",
 )
 _DEPTHS = flags.DEFINE_list(
     "depths", ["1", "2", "4", "8"], "Numbers of routed layers, from 1."

@@ -36,7 +36,7 @@ class Cell(NamedTuple):
     """A network.
 
     Attributes:
-        routing: name of the algorithm.
+        routing: the algorithm, see `routing_comparison.routing_config`.
         depth: number of routed layers, the class capsules' included.
     """
 
@@ -46,7 +46,7 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the run's folder."""
-        return f"{self.routing}_{self.depth}_layers"
+        return f"{self.routing.replace(':', '_')}_{self.depth}_layers"
 
 
 def flags(cell: Cell, config: Config, width: int) -> list[str]:
@@ -58,9 +58,8 @@ def flags(cell: Cell, config: Config, width: int) -> list[str]:
     own = routing_comparison.routed(config, cell.routing)
     hidden = (width,) * (cell.depth - 1)
     return [
-        f"--config.model.routing.name={cell.routing}",
         f"--config.model.hidden_capsules={hidden}",
-        *routing_comparison.other_fields(config, own),
+        *routing_comparison.routing_flags(config, own),
     ]
 
 
@@ -121,6 +120,7 @@ def rows(workdir: pathlib.Path, cells: Sequence[Cell], data: Dataset) -> list[Ro
             measured = norms(graphdef, variables, config, data)
             for layer, norm in enumerate(measured, 1):
                 columns = {
+                    "routing": cell.routing,
                     "depth": cell.depth,
                     "when": when,
                     "layer": layer,

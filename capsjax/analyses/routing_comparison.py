@@ -29,6 +29,7 @@ from capsjax.errors import UserError
 from capsjax.losses import LOSSES
 from capsjax.losses import Config as LossConfig
 from capsjax.routings import ROUTINGS
+from capsjax.routings import Config as RoutingConfig
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.grid import Run
@@ -37,6 +38,9 @@ from capsjax.runs.results import Row
 from capsjax.training.trained import evaluate, restore
 
 CONTROL = "uniform"
+# EM routing with the paper's cost does not learn where children are few.
+ALL = tuple("em:few_children" if name == "em" else name for name in ROUTINGS)
+"""All algorithms, in the form of `routing_config`."""
 
 
 class Cost(NamedTuple):
@@ -53,8 +57,34 @@ class Cost(NamedTuple):
     peak_mb: float
 
 
+def routing_config(name: str) -> RoutingConfig:
+    """An algorithm's defaults, by its name, or a preset of it, by ``NAME:PRESET``.
+
+    Raises:
+        UserError: there is no such algorithm or preset.
+    """
+    algorithm, _, preset = name.partition(":")
+    if algorithm not in ROUTINGS:
+        raise UserError(
+            f"unknown routing {name!r} in --routings; choose from {', '.join(ROUTINGS)}"
+        )
+    config = ROUTINGS[algorithm]
+    if not preset:
+        return config()
+    if preset not in config.PRESETS:
+        raise UserError(
+            f"{algorithm} routing has no preset {preset!r}, named in --routings; "
+            f"choose from {', '.join(config.PRESETS) or 'none'}"
+        )
+    return config.preset(preset)
+
+
 def routed(config: Config, name: str) -> Config:
     """The config with another routing algorithm, and with a loss that suits it.
+
+    Args:
+        config: config of a run.
+        name: see `routing_config`.
 
     Raises:
         UserError: the network has no routing, or does not work with this one.
@@ -64,12 +94,8 @@ def routed(config: Config, name: str) -> Config:
             f"config.model.name is {config.model.name!r}, which has no routing to "
             "compare; choose a network of capsules"
         )
-    if name not in ROUTINGS:
-        raise UserError(
-            f"unknown routing {name!r} in --routings; choose from {', '.join(ROUTINGS)}"
-        )
     config = config.replace(
-        model=config.model.replace(routing=ROUTINGS[name]()), loss=config.loss
+        model=config.model.replace(routing=routing_config(name)), loss=config.loss
     )
     if config.model.scores not in config.loss.takes:
         config.loss = _suitable_loss(config)
@@ -87,7 +113,7 @@ def _suitable_loss(config: Config) -> LossConfig:
 
 def run_name(routing: str, seed: int) -> str:
     """Name of a run's folder."""
-    return f"{routing}_seed{seed}"
+    return f"{routing.replace(':', '_')}_seed{seed}"
 
 
 def runs(
@@ -97,25 +123,25 @@ def runs(
 
     Args:
         config: the config that the words make.
-        routings: names of routing algorithms.
+        routings: routing algorithms, see `routing_config`.
         seeds: number of trainings of each.
         words: the flags of experiments.train that all of them share.
     """
     made = []
     for seed, name in itertools.product(range(seeds), routings):
-        own = routed(config, name)
-        flags = [f"--config.model.routing.name={name}", *other_fields(config, own)]
+        flags = routing_flags(config, routed(config, name))
         made.append(
             Run(run_name(name, seed), [*words, *flags, f"--config.seed={seed}"])
         )
     return made
 
 
-def other_fields(config: Config, own: Config) -> list[str]:
-    """The flags, besides the routing's name, that make ``own``, see `routed`."""
+def routing_flags(config: Config, own: Config) -> list[str]:
+    """The flags that make ``own``, see `routed`, of the config."""
     assert own.model.routing is not None
     # A field that two algorithms have would keep the value of the network's own.
-    flags = [
+    flags = [f"--config.model.routing.name={own.model.routing.name}"]
+    flags += [
         f"--config.model.routing.{path}={value}"
         for path, value in fields.flatten(own.model.routing).items()
         if value is not None
@@ -176,9 +202,11 @@ def differences(
 
 
 def rows(workdir: pathlib.Path, routings: Sequence[str], seeds: int) -> list[Row]:
-    """The rows of the runs that have ended."""
+    """The rows of the runs that have ended; ``routing`` is the name given here."""
     return [
-        results.training_row(folder, {"loss": folder.load_config().loss.name})
+        results.training_row(
+            folder, {"routing": name, "loss": folder.load_config().loss.name}
+        )
         for name, seed in itertools.product(routings, range(seeds))
         if (folder := RunFolder(workdir / run_name(name, seed))).result.exists()
     ]
@@ -200,7 +228,7 @@ def write(
     Args:
         workdir: folder of the runs.
         output: folder of the files.
-        routings: names of routing algorithms.
+        routings: routing algorithms, see `routing_config`.
         seeds: number of trainings of each.
         data: data set of the runs.
         costs: cost of a step of each algorithm.

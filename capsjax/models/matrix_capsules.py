@@ -61,8 +61,7 @@ class Config(base.Config):
             "primary_types": 4,
             "capsule_types": (4, 4),
             "capsule_strides": (1, 1),
-            # With so few children the paper's cost hardly moves an activation.
-            "routing": em.Config(mean_cost=True, cost_factor=20.0),
+            "routing": em.Config.preset("few_children"),
         },
     }
 

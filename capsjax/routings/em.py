@@ -42,6 +42,9 @@ class Config(base.Config):
             "cost_factor": 100.0,
             "mean_cost": True,
         },
+        # Ours, for tens or hundreds of children, where the paper's cost hardly moves an
+        # activation from 1/2, and Gritzman's may saturate it at the start.
+        "few_children": {"cost_factor": 20.0, "mean_cost": True},
         # Hahn et al., SR-CapsNet: their baseline.
         "self_routing_code": {
             "competition": "types",

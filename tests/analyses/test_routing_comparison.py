@@ -9,7 +9,7 @@ from capsjax.analyses import routing_comparison as comparison
 from capsjax.analyses.routing_comparison import Cost
 from capsjax.errors import UserError
 from capsjax.models import baseline_cnn
-from capsjax.routings import ROUTINGS
+from capsjax.routings import ROUTINGS, em
 from capsjax.runs import results
 from capsjax.training.train import train
 from experiments import launch
@@ -22,14 +22,16 @@ WORDS = ["--config=digits:quick"]
 def test_each_algorithm_is_trained_with_its_own_defaults():
     """Also where the network's own routing has a field of the same name."""
     config = launch.config_of([*WORDS, "--config.model.routing.iterations=7"])
-    made = comparison.runs(config, list(ROUTINGS), 2, WORDS)
+    expected = {name: config() for name, config in ROUTINGS.items()}
+    expected["em:authors_code"] = em.Config.preset("authors_code")
+    made = comparison.runs(config, list(expected), 2, WORDS)
     assert [run.name for run in made] == [
-        f"{name}_seed{seed}" for seed in (0, 1) for name in ROUTINGS
+        f"{name.replace(':', '_')}_seed{seed}" for seed in (0, 1) for name in expected
     ]
-    for one in made:
+    for one, routing in zip(made, [*expected.values()] * 2, strict=True):
         found = launch.config_of(one.flags)
-        name, _, seed = one.name.rpartition("_seed")
-        assert found.model.routing == ROUTINGS[name]()
+        seed = one.name.rpartition("_seed")[2]
+        assert found.model.routing == routing
         assert found.seed == int(seed)
         assert found.model.scores in found.loss.takes
         rest = {
@@ -44,6 +46,10 @@ def test_networks_without_routing_and_unknown_algorithms_are_refused():
     config = digits.get_config("quick")
     with pytest.raises(UserError, match=r"'fastest' in --routings; choose from dyn"):
         comparison.routed(config, "fastest")
+    with pytest.raises(UserError, match=r"em routing has no preset 'fast', .* paper, "):
+        comparison.routed(config, "em:fast")
+    with pytest.raises(UserError, match=r"uniform routing has no .* choose from none"):
+        comparison.routed(config, "uniform:paper")
     config.model = baseline_cnn.Config()
     with pytest.raises(UserError, match=r"'baseline_cnn', which has no routing"):
         comparison.routed(config, "uniform")
@@ -79,11 +85,11 @@ def test_the_table_of_runs(digits_data, tmp_path):
     config.data.validation_examples = 100
     config.model = config.model.without_decoder()
     config.max_steps, config.batch_size = 3, 16
-    for name in ("self_attention", "uniform"):
+    for name in ("em:few_children", "uniform"):
         one = comparison.routed(config, name)
         train(one, digits_data, tmp_path / comparison.run_name(name, 0))
     costs = {"uniform": Cost(1234, 5.0, 6.0)}
-    routings = ["self_attention", "uniform", "em"]
+    routings = ["em:few_children", "uniform", "em"]
     text = comparison.write(tmp_path, tmp_path / "out", routings, 1, digits_data, costs)
     assert "Unfinished: 1 of 3 runs are missing" in text
     assert "1,234" in text
@@ -92,8 +98,8 @@ def test_the_table_of_runs(digits_data, tmp_path):
     }
     rows = {row["routing"]: row for row in results.read(tmp_path / "out/routings.csv")}
     errors = {name: row.number("test_error_percent") for name, row in rows.items()}
-    difference = errors["self_attention"] - errors["uniform"]
-    found = lines["self_attention"].number("difference")
+    difference = errors["em:few_children"] - errors["uniform"]
+    found = lines["em:few_children"].number("difference")
     assert found == pytest.approx(difference, abs=1e-3)
     assert lines["em"]["n"] == "0"
     assert (tmp_path / "out/routings.png").stat().st_size > 10_000

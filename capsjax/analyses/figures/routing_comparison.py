@@ -15,7 +15,9 @@ def errors(lines: Sequence[Mapping[str, object]], data: str) -> Figure:
         data: name of the data set in words.
     """
     lines = [line for line in lines if line["n"]]
-    names = [str(line["routing"]).replace("_", " ") for line in lines]
+    names = [
+        str(line["routing"]).replace("_", " ").replace(":", ", ") for line in lines
+    ]
     figure, (left, right) = figures.subplots(
         1, 2, figsize=(9.5, 1.6 + 0.45 * len(lines)), sharey=True
     )
