@@ -47,7 +47,7 @@ def compilation_cache(tmp_path_factory) -> None:
         os.environ[name.upper()] = str(value)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def compilation_without_optimizations() -> Iterator[None]:
     """Twice as fast, for programs that run for no time."""
     jax.config.update("jax_disable_most_optimizations", True)

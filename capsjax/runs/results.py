@@ -235,7 +235,8 @@ text_table = functools.partial(markdown_table, style="plain")
 def device_name(row: Mapping[str, str]) -> str:
     """The device of a row's run, in words."""
     if row["device"] == "cpu":
-        return f"{row['num_cpus']} cores of {row['cpu']}"
+        count = row["num_cpus"]
+        return f"{count} core{'s' * (count != '1')} of {row['cpu']}"
     return f"{row['num_devices']} x {row['device']}"
 
 

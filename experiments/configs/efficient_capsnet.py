@@ -16,7 +16,7 @@ The presets, with the number of parameters without the decoder:
     that size from 64x64 pixels, and decodes them.
 
 ``short``, as in ``efficient_capsnet.py:mnist,short``, trains the same network for 12
-epochs with a larger learning rate that decays faster, an hour on a CPU core or two.
+epochs with a larger learning rate that decays faster, 46 minutes on one CPU core.
 ``quick`` is a much smaller network for trying things out.
 
 References:

@@ -10,6 +10,9 @@ from capsjax.errors import UserError
 from capsjax.models.efficient_capsnet import Config
 from capsjax.routings import ROUTINGS
 
+# What is tested here does not depend on them.
+pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
+
 
 def shapes(config, image_shape=(28, 28, 1), num_classes=10):
     return nnx.eval_shape(

@@ -9,6 +9,9 @@ from capsjax.errors import UserError
 from capsjax.models.matrix_capsules import Config
 from capsjax.routings import ROUTINGS
 
+# What is tested here does not depend on them.
+pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
+
 
 def shapes(config, image_shape=(32, 32, 2), num_classes=5):
     return nnx.eval_shape(

@@ -24,9 +24,12 @@ from capsjax.training.parallel import Devices
 from kernels import gpu
 from tests.stepping import ONE, take_steps
 
-pytestmark = pytest.mark.skipif(
-    len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
+    ),
+    pytest.mark.usefixtures("compilation_without_optimizations"),
+]
 STEPS = 4
 MODES = ("jit", "pmap")
 
