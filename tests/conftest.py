@@ -1,5 +1,6 @@
 """Strictness for all tests, and fixtures that several of them need."""
 
+import functools
 import json
 import os
 import pathlib
@@ -66,27 +67,38 @@ def tfds_data_dir() -> str:
     return str(path)
 
 
+def _load_fixture(kind: str, name: str) -> dict[str, Any]:
+    """The arrays of a file, or the test is skipped."""
+    beside = _ROOT.parent / "shared" / "fixtures"
+    folder = pathlib.Path(os.environ.get("CAPSJAX_TEST_FIXTURES_DIR", beside))
+    path = folder / kind / f"{name}.npz"
+    if not path.is_file():
+        pytest.skip(
+            f"no {path.name}; name the folder above {kind}/ in "
+            "CAPSJAX_TEST_FIXTURES_DIR to run this"
+        )
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
 @pytest.fixture(scope="session")
 def routing_fixture() -> Callable[[str], dict[str, Any]]:
     """What the code of an algorithm's authors computes, by the file's name.
 
     Arrays in float64, and ``meta``; the test is skipped where the files are missing.
     """
-    beside = _ROOT.parent / "shared" / "fixtures"
-    folder = pathlib.Path(os.environ.get("CAPSJAX_TEST_FIXTURES_DIR", beside))
 
     def load(name: str) -> dict[str, Any]:
-        path = folder / "routing" / f"{name}.npz"
-        if not path.is_file():
-            pytest.skip(
-                f"no {path.name}; name the folder above routing/ in "
-                "CAPSJAX_TEST_FIXTURES_DIR to run this"
-            )
-        with np.load(path, allow_pickle=False) as file:
-            found = dict(file)
+        found = _load_fixture("routing", name)
         return found | {"meta": json.loads(str(found["meta"]))}
 
     return load
+
+
+@pytest.fixture(scope="session")
+def network_fixture() -> Callable[[str], dict[str, Any]]:
+    """Published parameters of a network, by the file's name; or the test is skipped."""
+    return functools.partial(_load_fixture, "networks")
 
 
 @pytest.fixture(scope="session")

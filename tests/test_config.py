@@ -39,7 +39,10 @@ EVERY_CONFIG = [
     *itertools.product(
         ("mnist", "expanded", "multimnist"), ("paper", "authors_code", "baseline")
     ),
-    *((name, "") for name in ("cifar10", "digits", "digits_resnet", "svhn")),
+    *(
+        (name, "")
+        for name in ("cifar10", "deep_convnet", "digits", "digits_resnet", "svhn")
+    ),
     ("smallnorb", "official"),
     *itertools.product(("efficient_capsnet",), ("mnist", "multimnist", "smallnorb")),
     *itertools.product(("matrix_capsules",), ("smallnorb", "small", "mnist")),

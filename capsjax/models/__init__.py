@@ -15,6 +15,7 @@ from capsjax.errors import SettingsError, UserError
 from capsjax.models import (
     baseline_cnn,
     capsnet,
+    deep_convnet,
     efficient_capsnet,
     inverted_attention_capsnet,
     matrix_capsules,
@@ -56,6 +57,7 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
         for config in (
             capsnet.Config,
             baseline_cnn.Config,
+            deep_convnet.Config,
             resnet.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,

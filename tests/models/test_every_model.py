@@ -16,6 +16,7 @@ from capsjax.models import (
     MODELS,
     baseline_cnn,
     capsnet,
+    deep_convnet,
     efficient_capsnet,
     inverted_attention_capsnet,
     matrix_capsules,
@@ -51,6 +52,7 @@ SMALL = {
         baseline_cnn.Config(
             conv_channels=(4,), kernel_sizes=(3,), dense_units=(8,), dropout_rate=0.5
         ),
+        deep_convnet.Config(channels=(4, 4, 8), dense_units=8),
         resnet.Config(channels=(4, 8), blocks=1),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
