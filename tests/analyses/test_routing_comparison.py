@@ -6,6 +6,7 @@ import scipy.stats
 
 from capsjax import fields
 from capsjax.analyses import routing_comparison as comparison
+from capsjax.analyses.figures import routing_comparison as plots
 from capsjax.analyses.routing_comparison import Cost
 from capsjax.errors import UserError
 from capsjax.models import baseline_cnn
@@ -103,6 +104,30 @@ def test_the_table_of_runs(digits_data, tmp_path):
     assert found == pytest.approx(difference, abs=1e-3)
     assert lines["em"]["n"] == "0"
     assert (tmp_path / "out/routings.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("worst", "scale"), [(1.5, "linear"), (8.0, "log")])
+def test_one_algorithm_that_fails_does_not_squeeze_the_others(worst, scale):
+    lines = [
+        {
+            "routing": name,
+            "n": 1,
+            "errors_percent": str(error),
+            "mean_error_percent": error,
+            "difference": error - 1.2 if name != "uniform" else None,
+            "difference_low": error - 1.3,
+            "difference_high": error - 1.1,
+        }
+        for name, error in (("uniform", 1.2), ("em:fast", 0.8), ("dynamic", worst))
+    ]
+    figure = plots.errors(lines, "MNIST")
+    left, right = figure.axes
+    assert left.get_xscale() == scale
+    for axes in (left, right):
+        low, high = axes.get_xlim()
+        values = np.concatenate([np.asarray(x.get_xdata(), float) for x in axes.lines])
+        assert low <= values.min() <= values.max() <= high
+    assert [x.get_text() for x in left.get_yticklabels()][1] == "em, fast"
 
 
 def test_the_launcher_wants_the_control_and_shows_its_trainings(tmp_path):

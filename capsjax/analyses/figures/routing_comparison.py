@@ -1,10 +1,15 @@
 """The figure of the comparison of routing algorithms."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from capsjax import figures
+
+_TICKS = [x * 10**n for n in (-1, 0, 1) for x in (1, 2, 5)]
 
 
 def errors(lines: Sequence[Mapping[str, object]], data: str) -> Figure:
@@ -35,8 +40,32 @@ def errors(lines: Sequence[Mapping[str, object]], data: str) -> Figure:
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     left.set(xlabel="test error, %", title=f"Test error on {data}")
+    if _spread([float(str(line["mean_error_percent"])) for line in lines]):
+        left.set_xscale("log")
+        # Differences of up to a point keep their scale; a larger one is only large.
+        right.set_xscale("symlog", linthresh=1, linscale=2)
+        for axes in (left, right):
+            _label(axes)
     right.axvline(0, color="gray", linewidth=1)
     right.set(xlabel="points", title="Error less that of uniform routing")
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
     return figure
+
+
+def _label(axes: Axes) -> None:
+    """Puts ticks at round numbers within the limits."""
+    axes.margins(x=0.08)
+    low, high = axes.get_xlim()
+    found = [x for x in (*(-x for x in _TICKS), 0, *_TICKS) if low <= x <= high]
+    # Near zero they would stand too close in a scale that is linear there.
+    small = 0.5 if axes.get_xscale() == "symlog" else 0
+    shown = [x for x in found if x == 0 or abs(x) >= small]
+    axes.set_xticks(shown, [f"{x:g}" for x in shown])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(low, high)
+
+
+def _spread(values: Sequence[float]) -> bool:
+    """Whether one value would squeeze the others into a corner of a linear scale."""
+    return bool(values) and max(values) > 4 * statistics.median(values) > 0
