@@ -8,11 +8,12 @@ one to eight routed layers, as initialised and after training, for each algorith
 
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from capsjax import figures, losses, models
@@ -24,6 +25,7 @@ from capsjax.models import Variables
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.grid import Run
+from capsjax.runs.progress import Progress
 from capsjax.runs.results import Row
 from capsjax.training import augment
 from capsjax.training import step as train_step
@@ -76,13 +78,20 @@ def norms(
     """The gradient's norm for each routed layer, from the lowest to the classes'.
 
     Of the mean loss of the first training images, which are not augmented, with respect
-    to the transformation matrices.
+    to the layer's transformation matrices and the parameters of its routing.
     """
+    return _by_layer(_gradient(graphdef, config, data)(variables))
+
+
+def _gradient(
+    graphdef: nnx.GraphDef, config: Config, data: Dataset
+) -> Callable[[Variables], nnx.State]:
+    """The gradient for all parameters as a function that is compiled once."""
     images = augment.for_evaluation(jnp.asarray(data.train.images[:_EXAMPLES]), config)
     labels = jnp.asarray(data.train.labels[:_EXAMPLES])
 
     @jax.jit
-    def gradient(params: nnx.State) -> nnx.State:
+    def gradient(variables: Variables) -> nnx.State:
         def loss(params: nnx.State) -> jax.Array:
             output, _ = models.apply(
                 graphdef,
@@ -96,39 +105,45 @@ def norms(
             )
             return jnp.mean(found["loss"])
 
-        return jax.grad(loss)(params)
+        return jax.grad(loss)(variables.params)
 
-    found = gradient(variables.params)
-    layers = [*found.get("hidden_capsules", {}).values(), found["class_capsules"]]
-    return [float(jnp.linalg.norm(layer["weights"][...])) for layer in layers]
+    return gradient
+
+
+def _by_layer(gradient: nnx.State) -> list[float]:
+    layers = [*gradient.get("hidden_capsules", {}).values(), gradient["class_capsules"]]
+    return [float(optax.tree.norm(layer)) for layer in layers]
 
 
 def rows(workdir: pathlib.Path, cells: Sequence[Cell], data: Dataset) -> list[Row]:
     """A row for each layer of each run that has ended, at its start and its end."""
     found = []
-    for cell in cells:
-        folder = RunFolder(workdir / cell.name)
-        if not folder.result.exists():
-            continue
-        config, result = folder.load_config(), folder.load_result()
-        graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
-        trained = jax.device_put(restore(folder, data).variables)
-        for when, variables in (
-            ("start", state.variables),
-            ("end", trained),
-        ):
-            measured = norms(graphdef, variables, config, data)
-            for layer, norm in enumerate(measured, 1):
-                columns = {
-                    "routing": cell.routing,
-                    "depth": cell.depth,
-                    "when": when,
-                    "layer": layer,
-                    "gradient_norm": norm,
-                    "steps": result["steps"],
-                    "test_error_percent": result["test_error_percent"],
-                }
-                found.append(results.training_row(folder, columns))
+    ended = [cell for cell in cells if RunFolder(workdir / cell.name).result.exists()]
+    with Progress("measuring gradients", len(ended), unit="networks") as progress:
+        for cell in ended:
+            found += _rows(cell, RunFolder(workdir / cell.name), data)
+            progress.advance()
+    return found
+
+
+def _rows(cell: Cell, folder: RunFolder, data: Dataset) -> list[Row]:
+    config, result = folder.load_config(), folder.load_result()
+    graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
+    gradient = _gradient(graphdef, config, data)
+    trained = jax.device_put(restore(folder, data).variables)
+    found = []
+    for when, variables in (("start", state.variables), ("end", trained)):
+        for layer, norm in enumerate(_by_layer(gradient(variables)), 1):
+            columns = {
+                "routing": cell.routing,
+                "depth": cell.depth,
+                "when": when,
+                "layer": layer,
+                "gradient_norm": norm,
+                "steps": result["steps"],
+                "test_error_percent": result["test_error_percent"],
+            }
+            found.append(results.training_row(folder, columns))
     return found
 
 
@@ -148,9 +163,10 @@ def write(
     if found:
         figures.save(plots.norms(found, data.title), output / "gradients.png")
         caption = (
-            "Norm of the gradient for the transformation matrices of each layer, from "
-            "the lowest routed layer to the class capsules, in networks of "
-            "different depths: dashed at the start, solid after training."
+            "Norm of the gradient for the parameters of each layer, from the lowest "
+            "routed layer to the class capsules, in networks of different depths: "
+            "dashed at the start, solid after training. What is not drawn is 0 in "
+            "float32."
         )
         write_json(output / "captions.json", {"gradients.png": caption})
     return text

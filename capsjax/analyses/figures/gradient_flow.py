@@ -1,5 +1,6 @@
 """The figure of gradients in networks of several layers of capsules."""
 
+import math
 from collections.abc import Sequence
 
 from matplotlib import colormaps
@@ -35,18 +36,20 @@ def norms(rows: Sequence[Row], data: str) -> Figure:
     for panel, routing in zip(axes.flat, routings, strict=False):
         for place, depth in enumerate(depths):
             color = colors(0.85 * place / max(len(depths) - 1, 1))
+            name = f"{depth} layer{'s' * (depth > 1)}"
             for when, style in (("start", "--"), ("end", "-")):
                 layers = groups.get((routing, str(depth), when), [])
                 panel.semilogy(
                     [int(row["layer"]) for row in layers],
-                    [row.number("gradient_norm") for row in layers],
+                    # A zero would be a line down to the edge.
+                    [row.number("gradient_norm") or math.nan for row in layers],
                     style,
                     marker="o",
                     markersize=3,
                     color=color,
-                    label=f"{depth} layers" if when == "end" else None,
+                    label=name if when == "end" else None,
                 )
-        panel.set_title(routing.replace("_", " "))
+        panel.set_title(routing.replace("_", " ").replace(":", ", "))
         panel.grid(alpha=0.3)
         panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     for panel in axes.flat[len(routings) :]:
