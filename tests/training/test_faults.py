@@ -96,7 +96,7 @@ def test_killed_again_and_again_at_each_moment_of_a_save(tmp_path, whole):
 
 def test_killed_at_random_times(tmp_path):
     """A short form of ``python -m tests.sigkill_torture``."""
-    said = torture(tmp_path, kills=3, steps=60)
+    said = torture(tmp_path, kills=2, steps=60)
     assert "bit-identical" in said
 
 
