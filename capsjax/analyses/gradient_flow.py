@@ -48,7 +48,7 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the run's folder."""
-        return f"{self.routing.replace(':', '_')}_{self.depth}_layers"
+        return f"{routing_comparison.folder_name(self.routing)}_{self.depth}_layers"
 
 
 def flags(cell: Cell, config: Config, width: int) -> list[str]:

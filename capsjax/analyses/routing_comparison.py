@@ -58,7 +58,10 @@ class Cost(NamedTuple):
 
 
 def routing_config(name: str) -> RoutingConfig:
-    """An algorithm's defaults, by its name, or a preset of it, by ``NAME:PRESET``.
+    """The config of an algorithm.
+
+    Args:
+        name: its name, for its defaults; or ``NAME:PRESET``, for a preset of it.
 
     Raises:
         UserError: there is no such algorithm or preset.
@@ -113,7 +116,12 @@ def _suitable_loss(config: Config) -> LossConfig:
 
 def run_name(routing: str, seed: int) -> str:
     """Name of a run's folder."""
-    return f"{routing.replace(':', '_')}_seed{seed}"
+    return f"{folder_name(routing)}_seed{seed}"
+
+
+def folder_name(routing: str) -> str:
+    """An algorithm, in the form of `routing_config`, in names of folders."""
+    return routing.replace(":", "_")
 
 
 def runs(

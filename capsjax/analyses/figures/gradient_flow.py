@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from capsjax import figures
+from capsjax.analyses.figures.routing_comparison import title
 from capsjax.runs import results
 from capsjax.runs.results import Row
 
@@ -49,7 +50,7 @@ def norms(rows: Sequence[Row], data: str) -> Figure:
                     color=color,
                     label=name if when == "end" else None,
                 )
-        panel.set_title(routing.replace("_", " ").replace(":", ", "))
+        panel.set_title(title(routing))
         panel.grid(alpha=0.3)
         panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     for panel in axes.flat[len(routings) :]:

@@ -20,9 +20,7 @@ def errors(lines: Sequence[Mapping[str, object]], data: str) -> Figure:
         data: name of the data set in words.
     """
     lines = [line for line in lines if line["n"]]
-    names = [
-        str(line["routing"]).replace("_", " ").replace(":", ", ") for line in lines
-    ]
+    names = [title(str(line["routing"])) for line in lines]
     figure, (left, right) = figures.subplots(
         1, 2, figsize=(9.5, 1.6 + 0.45 * len(lines)), sharey=True
     )
@@ -51,6 +49,11 @@ def errors(lines: Sequence[Mapping[str, object]], data: str) -> Figure:
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
     return figure
+
+
+def title(routing: str) -> str:
+    """An algorithm, ``NAME`` or ``NAME:PRESET``, in words."""
+    return routing.replace("_", " ").replace(":", ", ")
 
 
 def _label(axes: Axes) -> None:
