@@ -39,15 +39,13 @@ EVERY_CONFIG = [
     *itertools.product(
         ("mnist", "expanded", "multimnist"), ("paper", "authors_code", "baseline")
     ),
-    *(
-        (name, "")
-        for name in ("cifar10", "deep_convnet", "digits", "digits_resnet", "svhn")
-    ),
+    *((name, "") for name in ("cifar10", "digits", "digits_resnet", "svhn")),
     ("smallnorb", "official"),
     *itertools.product(("efficient_capsnet",), ("mnist", "multimnist", "smallnorb")),
     *itertools.product(("matrix_capsules",), ("smallnorb", "small", "mnist")),
     *itertools.product(("self_routing",), ("cifar10", "svhn")),
     *itertools.product(("vb_capsules",), ("released", "large")),
+    *itertools.product(("deep_convnet",), ("textbook", "annealed")),
     ("inverted_attention", ""),
 ]
 

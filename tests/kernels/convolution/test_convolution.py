@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from capsjax.layers import Conv
-from kernels.convolution import convolve, output_size
+from kernels.convolution import api, convolve, output_size
 
 # H, W, K, C_in, C_out.
 SIZES = {
@@ -160,11 +160,29 @@ def test_images_of_few_channels_on_a_cpu_are_one_matrix_product(stride):
     assert program.count("stablehlo.dot_general") == 3
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda"])
-def test_stride_one_is_a_convolution_everywhere(platform):
+@pytest.mark.parametrize(
+    ("platform", "convolutions", "products"), [("cpu", 2, 3), ("cuda", 3, 0)]
+)
+def test_stride_one_is_a_convolution(platform, convolutions, products):
+    """On a CPU all but the gradient of the kernel, of one product for each row."""
     program = lowered(platform, 1, "SAME")
-    assert program.count("stablehlo.convolution") == 3
-    assert "stablehlo.dot_general" not in program
+    assert program.count("stablehlo.convolution") == convolutions
+    assert program.count("stablehlo.dot_general") == products
+
+
+@pytest.mark.parametrize("examples", [1, 6, 7])
+def test_kernel_gradient_of_any_number_of_images(monkeypatch, examples):
+    """In chunks of three images where that divides the batch, else of fewer."""
+    shapes = [(examples, 6, 5, 4), (3, 3, 4, 5), (examples, 6, 5, 5)]
+    x, kernel, cotangent = (
+        np.random.default_rng(0).normal(size=shape) for shape in shapes
+    )
+    monkeypatch.setattr(api, "_CHUNK_BYTES", 3 * 4 * 6 * 5 * 3 * 4)
+    inputs = as_float32((x, kernel, cotangent))
+    found = with_gradients(1, "SAME")(*inputs)
+    expected = correlate(x, kernel, 1, "SAME", cotangent)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what a CPU runs")
