@@ -13,8 +13,9 @@ from capsjax.errors import UserError
 from capsjax.fields import field
 from capsjax.losses import LOSSES, margin
 from capsjax.losses.base import Config as LossConfig
-from capsjax.models import MODELS, capsnet
+from capsjax.models import MODELS
 from capsjax.models.base import Config as ModelConfig
+from capsjax.models.capsules import capsnet
 
 # float16 would need scaled gradients, to stay above its smallest number.
 DTYPES = ("float32", "bfloat16")

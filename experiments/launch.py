@@ -22,7 +22,8 @@ from absl import logging as absl_logging
 from capsjax import data, fields
 from capsjax.config import Config
 from capsjax.errors import UserError
-from capsjax.models import MODELS, capsnet
+from capsjax.models import MODELS
+from capsjax.models.capsules import capsnet
 from capsjax.runs import data_record
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.stop import Stopped

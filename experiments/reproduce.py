@@ -22,7 +22,7 @@ from absl import flags
 from capsjax.analyses import paper_table
 from capsjax.analyses.paper_table import Cell
 from capsjax.errors import UserError
-from capsjax.models import capsnet
+from capsjax.models.capsules import capsnet
 from capsjax.runs import grid
 from capsjax.runs.stop import Stopped
 from experiments import launch, scales

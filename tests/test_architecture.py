@@ -128,7 +128,7 @@ def test_libraries_have_their_keepers(library):
 
 def test_models_import_nothing_of_each_other():
     """But those whose network is another's with other defaults."""
-    extended = {"vb_capsules": "capsjax.models.matrix_capsules"}
+    extended = {"vb_capsules": "capsjax.models.capsules.matrix_capsules"}
     registered = {config.__module__ for config in capsjax.models.MODELS.values()}
     wrong = [
         f"{path}: {name}"

@@ -16,7 +16,8 @@ from capsjax import data, fields, models
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.losses import cross_entropy, margin
-from capsjax.models import baseline_cnn, capsnet
+from capsjax.models.capsules import capsnet
+from capsjax.models.cnns import baseline_cnn
 from capsjax.training import augment
 from capsjax.training import step as train_step
 from experiments.configs import cifar10, digits, mnist, smallnorb, svhn, variants

@@ -14,7 +14,8 @@ from capsjax.data import Source
 from capsjax.errors import UserError
 from capsjax.fields import field
 from capsjax.losses import LOSSES
-from capsjax.models import MODELS, capsnet
+from capsjax.models import MODELS
+from capsjax.models.capsules import capsnet
 from capsjax.routings import ROUTINGS, dynamic
 from tests.test_config import EVERY_CONFIG
 

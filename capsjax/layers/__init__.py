@@ -1,10 +1,13 @@
 """The layers that models are made of."""
 
 from capsjax.layers.activations import relu
+from capsjax.layers.blocks import ConvBlock
 from capsjax.layers.capsules import ConvCapsules, RoutedCapsules
 from capsjax.layers.convolution import Conv
 from capsjax.layers.decoder import MaskedDecoder
+from capsjax.layers.dropout import Dropout
 from capsjax.layers.initializers import INITIALIZERS, Initializers
+from capsjax.layers.pooling import average_pool, max_pool, pooled_size
 from capsjax.layers.primary_capsules import (
     DepthwisePrimaryCapsules,
     GridPrimaryCapsules,
@@ -12,6 +15,7 @@ from capsjax.layers.primary_capsules import (
     primary_grid,
 )
 from capsjax.layers.residual import conv3x3, residual_blocks
+from capsjax.layers.response_normalization import local_response_normalization
 from capsjax.normalization import (
     BATCH_AXIS,
     BatchNorm,
@@ -25,8 +29,10 @@ __all__ = [
     "INITIALIZERS",
     "BatchNorm",
     "Conv",
+    "ConvBlock",
     "ConvCapsules",
     "DepthwisePrimaryCapsules",
+    "Dropout",
     "GridPrimaryCapsules",
     "Initializers",
     "InstanceNorm",
@@ -35,7 +41,11 @@ __all__ = [
     "PoseNorm",
     "PrimaryCapsules",
     "RoutedCapsules",
+    "average_pool",
     "conv3x3",
+    "local_response_normalization",
+    "max_pool",
+    "pooled_size",
     "primary_grid",
     "relu",
     "residual_blocks",

@@ -5,17 +5,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kernels.convolution import convolve
+from kernels.convolution import Padding, convolve
 
 
 class Conv(nnx.Module):
     """2-D convolution with a square kernel, one stride and a bias.
 
     Attributes:
-        kernel: [K, K, C_in, C_out] float32.
+        kernel: [K, K, C_in / groups, C_out] float32.
         bias: [C_out] float32, or None.
         stride: number of pixels, along both axes.
-        padding: ``"VALID"`` or ``"SAME"``.
+        padding: ``"VALID"``, ``"SAME"``, or the number of zeros on each side.
+        groups: number of parts of equal size into which the channels are divided; each
+            part of the result sees one part of the input.
     """
 
     def __init__(
@@ -25,19 +27,34 @@ class Conv(nnx.Module):
         kernel_size: int,
         *,
         stride: int = 1,
-        padding: str = "VALID",
+        padding: Padding = "VALID",
+        groups: int = 1,
         kernel_init: jax.nn.initializers.Initializer,
         bias_init: jax.nn.initializers.Initializer | None,
         rngs: nnx.Rngs,
     ):
-        shape = (kernel_size, kernel_size, in_channels, out_channels)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{in_channels} and {out_channels} channels cannot be divided into "
+                f"{groups} groups"
+            )
+        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
         bias = bias_init and bias_init(rngs.params(), (out_channels,), jnp.float32)
         self.bias = None if bias is None else nnx.Param(bias)
         self.stride = stride
         self.padding = padding
+        self.groups = groups
 
     def __call__(self, x: Float[Array, "B H W C_in"]) -> Float[Array, "B h w C_out"]:
         """Convolves a batch of images; sizes ``h, w`` are `output_size` of H and W."""
-        y = convolve(x, self.kernel[...], self.stride, self.padding)
+        parts = [
+            convolve(x_part, kernel_part, self.stride, self.padding)
+            for x_part, kernel_part in zip(
+                jnp.split(x, self.groups, axis=-1),
+                jnp.split(self.kernel[...], self.groups, axis=-1),
+                strict=True,
+            )
+        ]
+        y = parts[0] if self.groups == 1 else jnp.concatenate(parts, axis=-1)
         return y if self.bias is None else y + self.bias[...][None, None, None]

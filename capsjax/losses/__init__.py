@@ -4,9 +4,10 @@ A batch's loss is the mean over its examples; keeping the examples apart makes m
 evaluation exact. To add a loss: a file here with its config, and a line in `LOSSES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from capsjax.losses import cross_entropy, margin, negative_log_likelihood, spread
@@ -44,6 +45,8 @@ def per_example(
     *,
     reconstructions: Float[Array, "B ... H W C"] | None = None,
     targets: Float[Array, "B ... H W C"] | None = None,
+    auxiliary_scores: Sequence[Float[Array, "B J"]] = (),
+    auxiliary_weight: float = 0.0,
     step: Int[Array, ""] | int = 0,
     train: bool = False,
 ) -> dict[str, Float[Array, " B"]]:
@@ -56,16 +59,26 @@ def per_example(
         reconstructions: the decoder's images, or None.
         targets: the decoder's targets: the images that the model saw, or the K parts of
             each; in [0, 1].
+        auxiliary_scores: scores of further classifiers.
+        auxiliary_weight: weight of the loss of each of them.
         step: number of training steps taken so far, for annealing.
         train: whether this is for training or for evaluation.
 
     Returns:
-        ``"loss"``; the loss of the scores by its name, such as ``"margin_loss"``; and
-        with reconstructions ``"reconstruction_loss"``, not weighted.
+        ``"loss"``; the loss of the scores by its name, such as ``"margin_loss"``; and,
+        not weighted, with reconstructions ``"reconstruction_loss"`` and with further
+        classifiers ``"auxiliary_loss"``, the sum of theirs.
     """
     loss = config.classification(scores, labels, step=step, train=train)
     parts = {f"{config.name}_loss": loss}
     if reconstructions is not None and targets is not None:
         parts["reconstruction_loss"] = reconstruction_loss(reconstructions, targets)
         loss = loss + config.reconstruction_weight * parts["reconstruction_loss"]
+    if auxiliary_scores:
+        auxiliary = [
+            config.classification(scores, labels, step=step, train=train)
+            for scores in auxiliary_scores
+        ]
+        parts["auxiliary_loss"] = jnp.sum(jnp.stack(auxiliary), axis=0)
+        loss = loss + auxiliary_weight * parts["auxiliary_loss"]
     return {"loss": loss} | parts

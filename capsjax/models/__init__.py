@@ -1,6 +1,7 @@
 """All models by name, with one calling convention.
 
-To add one: a file here with its config and its module, and a line in `MODELS`.
+To add one: a file in `capsules` or `cnns` with its config and its module, and a line in
+`MODELS`.
 """
 
 from collections.abc import Mapping
@@ -12,17 +13,6 @@ from flax import nnx
 
 from capsjax import fields
 from capsjax.errors import SettingsError, UserError
-from capsjax.models import (
-    baseline_cnn,
-    capsnet,
-    deep_convnet,
-    efficient_capsnet,
-    inverted_attention_capsnet,
-    matrix_capsules,
-    resnet,
-    self_routing_resnet,
-    vb_capsules,
-)
 from capsjax.models.base import (
     Config,
     ImageShape,
@@ -35,6 +25,15 @@ from capsjax.models.base import (
     num_parameters,
     split,
 )
+from capsjax.models.capsules import (
+    capsnet,
+    efficient_capsnet,
+    inverted_attention_capsnet,
+    matrix_capsules,
+    self_routing_resnet,
+    vb_capsules,
+)
+from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
 from kernels.routing import UnsupportedError
 
 __all__ = [

@@ -36,11 +36,16 @@ class ModelOutput:
         poses: [B, J, Q] of the class capsules, or None.
         reconstructions: [B, H, W, C] in [0, 1], or [B, K, H, W, C] of K classes; or
             None.
+        auxiliary_scores: [B, J] of each further classifier on inner features, which
+            only training uses.
+        auxiliary_weight: weight of their losses beside that of ``scores``.
     """
 
     scores: Array
     poses: Array | None = None
     reconstructions: Array | None = None
+    auxiliary_scores: tuple[Array, ...] = ()
+    auxiliary_weight: float = flax.struct.field(pytree_node=False, default=0.0)
 
 
 class Variables(flax.struct.PyTreeNode):

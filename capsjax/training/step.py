@@ -112,6 +112,8 @@ def step_of_one_device(graphdef: nnx.GraphDef, config: Config) -> Step:
             labels,
             reconstructions=output.reconstructions,
             targets=augment.targets(batch, images),
+            auxiliary_scores=output.auxiliary_scores,
+            auxiliary_weight=output.auxiliary_weight,
             step=state.step,
             train=True,
         )

@@ -18,7 +18,7 @@ References:
 
 from capsjax.config import Config
 from capsjax.losses import margin
-from capsjax.models import capsnet
+from capsjax.models.capsules import capsnet
 from experiments.configs import variants
 
 

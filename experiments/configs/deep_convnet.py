@@ -17,7 +17,7 @@ References:
 
 from capsjax.config import Config
 from capsjax.losses import cross_entropy
-from capsjax.models import deep_convnet
+from capsjax.models.cnns import deep_convnet
 from experiments.configs import variants
 
 

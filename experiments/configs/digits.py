@@ -12,7 +12,7 @@ results/training.md.
 """
 
 from capsjax.config import Config
-from capsjax.models import capsnet
+from capsjax.models.capsules import capsnet
 from experiments.configs import variants
 
 

@@ -17,7 +17,7 @@ References:
 
 from capsjax.config import Config
 from capsjax.losses import cross_entropy
-from capsjax.models import resnet
+from capsjax.models.cnns import resnet
 from experiments.configs import variants
 
 

@@ -26,7 +26,7 @@ References:
 
 from capsjax.config import Config
 from capsjax.losses import margin
-from capsjax.models import efficient_capsnet
+from capsjax.models.capsules import efficient_capsnet
 from experiments.configs import variants
 
 SIZES = ("quick", "short")

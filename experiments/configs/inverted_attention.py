@@ -24,7 +24,7 @@ References:
 
 from capsjax.config import Config
 from capsjax.losses import cross_entropy
-from capsjax.models import inverted_attention_capsnet
+from capsjax.models.capsules import inverted_attention_capsnet
 from experiments.configs import variants
 
 

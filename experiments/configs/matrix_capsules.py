@@ -27,7 +27,7 @@ References:
 
 from capsjax.config import Config
 from capsjax.losses import spread
-from capsjax.models import matrix_capsules
+from capsjax.models.capsules import matrix_capsules
 from experiments.configs import variants
 
 SIZES = ("quick", "cpu")

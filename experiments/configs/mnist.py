@@ -31,7 +31,8 @@ References:
 
 from capsjax.config import Config
 from capsjax.losses import cross_entropy, margin
-from capsjax.models import baseline_cnn, capsnet
+from capsjax.models.capsules import capsnet
+from capsjax.models.cnns import baseline_cnn
 from experiments.configs import variants
 
 SIZES = ("quick", "cpu")

@@ -30,7 +30,7 @@ References:
 
 from capsjax.config import Config
 from capsjax.losses import negative_log_likelihood
-from capsjax.models import self_routing_resnet
+from capsjax.models.capsules import self_routing_resnet
 from experiments.configs import variants
 
 

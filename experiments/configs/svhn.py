@@ -23,7 +23,7 @@ References:
 """
 
 from capsjax.config import Config
-from capsjax.models import capsnet
+from capsjax.models.capsules import capsnet
 from experiments.configs import variants
 
 

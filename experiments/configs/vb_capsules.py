@@ -19,7 +19,7 @@ References:
 
 from capsjax.config import Config
 from capsjax.losses import spread
-from capsjax.models import vb_capsules
+from capsjax.models.capsules import vb_capsules
 from experiments.configs import variants
 
 

@@ -3,6 +3,6 @@
 Import from here; the other files of this package are private to it.
 """
 
-from kernels.convolution.api import convolve, output_size
+from kernels.convolution.api import Padding, convolve, output_size
 
-__all__ = ["convolve", "output_size"]
+__all__ = ["Padding", "convolve", "output_size"]

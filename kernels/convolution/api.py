@@ -30,24 +30,30 @@ _CHUNK_BYTES = 3 * 2**19
 
 _materialized = jax.lax.optimization_barrier
 
+Padding = str | int
+"""Zeros around an image, see `convolve`."""
+
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
-def output_size(size: int, kernel_size: int, stride: int, padding: str) -> int:
+def output_size(
+    size: int, kernel_size: int, stride: int, padding: Padding = "VALID"
+) -> int:
     """Returns the pixels along one axis after a convolution.
 
     The number is 0 or less if the kernel does not fit.
     """
     if padding == "SAME":
         return -(-size // stride)
-    return (size - kernel_size) // stride + 1
+    zeros = 2 * padding if isinstance(padding, int) else 0
+    return (size + zeros - kernel_size) // stride + 1
 
 
 def convolve(
     x: Float[Array, "B H W C_in"],
     kernel: Float[Array, "K K C_in C_out"],
     stride: int,
-    padding: str,
+    padding: Padding,
 ) -> Float[Array, "B h w C_out"]:
     """Convolves images with a kernel (a cross-correlation, as usual in the field).
 
@@ -55,16 +61,19 @@ def convolve(
         x: images or features, channels last.
         kernel: square kernel, dtype of ``x``.
         stride: the stride in pixels, along both axes.
-        padding: ``"VALID"``, or ``"SAME"``: zeros so that the size is H / stride,
-            rounded up.
+        padding: ``"VALID"``; ``"SAME"``: zeros so that the size is H / stride, rounded
+            up; or the number of zeros on each side.
 
     Returns:
         Features of the dtype of ``x``. Reverse-mode gradients only.
     """
-    pads = jax.lax.padtype_to_pads(
-        x.shape[1:3], kernel.shape[:2], (stride, stride), padding
-    )
-    return _convolve(x, kernel, stride, tuple(pads))
+    if isinstance(padding, int):
+        along_h = along_w = (padding, padding)
+    else:
+        along_h, along_w = jax.lax.padtype_to_pads(
+            x.shape[1:3], kernel.shape[:2], (stride, stride), padding
+        )
+    return _convolve(x, kernel, stride, (along_h, along_w))
 
 
 # A custom gradient, so that the platform is chosen once forward and once backward:
@@ -171,8 +180,9 @@ def _kernel_gradient(x: Array, gradient: Array, K: int) -> Array:
         ]
         return total + jnp.stack(rows), None
 
-    chunks = tuple(a.reshape(B // size, size, *a.shape[1:]) for a in (x, gradient))
-    total, _ = jax.lax.scan(add_chunk, jnp.zeros((K, C_out, K * C_in), wide), chunks)
+    x, gradient = (a.reshape(B // size, size, *a.shape[1:]) for a in (x, gradient))
+    start = jnp.zeros((K, C_out, K * C_in), wide)
+    total, _ = jax.lax.scan(add_chunk, start, (x, gradient))
     total = total.swapaxes(1, 2).reshape(K, K, C_in, C_out)
     return total.astype(x.dtype)
 

@@ -8,7 +8,7 @@ import pytest
 
 from capsjax import data, figures
 from capsjax.analyses.figures import run as plots
-from capsjax.models import capsnet
+from capsjax.models.capsules import capsnet
 from capsjax.runs.folder import RunFolder
 
 

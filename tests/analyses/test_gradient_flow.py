@@ -10,7 +10,7 @@ from flax import nnx
 from capsjax import losses, models
 from capsjax.analyses import gradient_flow
 from capsjax.analyses.gradient_flow import Cell
-from capsjax.models import capsnet
+from capsjax.models.capsules import capsnet
 from capsjax.runs import results
 from capsjax.training import step as train_step
 from capsjax.training.train import train

@@ -9,7 +9,7 @@ from capsjax.analyses import routing_comparison as comparison
 from capsjax.analyses.figures import routing_comparison as plots
 from capsjax.analyses.routing_comparison import Cost
 from capsjax.errors import UserError
-from capsjax.models import baseline_cnn
+from capsjax.models.cnns import baseline_cnn
 from capsjax.routings import ROUTINGS, em
 from capsjax.runs import results
 from capsjax.training.train import train

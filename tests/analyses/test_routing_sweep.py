@@ -14,7 +14,7 @@ from capsjax.config import Config
 from capsjax.data import names
 from capsjax.errors import UserError
 from capsjax.losses import cross_entropy
-from capsjax.models import baseline_cnn
+from capsjax.models.cnns import baseline_cnn
 from capsjax.runs import grid, results
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.grid import FINISHED, SKIPPED, Run

@@ -14,7 +14,7 @@ from capsjax.benchmarks.figures import scaling as plots_scaling
 from capsjax.benchmarks.programs import Problem, Program, Timing
 from capsjax.errors import UserError
 from capsjax.losses import cross_entropy
-from capsjax.models import baseline_cnn
+from capsjax.models.cnns import baseline_cnn
 from capsjax.runs import results
 from capsjax.runs.results import Row
 from capsjax.training import parallel

@@ -19,7 +19,7 @@ from capsjax.data import Dataset, ImageSet
 from capsjax.errors import UserError
 from capsjax.inference import export
 from capsjax.losses import cross_entropy
-from capsjax.models import baseline_cnn
+from capsjax.models.cnns import baseline_cnn
 from capsjax.runs.folder import RunFolder
 from capsjax.training import step as train_step
 from capsjax.training.checkpoint import Checkpoints, Record

@@ -13,7 +13,7 @@ from capsjax.data import ImageSet
 from capsjax.errors import UserError
 from capsjax.inference import pretrained
 from capsjax.losses import margin
-from capsjax.models import efficient_capsnet
+from capsjax.models.capsules import efficient_capsnet
 from capsjax.runs.folder import RunFolder
 from capsjax.training.train import train
 from capsjax.training.trained import evaluate, restore

@@ -12,18 +12,16 @@ from capsjax import losses, models
 from capsjax.config import Config
 from capsjax.inference import export
 from capsjax.losses import LOSSES
-from capsjax.models import (
-    MODELS,
-    baseline_cnn,
+from capsjax.models import MODELS
+from capsjax.models.capsules import (
     capsnet,
-    deep_convnet,
     efficient_capsnet,
     inverted_attention_capsnet,
     matrix_capsules,
-    resnet,
     self_routing_resnet,
     vb_capsules,
 )
+from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
 from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.provenance import sha256

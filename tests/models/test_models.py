@@ -11,7 +11,7 @@ from flax import nnx
 from capsjax import fields, losses, models
 from capsjax.errors import UserError
 from capsjax.losses import cross_entropy, margin
-from capsjax.models.capsnet import Config as CapsNetConfig
+from capsjax.models.capsules.capsnet import Config as CapsNetConfig
 from experiments.configs import cifar10, expanded, mnist, multimnist, smallnorb, svhn
 from tests.kernels.convolution.test_convolution import correlate
 from tests.kernels.routing import reference as routing_reference

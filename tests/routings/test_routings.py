@@ -18,7 +18,7 @@ from capsjax.config import Config
 from capsjax.data import TrainBatches
 from capsjax.errors import SettingsError, UserError
 from capsjax.layers import RoutedCapsules
-from capsjax.models import capsnet
+from capsjax.models.capsules import capsnet
 from capsjax.routings import ROUTINGS, Capsules, Sizes, Transform, dynamic, uniform
 from capsjax.training import step as train_step
 from kernels import routing

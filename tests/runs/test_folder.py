@@ -7,7 +7,7 @@ import pytest
 from capsjax import fields
 from capsjax.config import Config
 from capsjax.errors import UserError
-from capsjax.models import capsnet
+from capsjax.models.capsules import capsnet
 from capsjax.routings import dynamic
 from capsjax.runs.folder import RunFolder, write_json
 from capsjax.runs.metrics import MetricsWriter, read_metrics

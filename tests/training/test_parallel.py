@@ -16,7 +16,7 @@ from capsjax.config import Config
 from capsjax.data import TrainBatches
 from capsjax.errors import UserError
 from capsjax.losses import cross_entropy
-from capsjax.models import baseline_cnn
+from capsjax.models.cnns import baseline_cnn
 from capsjax.training import parallel
 from capsjax.training import step as train_step
 from capsjax.training.evaluate import evaluate, make_eval_step

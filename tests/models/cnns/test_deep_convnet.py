@@ -8,7 +8,7 @@ from flax import nnx
 
 from capsjax import data, models
 from capsjax.errors import UserError
-from capsjax.models import deep_convnet
+from capsjax.models.cnns import deep_convnet
 
 MNIST = (28, 28, 1)
 

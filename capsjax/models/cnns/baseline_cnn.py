@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from capsjax.errors import SettingsError
 from capsjax.fields import field
-from capsjax.layers import Conv, relu
+from capsjax.layers import Conv, Dropout, max_pool, relu
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput
 
@@ -118,7 +118,7 @@ class BaselineCNN(base.Model):
             nnx.Linear(n_in, n_out, kernel_init=he_normal, rngs=rngs)
             for n_in, n_out in itertools.pairwise(units)
         )
-        self.dropout = nnx.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
         self.logits = nnx.Linear(units[-1], num_classes, rngs=rngs)
 
     def __call__(
@@ -135,10 +135,8 @@ class BaselineCNN(base.Model):
         for conv in self.convs:
             x = relu(conv(x))
             if self.pool:
-                x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x, 2)
         x = x.reshape(x.shape[0], -1)
         for dense in self.dense:
             x = relu(dense(x))
-        if keys is not None:
-            x = jax.vmap(lambda x, key: self.dropout(x, rngs=key))(x, keys)
-        return ModelOutput(self.logits(x))
+        return ModelOutput(self.logits(self.dropout(x, keys)))

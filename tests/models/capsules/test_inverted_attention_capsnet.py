@@ -10,7 +10,7 @@ from flax import nnx
 
 from capsjax import models
 from capsjax.errors import UserError
-from capsjax.models.inverted_attention_capsnet import Config
+from capsjax.models.capsules.inverted_attention_capsnet import Config
 from capsjax.routings import ROUTINGS, Capsules, inverted_attention
 from tests.kernels.routing import comparisons
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from capsjax.errors import SettingsError
 from capsjax.fields import field
-from capsjax.layers import Conv, relu
+from capsjax.layers import Conv, Dropout, max_pool, relu
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput
 
@@ -112,8 +112,10 @@ class DeepConvNet(base.Model):
         self.logits = nnx.Linear(
             config.dense_units, num_classes, kernel_init=_INIT, rngs=rngs
         )
-        self.dropout = nnx.Dropout(config.dropout_rate)
-        self.drop_logits = config.drop_logits
+        self.dropout = Dropout(config.dropout_rate, 0)
+        self.logits_dropout = Dropout(
+            config.dropout_rate if config.drop_logits else 0.0, 1
+        )
 
     def __call__(
         self,
@@ -130,16 +132,6 @@ class DeepConvNet(base.Model):
             x = relu(first(x))
             if place == self.widened:
                 x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            x = nnx.max_pool(relu(second(x)), (2, 2), strides=(2, 2))
-        x = self._dropped(relu(self.dense(x.reshape(x.shape[0], -1))), keys, 0)
-        x = self.logits(x)
-        return ModelOutput(self._dropped(x, keys, 1) if self.drop_logits else x)
-
-    def _dropped(
-        self, x: Float[Array, "B N"], keys: Key[Array, " B"] | None, layer: int
-    ) -> Float[Array, "B N"]:
-        if keys is None:
-            return x
-        return jax.vmap(
-            lambda x, key: self.dropout(x, rngs=jax.random.fold_in(key, layer))
-        )(x, keys)
+            x = max_pool(relu(second(x)), 2)
+        x = self.dropout(relu(self.dense(x.reshape(x.shape[0], -1))), keys)
+        return ModelOutput(self.logits_dropout(self.logits(x), keys))

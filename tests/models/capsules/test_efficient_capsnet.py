@@ -7,7 +7,7 @@ from flax import nnx
 
 from capsjax import models
 from capsjax.errors import UserError
-from capsjax.models.efficient_capsnet import Config
+from capsjax.models.capsules.efficient_capsnet import Config
 from capsjax.routings import ROUTINGS
 
 # What is tested here does not depend on them.

@@ -6,7 +6,7 @@ from flax import nnx
 
 from capsjax import models
 from capsjax.errors import UserError
-from capsjax.models.matrix_capsules import Config
+from capsjax.models.capsules.matrix_capsules import Config
 from capsjax.routings import ROUTINGS
 
 # What is tested here does not depend on them.

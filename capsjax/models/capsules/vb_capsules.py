@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from capsjax import routings
 from capsjax.fields import field
-from capsjax.models import matrix_capsules
+from capsjax.models.capsules import matrix_capsules
 from capsjax.normalization import POSE_NORMALIZATIONS
 from capsjax.routings import ROUTINGS, variational_bayes
 

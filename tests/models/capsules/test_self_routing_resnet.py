@@ -9,7 +9,7 @@ from flax import nnx
 
 from capsjax import models
 from capsjax.errors import UserError
-from capsjax.models.self_routing_resnet import CapsuleHead, Config, PooledHead
+from capsjax.models.capsules.self_routing_resnet import CapsuleHead, Config, PooledHead
 from capsjax.routings import ROUTINGS
 
 # What is tested here does not depend on them.

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from capsjax import models
 from capsjax.errors import UserError
 from capsjax.layers import BATCH_AXIS, BatchNorm
-from capsjax.models import resnet
+from capsjax.models.cnns import resnet
 from capsjax.training import step as train_step
 from capsjax.training.parallel import Devices
 from capsjax.training.train import train

@@ -1,0 +1,1 @@
+"""Capsule networks; one paper, one file."""

@@ -1,0 +1,1 @@
+"""CNNs that capsule networks are compared with; one paper, one file."""
