@@ -6,6 +6,7 @@ The configs of models, losses and routing algorithms are in the rooms of those n
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 from capsjax import fields
 from capsjax.data import Source
@@ -29,9 +30,13 @@ _CHANGES_IMAGES = (
     "augment.scale",
     "augment.flip",
     "augment.handwriting",
+    "augment.cutout",
+    "augment.mixup",
 )
 _LEAVES_UNIT_RANGE = (
     "preprocess.standardize",
+    "preprocess.channel_mean",
+    "preprocess.channel_std",
     "augment.brightness",
     "augment.contrast",
 )
@@ -49,6 +54,12 @@ class Preprocess(fields.Config):
     )
     standardize: bool = field(
         False, "Subtracts each image's mean and divides by its standard deviation."
+    )
+    channel_mean: tuple[float, ...] = field(
+        (), "Numbers in [0, 1] that are subtracted from the channels; empty: none."
+    )
+    channel_std: tuple[float, ...] = field(
+        (), "Numbers by which the channels are divided then; empty: none.", above=0
     )
 
 
@@ -83,24 +94,75 @@ class Augment(fields.Config):
     colors_before_crop: bool = field(
         False, "Changes brightness and contrast before the patch is cut out."
     )
+    cutout: int = field(
+        0, "Side in pixels of a square of zeros at a random place; 0: none.", at_least=0
+    )
+    mixup: float = field(
+        0.0,
+        "Mixes the examples of each pair in the batch, and their losses: parameter of "
+        "the beta distribution of the shares; 0: not at all.",
+        at_least=0,
+    )
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Optimizer(fields.Config):
-    """The optimizer and its learning rate.
+    """The optimizer, its learning rate, and what it regularises.
 
-    The rate is ``learning_rate * decay_rate ** (step / decay_steps)``, never below the
-    minimum. The paper says "exponentially decaying"; the numbers are those of the
-    released code.
+    By default the rate is ``learning_rate * decay_rate ** (step / decay_steps)``, never
+    below the minimum. The paper says "exponentially decaying"; the numbers are those of
+    the released code.
     """
 
     name: str = field("adam", "Name from capsjax.training.optim.OPTIMIZERS.")
-    learning_rate: float = field(1e-3, "Learning rate of the first step.", at_least=0)
-    decay_rate: float = field(
-        0.96, "Factor of the learning rate per decay_steps.", above=0, at_most=1
+    learning_rate: float = field(
+        1e-3, "Learning rate of the first step after warm-up.", at_least=0
     )
-    decay_steps: int = field(2_000, "Steps for that factor.", at_least=1)
+    schedule: str = field(
+        "exponential",
+        "Fall of the learning rate: exponential, by decay_rate per decay_steps; cosine "
+        "or linear, to the minimum at decay_steps; or steps, by decay_rate at each of "
+        "the boundaries.",
+        choices=("exponential", "cosine", "linear", "steps"),
+    )
+    decay_rate: float = field(
+        0.96,
+        "Factor of the learning rate per decay_steps, or at each boundary.",
+        above=0,
+        at_most=1,
+    )
+    decay_steps: int = field(
+        2_000, "Steps for that factor, or until the minimum.", at_least=1
+    )
+    boundaries: tuple[int, ...] = field(
+        (), "Steps after which the rate falls, if the schedule is steps.", at_least=1
+    )
     min_learning_rate: float = field(1e-6, "Smallest learning rate.", at_least=0)
+    warmup_steps: int = field(
+        0,
+        "First steps, in which the rate rises in proportion to the step; the schedule "
+        "counts them, too.",
+        at_least=0,
+    )
+    momentum: float = field(0.0, "Momentum of sgd and nesterov.", at_least=0, at_most=1)
+    weight_decay: float = field(
+        0.0,
+        "Weight decay of kernels and matrices, not of biases and scales: added to the "
+        "gradient, or for adamw to the update.",
+        at_least=0,
+    )
+    rates: tuple[str, ...] = field(
+        (),
+        "Factors of the learning rate of some parameters, as PATTERN=FACTOR, such as "
+        "'logits=10' or 'blocks.0.*=0', which freezes them; the last match counts.",
+    )
+    average_decay: float = field(
+        0.0,
+        "Evaluates an exponential moving average of the parameters, of which each step "
+        "keeps this share; 0: the parameters themselves.",
+        at_least=0,
+        at_most=1,
+    )
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -261,5 +323,5 @@ def check(config: Config) -> None:
 def _first_set(config: Config, paths: Iterable[str]) -> str | None:
     """The first of some fields whose value changes images."""
     values = fields.flatten(config)
-    neutral = (0, (1.0, 1.0), [1.0, 1.0])
+    neutral: tuple[Any, ...] = (0, (), [], (1.0, 1.0), [1.0, 1.0])
     return next((path for path in paths if values[path] not in neutral), None)

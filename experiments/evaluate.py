@@ -6,6 +6,9 @@ or one of the trained networks that come with capsjax:
 
 python -m experiments.evaluate --pretrained=efficient_capsnet_mnist
 
+The scores may be the mean over several views of each image, such as 32 that are drawn
+as the training images were (--views=augmented --num_views=32).
+
 A run can also be tested on other images: one with smallNORB's novel azimuths on
 familiar ones (--novel_viewpoint=azimuth_familiar), or one with expanded MNIST on
 affNIST (--data_name=affnist).
@@ -17,6 +20,7 @@ from absl import flags
 
 from capsjax.errors import UserError
 from capsjax.runs.progress import Progress
+from capsjax.training import views
 from capsjax.training.trained import evaluate, restore
 from experiments import launch
 from experiments.run_flags import RunFlags
@@ -43,6 +47,16 @@ _NOVEL_VIEWPOINT = flags.DEFINE_string(
     "Other viewpoints of smallnorb than the run's, such as azimuth_familiar after "
     "azimuth; see config.data.novel_viewpoint.",
 )
+_VIEWS = flags.DEFINE_enum(
+    "views",
+    "one",
+    views.NAMES,
+    "What the network sees of each image: the image; its mirror image, too; crops of "
+    "the corners and the middle, mirrored, too; or images augmented as in training.",
+)
+_NUM_VIEWS = flags.DEFINE_integer(
+    "num_views", 16, "Number of augmented views.", lower_bound=1
+)
 
 
 def main() -> None:
@@ -65,7 +79,8 @@ def main() -> None:
         )
     model = restore(folder, data, _RUN.checkpoint)
     with Progress("evaluating", len(images), unit="images") as progress:
-        found = evaluate(model, images, on_batch=progress.advance)
+        seen = views.Views(_VIEWS.value, _NUM_VIEWS.value)
+        found = evaluate(model, images, on_batch=progress.advance, views=seen)
     about = {"step": model.step, "examples": len(images), "data": data.provenance}
     print(json.dumps(about | found.metrics, indent=2))
 

@@ -4,32 +4,36 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 from capsjax.errors import SettingsError
 from kernels.convolution import output_size
+from kernels.dtypes import accumulation_dtype
 
 
-def pooled_size(size: int, window: int, stride: int, *, ceil: bool = False) -> int:
-    """Returns the pixels along one axis after pooling without padding.
+def pooled_size(
+    size: int, window: int, stride: int, *, padding: int = 0, ceil: bool = False
+) -> int:
+    """Returns the pixels along one axis after pooling.
 
     Args:
         size: pixels before it.
         window: pixels of a window along the axis.
         stride: pixels between two windows.
-        ceil: whether a last window may lie partly outside of the image.
+        padding: pixels on both sides that windows may cover.
+        ceil: whether a last window may lie partly beyond them.
 
     Raises:
         SettingsError: not even one window fits.
     """
-    whole = output_size(size, window, stride)
+    whole = output_size(size, window, stride, padding)
     if whole < 1:
         raise SettingsError(
             f"a window of {window} pixels does not fit into {size}; images are too "
             "small for so much pooling"
         )
-    return whole + (ceil and (size - window) % stride > 0)
+    rest = (size + 2 * padding - window) % stride
+    return whole + (ceil and rest > 0 and whole * stride < size + padding)
 
 
 def max_pool(
@@ -53,12 +57,13 @@ def max_pool(
         SettingsError: the window does not fit.
     """
     stride = stride or window
-    pads = [(padding, padding)] * 2
-    sizes = [size + 2 * padding for size in x.shape[1:3]]
-    h, w = (pooled_size(size, window, stride, ceil=ceil) for size in sizes)
+    h, w = (
+        pooled_size(size, window, stride, padding=padding, ceil=ceil)
+        for size in x.shape[1:3]
+    )
     pads = [
-        (padding, padding + max(0, (n - 1) * stride + window - size))
-        for n, size in zip((h, w), sizes, strict=True)
+        (padding, max(padding, (n - 1) * stride + window - size - padding))
+        for n, size in zip((h, w), x.shape[1:3], strict=True)
     ]
     if any(pad != (0, 0) for pad in pads):
         x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
@@ -70,9 +75,10 @@ def average_pool(
 ) -> Float[Array, "B h w C"]:
     """The mean of each window; see `max_pool`."""
     stride = stride or window
-    for size in x.shape[1:3]:
-        pooled_size(size, window, stride)
-    return nnx.avg_pool(x, (window, window), strides=(stride, stride))
+    h, w = (pooled_size(size, window, stride) for size in x.shape[1:3])
+    wide = x.astype(accumulation_dtype(x.dtype))
+    total = functools.reduce(jnp.add, _places(wide, window, stride, (h, w)))
+    return (total / window**2).astype(x.dtype)
 
 
 # XLA's gradient of a maximum over windows takes six times as long on a CPU.

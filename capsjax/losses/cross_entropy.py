@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from capsjax.fields import field
 from capsjax.losses import base
 from capsjax.losses.base import Scores
 from capsjax.losses.classification import presence
@@ -19,6 +20,13 @@ class Softmax(base.Config):
     name: ClassVar[str] = "cross_entropy"
     takes: ClassVar[tuple[Scores, ...]] = ("logits",)
 
+    label_smoothing: float = field(
+        0.0,
+        "Share of the target that is spread evenly over all classes in training.",
+        at_least=0,
+        at_most=1,
+    )
+
     def classification(
         self,
         scores: Float[Array, "B J"],
@@ -27,7 +35,17 @@ class Softmax(base.Config):
         step: Int[Array, ""] | int = 0,
         train: bool = False,
     ) -> Float[Array, " B"]:
-        """The cross entropy, one number for each example."""
+        """The cross entropy, one number for each example.
+
+        References:
+            Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer
+            Vision", section 7, for the smoothing.
+        """
+        if train and self.label_smoothing:
+            targets = optax.smooth_labels(
+                presence(labels, scores.shape[1], scores.dtype), self.label_smoothing
+            )
+            return optax.softmax_cross_entropy(scores, targets)
         return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
 
 

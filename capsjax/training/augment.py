@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
-from capsjax.config import Config
+from capsjax.config import Config, Preprocess
 from capsjax.errors import UserError
 from capsjax.training import geometry, handwriting
 
@@ -60,7 +60,9 @@ def for_training(
             image = colors(image, keys)
         if augment.shift:
             image = random_shift(image, keys[4], augment.shift)
-        return standardize(image) if config.preprocess.standardize else image
+        if augment.cutout:
+            image = cutout(image, jax.random.fold_in(key, 10), augment.cutout)
+        return _normalized(image, config.preprocess)
 
     return jax.vmap(one)(to_unit_range(images), keys)
 
@@ -73,7 +75,7 @@ def for_evaluation(
     def one(image: Image) -> Patch:
         if config.preprocess.crop:
             image = central_crop(image, config.preprocess.crop)
-        return standardize(image) if config.preprocess.standardize else image
+        return _normalized(image, config.preprocess)
 
     return jax.vmap(one)(to_unit_range(images))
 
@@ -97,9 +99,17 @@ def output_shape(
     """Returns the shape (H, W, C) of the images that the model sees.
 
     Raises:
-        UserError: the crop is larger than the images.
+        UserError: the crop is larger than the images, or the channels are not those of
+            the means and standard deviations.
     """
     H, W, C = image_shape
+    for name in ("channel_mean", "channel_std"):
+        numbers = getattr(config.preprocess, name)
+        if len(numbers) not in (0, C):
+            raise UserError(
+                f"config.preprocess.{name} has {len(numbers)} numbers, but the images "
+                f"have {C} channels"
+            )
     crop = config.preprocess.crop
     if crop > min(H, W):
         raise UserError(
@@ -178,6 +188,70 @@ def random_contrast(image: Image, key: Array, low: float, high: float) -> Image:
     factor = jax.random.uniform(key, minval=low, maxval=high)
     mean = jnp.mean(image, axis=(0, 1), keepdims=True)
     return (image - mean) * factor + mean
+
+
+def cutout(image: Patch, key: Array, side: int) -> Patch:
+    """Sets a square to zero whose centre is any pixel; it may be cut off by the edge.
+
+    References:
+        DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural
+        Networks with Cutout".
+    """
+    inside = []
+    for size, own in zip(image.shape[:2], jax.random.split(key), strict=True):
+        start = jax.random.randint(own, (), 0, size) - side // 2
+        pixels = jnp.arange(size)
+        inside.append((pixels >= start) & (pixels < start + side))
+    square = inside[0][:, None, None] & inside[1][None, :, None]
+    return jnp.where(square, 0.0, image)
+
+
+def mixup(
+    images: Float[Array, "B h w C"], keys: Key[Array, " B"], alpha: float
+) -> tuple[Float[Array, "B h w C"], Float[Array, " B"]]:
+    """Mixes the images of each pair: first with second, third with fourth, and so on.
+
+    Pairs are neighbours, so that the devices that share a batch keep them whole.
+
+    Args:
+        images: images of one device.
+        keys: random keys, one for each example.
+        alpha: both parameters of the beta distribution of the shares.
+
+    Returns:
+        ``share * image + (1 - share) * partner``, and the share of each image itself.
+
+    Raises:
+        UserError: the number of images is odd.
+
+    References:
+        Zhang, Cisse, Dauphin and Lopez-Paz 2018, "mixup: Beyond Empirical Risk
+        Minimization", who mix an image with any other of the batch.
+    """
+    if len(images) % 2:
+        raise UserError(
+            f"config.augment.mixup mixes pairs, but a device has {len(images)} images "
+            "of each batch; set config.batch_size to a multiple of twice the devices"
+        )
+    firsts = jax.vmap(jax.random.fold_in, (0, None))(keys[::2], 11)
+    shares = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(firsts)
+    shares = jnp.repeat(shares, 2)
+    own = shares[:, None, None, None]
+    return own * images + (1 - own) * partners(images), shares
+
+
+def partners(values: Array) -> Array:
+    """The value of each example's partner in its pair, see `mixup`."""
+    pairs = values.reshape(-1, 2, *values.shape[1:])
+    return pairs[:, ::-1].reshape(values.shape)
+
+
+def _normalized(image: Patch, preprocess: Preprocess) -> Patch:
+    if preprocess.channel_mean:
+        image = image - jnp.array(preprocess.channel_mean)[None, None]
+    if preprocess.channel_std:
+        image = image / jnp.array(preprocess.channel_std)[None, None]
+    return standardize(image) if preprocess.standardize else image
 
 
 def standardize(image: Image) -> Image:

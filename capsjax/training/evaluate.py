@@ -16,6 +16,9 @@ from capsjax.models import Variables
 from capsjax.training import augment, parallel
 from capsjax.training.parallel import Devices
 from capsjax.training.step import Batch
+from capsjax.training.views import Views
+
+_ONE = Views()
 
 EvalStep = Callable[[Variables, Batch], dict[str, jax.Array]]
 
@@ -37,19 +40,33 @@ class Evaluation:
 
 
 def make_eval_step(
-    graphdef: nnx.GraphDef, config: Config, devices: Devices
+    graphdef: nnx.GraphDef, config: Config, devices: Devices, views: Views = _ONE
 ) -> EvalStep:
     """Returns the compiled function from variables and a batch to results by example.
 
     These are the losses and other metrics, [B] each, ``"prediction"`` int32 [B] or
     [B, K], and ``"score"`` [B, J], of the whole batch on every device. The loss is that
-    of training: the decoder reads the capsule of the label.
+    of training: the decoder reads the capsule of the label. With several ``views`` the
+    scores are their mean.
+
+    Raises:
+        UserError: the run's images do not have such views.
     """
+    views.check(config)
 
     def eval_step(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         labels = batch["label"]
         images = augment.for_evaluation(batch["image"], config)
         output, _ = models.apply(graphdef, variables, images, labels, config.dtype)
+        if views.name != "one":
+
+            def scores_of(seen: jax.Array) -> jax.Array:
+                return models.apply(graphdef, variables, seen, labels, config.dtype)[
+                    0
+                ].scores
+
+            scores = views.averaged(scores_of, batch["image"], config)
+            output = dataclasses.replace(output, scores=scores)
         result = losses.per_example(
             config.loss,
             output.scores,

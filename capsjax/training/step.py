@@ -1,5 +1,6 @@
 """One step of training: the state it carries and the function that advances it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,17 +32,21 @@ class TrainState:
         opt_state: state of the optimizer.
         model_state: variables that the model changes without gradients, such as the
             running averages of batch normalisation; equal on all devices.
+        averages: moving averages of the parameters, in place of which they are
+            evaluated; empty if the config does not ask for them.
     """
 
     step: Int[Array, ""]
     params: nnx.State
     opt_state: optax.OptState
     model_state: nnx.State
+    averages: nnx.State = flax.struct.field(default_factory=lambda: nnx.State({}))
 
     @property
     def variables(self) -> models.Variables:
         """Everything that the model's results depend on."""
-        return models.Variables(self.step, self.params, self.model_state)
+        params = self.averages if jax.tree.leaves(self.averages) else self.params
+        return models.Variables(self.step, params, self.model_state)
 
 
 def create(
@@ -65,8 +70,14 @@ def create(
         nnx.Rngs(params=config.seed),
     )
     graphdef, params, model_state = models.split(model)
-    step = jnp.zeros((), jnp.int32)
-    return graphdef, TrainState(step, params, tx.init(params), model_state)
+    if config.optimizer.rates:
+        optim.factors(params, config.optimizer.rates)  # Raises errors early.
+    state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), model_state)
+    if config.optimizer.average_decay:
+        # A copy: each array of a state is donated once.
+        averages = jax.tree.map(jnp.copy, params)
+        state = dataclasses.replace(state, averages=averages)
+    return graphdef, state
 
 
 def make_train_step(
@@ -94,7 +105,12 @@ def step_of_one_device(graphdef: nnx.GraphDef, config: Config) -> Step:
     tx = optim.build(config.optimizer)
 
     def loss_of(
-        params: nnx.State, state: TrainState, images: Array, batch: Batch, keys
+        params: nnx.State,
+        state: TrainState,
+        images: Array,
+        shares: Array | None,
+        batch: Batch,
+        keys: Array,
     ):
         labels = batch["label"]
         output, model_state = models.apply(
@@ -106,17 +122,27 @@ def step_of_one_device(graphdef: nnx.GraphDef, config: Config) -> Step:
             train=True,
             keys=keys,
         )
-        numbers = losses.per_example(
-            config.loss,
-            output.scores,
-            labels,
-            reconstructions=output.reconstructions,
-            targets=augment.targets(batch, images),
-            auxiliary_scores=output.auxiliary_scores,
-            auxiliary_weight=output.auxiliary_weight,
-            step=state.step,
-            train=True,
-        )
+
+        def numbers_of(labels: Array) -> Metrics:
+            return losses.per_example(
+                config.loss,
+                output.scores,
+                labels,
+                reconstructions=output.reconstructions,
+                targets=augment.targets(batch, images),
+                auxiliary_scores=output.auxiliary_scores,
+                auxiliary_weight=output.auxiliary_weight,
+                step=state.step,
+                train=True,
+            )
+
+        numbers = numbers_of(labels)
+        if shares is not None:
+            others = numbers_of(augment.partners(labels))
+            numbers = {
+                name: shares * values + (1 - shares) * others[name]
+                for name, values in numbers.items()
+            }
         predictions = classification.predict(output.scores, labels)
         numbers |= classification.metrics(predictions, labels)
         metrics = {name: jnp.mean(values) for name, values in numbers.items()}
@@ -130,16 +156,23 @@ def step_of_one_device(graphdef: nnx.GraphDef, config: Config) -> Step:
             for key in jax.random.split(step_key)
         )
         images = augment.for_training(batch["image"], augment_keys, config)
+        shares = None
+        if config.augment.mixup:
+            images, shares = augment.mixup(images, augment_keys, config.augment.mixup)
         gradients, (metrics, model_state) = parallel.mean(
             jax.grad(loss_of, has_aux=True)(
-                state.params, state, images, batch, model_keys
+                state.params, state, images, shares, batch, model_keys
             )
         )
         # Optax raises floats to integer powers, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        averages = state.averages
+        if decay := config.optimizer.average_decay:
+            averages = optim.averaged(averages, params, decay)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        return TrainState(state.step + 1, params, opt_state, model_state), metrics
+        state = TrainState(state.step + 1, params, opt_state, model_state, averages)
+        return state, metrics
 
     return train_step

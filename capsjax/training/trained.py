@@ -19,6 +19,7 @@ from capsjax.training import parallel
 from capsjax.training import step as train_step
 from capsjax.training.checkpoint import Checkpoints, Which
 from capsjax.training.evaluate import Evaluation, make_reconstruct
+from capsjax.training.views import Views
 
 Reconstruct = Callable[[ArrayLike, ArrayLike], tuple[jax.Array, jax.Array | None]]
 
@@ -60,6 +61,7 @@ def evaluate(
     model: TrainedModel,
     images: ImageSet,
     on_batch: Callable[[int], None] = lambda examples: None,
+    views: Views | None = None,
 ) -> Evaluation:
     """Computes a trained model's metrics, predictions and scores on all devices.
 
@@ -70,10 +72,16 @@ def evaluate(
         model: the model, from `restore` or `capsjax.training.train.train`.
         images: images and labels, at least one.
         on_batch: function that is called after each batch with its number of examples.
+        views: what the model sees of each image, by default the image.
+
+    Raises:
+        UserError: the images do not have such views.
     """
     devices = parallel.Devices(jax.devices(), model.config.parallelism)
     return evaluation.evaluate(
-        evaluation.make_eval_step(model.graphdef, model.config, devices),
+        evaluation.make_eval_step(
+            model.graphdef, model.config, devices, views or Views()
+        ),
         devices.replicate(model.variables),
         images,
         model.config.batch_size,

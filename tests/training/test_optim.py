@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from capsjax.config import Optimizer
 from capsjax.errors import UserError
@@ -87,8 +88,129 @@ def test_sgd_in_float64():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_an_unknown_optimizer_is_refused_with_the_known_names():
-    with pytest.raises(
-        UserError, match=r"'adamw' in config\.optimizer\.name; choose one of adam, sgd"
-    ):
-        optim.build(Optimizer(name="adamw"))
+@pytest.mark.parametrize("step", [0, 1, 4, 99, 100, 250, 251, 399, 400, 10**6])
+@pytest.mark.parametrize("warmup_steps", [0, 5])
+@pytest.mark.parametrize("name", ["cosine", "linear", "steps", "exponential"])
+def test_schedules_in_float64(name, warmup_steps, step):
+    config = Optimizer(
+        schedule=name,
+        learning_rate=0.1,
+        min_learning_rate=1e-3,
+        decay_steps=400,
+        decay_rate=0.1,
+        boundaries=(100, 250) if name == "steps" else (),
+        warmup_steps=warmup_steps,
+    )
+    share = min(step / 400, 1)
+    rate = {
+        "cosine": 1e-3 + 0.099 * (1 + np.cos(np.pi * share)) / 2,
+        "linear": 0.1 - 0.099 * share,
+        # The step after a boundary is the first with the lower rate.
+        "steps": 0.1 * 0.1 ** sum(step >= boundary for boundary in (100, 250)),
+        "exponential": max(0.1 * 0.1 ** (step / 400), 1e-3),
+    }[name]
+    rate *= min((step + 1) / warmup_steps, 1) if warmup_steps else 1
+    np.testing.assert_allclose(learning_rate(config, step), rate, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov"])
+def test_momentum_and_weight_decay_in_float64(name):
+    """Decay is added to the gradient of a matrix, not of a bias."""
+    config = Optimizer(name=name, momentum=0.9, weight_decay=0.1, **FAST)
+    rng = np.random.default_rng(1)
+    for shape, decay in (((2, 3), 0.1), ((6,), 0.0)):
+        start, gradients = rng.normal(size=shape), rng.normal(size=(3, *shape))
+        params, velocity = start.copy(), np.zeros(shape)
+        for step, g in enumerate(gradients):
+            g = g + decay * params
+            velocity = 0.9 * velocity + g
+            params -= fast_rate(step) * (
+                g + 0.9 * velocity if name == "nesterov" else velocity
+            )
+        np.testing.assert_allclose(
+            run_steps(config, start, gradients), params, atol=1e-6
+        )
+
+
+def test_adamw_decays_beside_the_update():
+    """Without gradients nothing else is left of the step."""
+    config = Optimizer(name="adamw", weight_decay=0.1, **FAST)
+    start = np.random.default_rng(0).normal(size=(2, 3))
+    expected = start * (1 - 0.1 * fast_rate(0)) * (1 - 0.1 * fast_rate(1))
+    found = run_steps(config, start, np.zeros((2, 2, 3)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# Rates of some parameters.
+
+PARAMS = nnx.State(
+    {
+        "convs": {0: {"kernel": nnx.Param(jnp.ones((2, 2)))}},
+        "logits": {
+            "bias": nnx.Param(jnp.ones(2)),
+            "kernel": nnx.Param(jnp.ones((2, 2))),
+        },
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        (("logits=10",), [1, 10, 10]),
+        (("*=0", "logits.kernel=0.5"), [0, 0, 0.5]),
+        (("convs.0.kernel=2", "*bias=3"), [2, 3, 1]),
+        (("convs.*=2",), [2, 1, 1]),
+    ],
+)
+def test_rates_multiply_the_updates_of_what_matches(rates, expected):
+    """Layers or parameters; the last match counts. Frozen ones do not decay, either."""
+    config = Optimizer(name="sgd", learning_rate=1.0, decay_rate=1.0, weight_decay=1.0)
+    found = []
+    for some in ((), rates):
+        tx = optim.build(config.replace(rates=some))
+        with jax.numpy_dtype_promotion("standard"):
+            found.append(tx.update(PARAMS, tx.init(PARAMS), PARAMS)[0])
+    plain, scaled = (jax.tree.leaves(updates) for updates in found)
+    ratios = [float(np.mean(a / b)) for a, b in zip(scaled, plain, strict=True)]
+    assert ratios == expected
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        (("logit=1",), r"'logit', which is no parameter .* has convs\.0, logits"),
+        (("logits",), "'logits'; write PATTERN=FACTOR"),
+        (("logits=x",), "'logits=x'; write PATTERN=FACTOR"),
+    ],
+)
+def test_rates_that_match_nothing_or_are_no_numbers(rates, message):
+    with pytest.raises(UserError, match=message):
+        optim.factors(PARAMS, rates)
+
+
+def test_the_average_of_parameters():
+    """After n steps each has the weight 1 - d times d to its age; the first d to n."""
+    params = np.random.default_rng(0).normal(size=(5, 3))
+    average = params[0]
+    for one in params[1:]:
+        average = optim.averaged(average, one, 0.9)
+    weights = np.array([0.9**4, *(0.1 * 0.9 ** np.arange(3, -1, -1))])
+    np.testing.assert_allclose(average, weights @ params)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            Optimizer(name="lamb"),
+            r"'lamb' in config\.optimizer\.name; choose one of adam, adamw, sgd",
+        ),
+        (Optimizer(momentum=0.9), "momentum is for sgd and nesterov, not 'adam'"),
+        (Optimizer(boundaries=(3,)), "the schedule steps needs boundaries"),
+        (Optimizer(schedule="steps"), "the schedule steps needs boundaries"),
+    ],
+)
+def test_what_does_not_fit_is_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        optim.build(config)
