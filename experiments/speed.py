@@ -33,7 +33,8 @@ def main() -> None:
     readme = pathlib.Path(_README.value)
     if not readme.exists():
         raise UserError(f"there is no {readme}")
-    readme.write_text(speed.insert(readme.read_text(), speed.section(rows)))
+    text, section = readme.read_text(), speed.section(rows)
+    readme.write_text(results.insert(text, speed.BEGIN, speed.END, section))
     print(f"speed written in {readme}")
 
 

@@ -6,7 +6,6 @@ No number is copied by hand, and a test compares README with the rows.
 from collections.abc import Sequence
 
 from capsjax.benchmarks.programs import AGAINST, INFERENCE, MEMORY, STEP, TRAIN
-from capsjax.errors import UserError
 from capsjax.runs import results
 from capsjax.runs.results import Row
 
@@ -24,19 +23,6 @@ _SETTINGS = {
 _NUMBERS = {"images/s": "images_per_s", "MB": "peak_mb"}
 # Of rows that are equal in these columns the last one counts.
 _SAME = ("device", *_SETTINGS.values(), "num_classes", "mode", "stage")
-
-
-def insert(text: str, section: str) -> str:
-    """A document with the section between its two marks replaced.
-
-    Raises:
-        UserError: the marks are missing or in the wrong order.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"there are no lines {BEGIN} and {END} to write between")
-    return f"{before}{begin}\n\n{section}\n\n{end}{after}"
 
 
 def section(rows: Sequence[Row]) -> str:

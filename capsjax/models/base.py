@@ -6,7 +6,7 @@ fields of any model.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import flax.struct
@@ -46,6 +46,26 @@ class ModelOutput:
     reconstructions: Array | None = None
     auxiliary_scores: tuple[Array, ...] = ()
     auxiliary_weight: float = flax.struct.field(pytree_node=False, default=0.0)
+
+
+class Published(NamedTuple):
+    """An error that authors report of a preset, for the table of networks.
+
+    Attributes:
+        preset: name of the preset.
+        data: name of the data set, such as ``"mnist"``; ``"imagenet"`` for the top-5
+            error on ILSVRC's validation images.
+        error_percent: error on the test images, in percent; None if there is none for
+            this very network.
+        note: what else belongs to the number, in a few words.
+        side: pixels along the images' sides, if not as they are stored.
+    """
+
+    preset: str
+    data: str
+    error_percent: float | None
+    note: str = ""
+    side: int = 0
 
 
 class Variables(flax.struct.PyTreeNode):
@@ -149,11 +169,13 @@ class Config(fields.Named):
         has_stages: whether `Model.stages` and `Model.convolutions` divide the model.
         decoder_off: values of fields that leave the decoder out; empty for models
             without a decoder.
+        PUBLISHED: what authors report of presets.
     """
 
     has_capsules: ClassVar[bool] = False
     has_stages: ClassVar[bool] = False
     decoder_off: ClassVar[Mapping[str, Any]] = {}
+    PUBLISHED: ClassVar[Sequence[Published]] = ()
 
     @property
     def scores(self) -> Scores:

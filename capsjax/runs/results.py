@@ -181,13 +181,8 @@ def training_table(rows: Sequence[Row]) -> str:
 
     Their commands, steps and commits are the same.
     """
-    seedless = [
-        Row(row, command=re.sub(r" --config\.seed=\d+", "", row["command"]))
-        for row in rows
-    ]
-    groups = grouped(seedless, "command", "steps", "commit")
     lines = []
-    for (command, steps, commit), members in groups.items():
+    for (command, steps, commit), members in seedless(rows).items():
         errors = [row.number("test_error_percent") for row in members]
         each = listed([f"{error:.2f}" for error in errors])
         seconds = [float(s) for row in members if (s := row["seconds_per_step"])]
@@ -230,6 +225,28 @@ def markdown_table(
 
 # A table for the terminal, with the same arguments.
 text_table = functools.partial(markdown_table, style="plain")
+
+
+def insert(text: str, begin: str, end: str, section: str) -> str:
+    """A document with the section between its two marks replaced.
+
+    Raises:
+        UserError: the marks are missing or in the wrong order.
+    """
+    before, begin_found, rest = text.partition(begin)
+    _, end_found, after = rest.partition(end)
+    if not begin_found or not end_found:
+        raise UserError(f"there are no lines {begin} and {end} to write between")
+    return f"{before}{begin}\n\n{section}\n\n{end}{after}"
+
+
+def seedless(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Runs that differ in nothing but the seed, by command, steps and commit."""
+    without = [
+        Row(row, command=re.sub(r" --config\.seed=\d+", "", row["command"]))
+        for row in rows
+    ]
+    return grouped(without, "command", "steps", "commit")
 
 
 def device_name(row: Mapping[str, str]) -> str:

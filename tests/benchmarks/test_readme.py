@@ -56,18 +56,19 @@ def test_inference_and_memory(tiny_config):
 
 def test_a_section_replaces_the_one_before():
     text = f"before\n{speed.BEGIN}\nold\n{speed.END}\nafter\n"
-    once = speed.insert(text, "new")
+    once = results.insert(text, speed.BEGIN, speed.END, "new")
     assert once == f"before\n{speed.BEGIN}\n\nnew\n\n{speed.END}\nafter\n"
-    assert speed.insert(once, "new") == once
+    assert results.insert(once, speed.BEGIN, speed.END, "new") == once
 
 
 @pytest.mark.parametrize("text", ["", speed.BEGIN, f"{speed.END}\n{speed.BEGIN}"])
 def test_a_document_without_marks(text):
     with pytest.raises(UserError, match="there are no lines"):
-        speed.insert(text, "new")
+        results.insert(text, speed.BEGIN, speed.END, "new")
 
 
 def test_readme_says_what_the_rows_say():
     rows = results.read(ROOT / "results/benchmark_training.csv")
     readme = (ROOT / "README.md").read_text()
-    assert speed.insert(readme, speed.section(rows)) == readme
+    section = speed.section(rows)
+    assert results.insert(readme, speed.BEGIN, speed.END, section) == readme

@@ -27,7 +27,7 @@ from capsjax.layers import (
 )
 from capsjax.losses.base import Scores
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput, Stage
+from capsjax.models.base import ImageShape, ModelOutput, Published, Stage
 from capsjax.routings import ROUTINGS, Capsules, Sizes
 from capsjax.routings.base import lengths
 from capsjax.routings.dynamic import Config as Dynamic
@@ -91,6 +91,11 @@ class Config(base.Config):
             "decoder_units": (32,),
         },
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("paper", "mnist", 0.25, "mean of three"),
+        Published("authors_code", "mnist", 0.25, "mean of three"),
+        Published("cifar10", "cifar10", 10.6, "seven networks together", side=24),
+    )
 
     conv1_channels: int = field(256, "Channels of the first convolution.", at_least=1)
     conv1_kernel: int = field(9, "Size of its kernel in pixels; stride 1.", at_least=1)

@@ -9,7 +9,7 @@ References:
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -32,7 +32,7 @@ from capsjax.layers import (
 from capsjax.layers.initializers import Initializer
 from capsjax.losses.base import Scores
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 from capsjax.routings import ROUTINGS, Capsules, Sizes, inverted_attention
 from kernels.convolution import output_size
 from kernels.routing import Diagnosis
@@ -51,6 +51,9 @@ class Config(base.Config):
         # 2,799,629 with 100 classes.
         "cifar100": {"pose_size": 6, "hidden_capsules": (20,)},
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("cifar10", "cifar10", 5.15, "mean of several"),
+    )
 
     channels: tuple[int, ...] = field(
         (64, 128),

@@ -7,7 +7,7 @@ References:
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -27,7 +27,7 @@ from capsjax.layers import (
 )
 from capsjax.losses.base import Scores
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 from capsjax.normalization import POSE_NORMALIZATIONS
 from capsjax.routings import ROUTINGS, Capsules, Sizes, em
 from kernels.convolution import output_size
@@ -64,6 +64,9 @@ class Config(base.Config):
             "routing": em.Config.preset("few_children"),
         },
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("large", "smallnorb", 1.8, side=32),
+    )
 
     conv_channels: int = field(32, "Channels A of the convolution.", at_least=1)
     conv_kernel: int = field(5, "Size of its kernel in pixels.", at_least=1)

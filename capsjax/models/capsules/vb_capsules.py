@@ -5,11 +5,12 @@ References:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from capsjax import routings
 from capsjax.fields import field
+from capsjax.models.base import Published
 from capsjax.models.capsules import matrix_capsules
 from capsjax.normalization import POSE_NORMALIZATIONS
 from capsjax.routings import ROUTINGS, variational_bayes
@@ -38,6 +39,9 @@ class Config(matrix_capsules.Config):
             "capsule_strides": (1, 1),
         },
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("released", "smallnorb", 1.3, "of the released code", side=32),
+    )
 
     conv_channels: int = field(64, "Channels A of the convolution.", at_least=1)
     primary_types: int = field(

@@ -7,7 +7,7 @@ References:
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -18,7 +18,7 @@ from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import Conv, Dropout, max_pool, relu
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 
 _POOLING = {"conv_channels": (512, 256), "kernel_sizes": (9, 5), "pool": True}
 
@@ -41,6 +41,7 @@ class Config(base.Config):
         # sizes are ours: 13,461,006 on 40x40x1 images.
         "expanded": {**_POOLING, "dense_units": (396,), "dropout_rate": 0.5},
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (Published("paper", "mnist", 0.39),)
 
     conv_channels: tuple[int, ...] = field(
         (256, 256, 128), "Channels of each convolution, stride 1.", at_least=1

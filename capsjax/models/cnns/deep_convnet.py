@@ -14,7 +14,7 @@ References:
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -26,7 +26,7 @@ from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import Conv, Dropout, max_pool, relu
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 
 # The book's: without the truncation that `he_normal` has.
 _INIT = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -38,6 +38,7 @@ class Config(base.Config):
 
     name: ClassVar[str] = "deep_convnet"
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"textbook": {}}
+    PUBLISHED: ClassVar[Sequence[Published]] = (Published("textbook", "mnist", 0.62),)
 
     channels: tuple[int, ...] = field(
         (16, 32, 64),

@@ -6,7 +6,7 @@ References:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -18,7 +18,7 @@ from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import BatchNorm, conv3x3, relu, residual_blocks
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -34,6 +34,13 @@ class Config(base.Config):
         "resnet56": {"blocks": 9},
         "resnet110": {"blocks": 18},
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("resnet20", "cifar10", 8.75),
+        Published("resnet32", "cifar10", 7.51),
+        Published("resnet44", "cifar10", 7.17),
+        Published("resnet56", "cifar10", 6.97),
+        Published("resnet110", "cifar10", 6.43),
+    )
 
     channels: tuple[int, ...] = field(
         (16, 32, 64),

@@ -1,0 +1,132 @@
+"""The table of networks: size, operations, and errors here and as published.
+
+Parameters and operations are counted from the structure, without any array: networks of
+any size, on any machine.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from capsjax import data, models
+from capsjax.data import Sizes
+from capsjax.models import MODELS, Config
+from capsjax.models.base import Published
+from capsjax.runs import results
+from capsjax.runs.results import Row
+
+BEGIN = "<!-- networks: written by python -m experiments.networks -->"
+END = "<!-- end of networks -->"
+
+_IMAGENET = Sizes((224, 224, 3), 1_000)
+_TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "smallnorb": "smallNORB"}
+_TITLES |= {"imagenet": "ILSVRC, top-5"}
+_AS_STORED = {"image_size": 0, "base": "", "canvas": 0}
+# For XLA's count, a convolution has to be one, as it is not on a CPU.
+_COUNTED_FOR = ("cuda",)
+
+
+class Network(NamedTuple):
+    """A preset, and what is known without training it.
+
+    Attributes:
+        config: the preset's config.
+        published: what its authors report.
+        sizes: the images that it sees, and its classes.
+        num_parameters: number of learned parameters.
+        operations: multiplications and additions of the forward pass for an image, by
+            XLA's count, which leaves out products with the zeros of padding.
+    """
+
+    config: Config
+    published: Published
+    sizes: Sizes
+    num_parameters: int
+    operations: float
+
+
+def published() -> list[tuple[Config, Published]]:
+    """All presets for which authors report something, in the order of `MODELS`."""
+    return [
+        (config.preset(one.preset), one)
+        for config in MODELS.values()
+        for one in config.PUBLISHED
+    ]
+
+
+def counted(config: Config, of: Published) -> Network:
+    """Counts the parameters and operations of a network."""
+    sizes = image_sizes(of)
+    model = nnx.eval_shape(lambda: models.build(config, *sizes, nnx.Rngs(params=0)))
+    graphdef, state = nnx.split(model)
+
+    def scores(state: nnx.State, images: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, state)(images).scores
+
+    images = jax.ShapeDtypeStruct((1, *sizes.image_shape), jnp.float32)
+    lowered = (
+        jax.jit(scores).trace(state, images).lower(lowering_platforms=_COUNTED_FOR)
+    )
+    costs = lowered.cost_analysis()
+    return Network(config, of, sizes, models.num_parameters(model), costs["flops"])
+
+
+def image_sizes(of: Published) -> Sizes:
+    """The images of the data set, as the network sees them, and its classes."""
+    known = {"imagenet": _IMAGENET}
+    sizes = known.get(of.data) or data.sizes(of.data, **_AS_STORED)
+    H, W, C = sizes.image_shape
+    return sizes._replace(image_shape=(of.side or H, of.side or W, C))
+
+
+def section(networks: Iterable[Network], rows: Sequence[Row]) -> str:
+    """The table in Markdown.
+
+    Args:
+        networks: the networks, from `counted`.
+        rows: rows of runs, from `capsjax.runs.results.training_row`, oldest first.
+    """
+    lines = []
+    for network in networks:
+        of, note = network.published, network.published.note
+        error = "" if of.error_percent is None else f"{of.error_percent:g}"
+        lines.append(
+            [
+                f"`{network.config.name}`, {of.preset}",
+                f"{_TITLES.get(of.data, of.data)}, "
+                + "x".join(map(str, network.sizes.image_shape)),
+                f"{network.num_parameters:,}",
+                f"{network.operations / 1e6:,.1f}",
+                error_here(network, rows),
+                error + (f" ({note})" if error and note else note),
+            ]
+        )
+    numeric = ("parameters", "forward MFLOP")
+    header = ("network, preset", "images", *numeric, "error here, %", "published, %")
+    return results.markdown_table(header, lines, numeric=numeric)
+
+
+def error_here(network: Network, rows: Sequence[Row]) -> str:
+    """Test error of the network's runs; of those with most seeds, and of them the last.
+
+    Empty if there is none. A run is the network's if model, data set and number of
+    parameters are.
+    """
+    own = [
+        row
+        for row in rows
+        if row["model"] == network.config.name
+        and row["data"].startswith(f"{network.published.data} ")
+        and row["num_parameters"] == str(network.num_parameters)
+    ]
+    groups = list(results.seedless(own).values())
+    if not groups:
+        return ""
+    chosen = max(reversed(groups), key=len)
+    errors = [row.number("test_error_percent") for row in chosen]
+    seeds = f"{len(errors)} seeds" if len(errors) > 1 else "one seed"
+    steps = f"{int(chosen[0]['steps']):,} steps"
+    return f"{results.mean_and_std(errors)} ({seeds}, {steps})"
