@@ -4,11 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 from jaxtyping import Array, Float
 
 from capsjax.errors import SettingsError
 from kernels.convolution import output_size
+from kernels.dtypes import at_least_float32
 
 
 def pooled_size(size: int, window: int, stride: int, *, ceil: bool = False) -> int:
@@ -66,13 +67,47 @@ def max_pool(
 
 
 def average_pool(
-    x: Float[Array, "B H W C"], window: int, stride: int | None = None
+    x: Float[Array, "B H W C"],
+    window: int,
+    stride: int | None = None,
+    *,
+    ceil: bool = False,
 ) -> Float[Array, "B h w C"]:
-    """The mean of each window; see `max_pool`."""
+    """The mean of each window's pixels, of those alone that lie in the image.
+
+    Args:
+        x: features.
+        window: pixels of a window along both axes.
+        stride: pixels between windows, by default the window's.
+        ceil: whether last windows may lie partly outside of the image.
+
+    Raises:
+        SettingsError: the window does not fit.
+    """
     stride = stride or window
-    for size in x.shape[1:3]:
-        pooled_size(size, window, stride)
-    return nnx.avg_pool(x, (window, window), strides=(stride, stride))
+    starts = [
+        np.arange(pooled_size(size, window, stride, ceil=ceil)) * stride
+        for size in x.shape[1:3]
+    ]
+    ends = [
+        np.minimum(each + window, size)
+        for each, size in zip(starts, x.shape[1:3], strict=True)
+    ]
+    pads = [
+        (0, max(0, int(each[-1]) + window - size))
+        for each, size in zip(starts, x.shape[1:3], strict=True)
+    ]
+    wide = at_least_float32(x)
+    total = jax.lax.reduce_window(
+        wide,
+        np.zeros((), wide.dtype),
+        jax.lax.add,
+        (1, window, window, 1),
+        (1, stride, stride, 1),
+        [(0, 0), *pads, (0, 0)],
+    )
+    counts = np.multiply.outer(ends[0] - starts[0], ends[1] - starts[1])
+    return (total / jnp.asarray(counts[None, :, :, None], wide.dtype)).astype(x.dtype)
 
 
 # XLA's gradient of a maximum over windows takes six times as long on a CPU.
