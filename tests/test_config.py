@@ -48,6 +48,7 @@ EVERY_CONFIG = [
     *itertools.product(("vb_capsules",), ("released", "large")),
     *itertools.product(("deep_convnet",), ("textbook", "annealed")),
     ("inverted_attention", ""),
+    *itertools.product(("lenet",), ("paper", "dense")),
 ]
 
 

@@ -33,7 +33,12 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import (
+    baseline_cnn,
+    deep_convnet,
+    lenet,
+    resnet,
+)
 from kernels.routing import UnsupportedError
 
 __all__ = [
@@ -58,6 +63,7 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             baseline_cnn.Config,
             deep_convnet.Config,
             resnet.Config,
+            lenet.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
             self_routing_resnet.Config,

@@ -21,7 +21,12 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import (
+    baseline_cnn,
+    deep_convnet,
+    lenet,
+    resnet,
+)
 from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.provenance import sha256
@@ -52,6 +57,7 @@ SMALL = {
         ),
         deep_convnet.Config(channels=(4, 4, 8), dense_units=8),
         resnet.Config(channels=(4, 8), blocks=1),
+        lenet.Config(image_size=16, channels=(6, 16, 8), dense_units=12),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
         ),
