@@ -49,6 +49,8 @@ EVERY_CONFIG = [
     *itertools.product(("deep_convnet",), ("textbook", "annealed")),
     ("inverted_attention", ""),
     *itertools.product(("lenet",), ("paper", "dense")),
+    *itertools.product(("nin",), ("mnist", "cifar10")),
+    *itertools.product(("maxout_nin",), ("mnist", "cifar10")),
 ]
 
 
@@ -253,6 +255,7 @@ def test_quick_variants_are_much_smaller_and_differ_in_nothing_else(name, preset
         "blocks",
         "capsule_types",
         "margin_steps",
+        "initial_deviation",
     }
     size, quick_size = (
         models.num_parameters(

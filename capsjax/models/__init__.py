@@ -37,6 +37,8 @@ from capsjax.models.cnns import (
     baseline_cnn,
     deep_convnet,
     lenet,
+    maxout_nin,
+    nin,
     resnet,
 )
 from kernels.routing import UnsupportedError
@@ -64,6 +66,8 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             deep_convnet.Config,
             resnet.Config,
             lenet.Config,
+            nin.Config,
+            maxout_nin.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
             self_routing_resnet.Config,

@@ -25,6 +25,8 @@ from capsjax.models.cnns import (
     baseline_cnn,
     deep_convnet,
     lenet,
+    maxout_nin,
+    nin,
     resnet,
 )
 from capsjax.routings import em, variational_bayes
@@ -58,6 +60,10 @@ SMALL = {
         deep_convnet.Config(channels=(4, 4, 8), dense_units=8),
         resnet.Config(channels=(4, 8), blocks=1),
         lenet.Config(image_size=16, channels=(6, 16, 8), dense_units=12),
+        nin.Config(
+            channels=(4, 4, 4, 4, 4), kernel_sizes=(3, 3), initial_deviation=None
+        ),
+        maxout_nin.Config(channels=(4, 4, 4, 4, 4), kernel_sizes=(3, 3), pieces=2),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
         ),
