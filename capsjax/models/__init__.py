@@ -36,6 +36,7 @@ from capsjax.models.capsules import (
 from capsjax.models.cnns import (
     baseline_cnn,
     deep_convnet,
+    drop_connect,
     lenet,
     maxout_nin,
     nin,
@@ -68,6 +69,7 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             lenet.Config,
             nin.Config,
             maxout_nin.Config,
+            drop_connect.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
             self_routing_resnet.Config,

@@ -24,6 +24,7 @@ from capsjax.models.capsules import (
 from capsjax.models.cnns import (
     baseline_cnn,
     deep_convnet,
+    drop_connect,
     lenet,
     maxout_nin,
     nin,
@@ -64,6 +65,7 @@ SMALL = {
             channels=(4, 4, 4, 4, 4), kernel_sizes=(3, 3), initial_deviation=None
         ),
         maxout_nin.Config(channels=(4, 4, 4, 4, 4), kernel_sizes=(3, 3), pieces=2),
+        drop_connect.Config(conv_channels=(4,), kernel_size=3, dense_units=8),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
         ),
