@@ -51,6 +51,7 @@ EVERY_CONFIG = [
     *itertools.product(("lenet",), ("paper", "dense")),
     *itertools.product(("nin",), ("mnist", "cifar10")),
     *itertools.product(("maxout_nin",), ("mnist", "cifar10")),
+    *itertools.product(("binarized_net",), ("mnist", "cifar10")),
     *itertools.product(("drop_connect",), ("connections", "units", "none")),
 ]
 

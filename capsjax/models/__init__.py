@@ -35,6 +35,7 @@ from capsjax.models.capsules import (
 )
 from capsjax.models.cnns import (
     baseline_cnn,
+    binarized_net,
     deep_convnet,
     drop_connect,
     lenet,
@@ -70,6 +71,7 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             nin.Config,
             maxout_nin.Config,
             drop_connect.Config,
+            binarized_net.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
             self_routing_resnet.Config,

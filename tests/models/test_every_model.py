@@ -23,6 +23,7 @@ from capsjax.models.capsules import (
 )
 from capsjax.models.cnns import (
     baseline_cnn,
+    binarized_net,
     deep_convnet,
     drop_connect,
     lenet,
@@ -66,6 +67,10 @@ SMALL = {
         ),
         maxout_nin.Config(channels=(4, 4, 4, 4, 4), kernel_sizes=(3, 3), pieces=2),
         drop_connect.Config(conv_channels=(4,), kernel_size=3, dense_units=8),
+        # Sums of an odd number of signs are never zero.
+        binarized_net.Config(
+            conv_channels=(3, 3), dense_units=(), input_dropout_rate=0.2
+        ),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
         ),
