@@ -48,6 +48,11 @@ EVERY_CONFIG = [
     *itertools.product(("vb_capsules",), ("released", "large")),
     *itertools.product(("deep_convnet",), ("textbook", "annealed")),
     ("inverted_attention", ""),
+    *itertools.product(("lenet",), ("paper", "dense")),
+    *itertools.product(("nin",), ("mnist", "cifar10")),
+    *itertools.product(("maxout_nin",), ("mnist", "cifar10")),
+    *itertools.product(("binarized_net",), ("mnist", "cifar10")),
+    *itertools.product(("drop_connect",), ("connections", "units", "none")),
 ]
 
 
@@ -252,6 +257,7 @@ def test_quick_variants_are_much_smaller_and_differ_in_nothing_else(name, preset
         "blocks",
         "capsule_types",
         "margin_steps",
+        "initial_deviation",
     }
     size, quick_size = (
         models.num_parameters(

@@ -5,6 +5,7 @@ from capsjax.layers.blocks import ConvBlock
 from capsjax.layers.capsules import ConvCapsules, RoutedCapsules
 from capsjax.layers.convolution import Conv
 from capsjax.layers.decoder import MaskedDecoder
+from capsjax.layers.drop_connect import DropConnect
 from capsjax.layers.dropout import Dropout
 from capsjax.layers.initializers import INITIALIZERS, Initializers
 from capsjax.layers.pooling import average_pool, max_pool, pooled_size
@@ -32,6 +33,7 @@ __all__ = [
     "ConvBlock",
     "ConvCapsules",
     "DepthwisePrimaryCapsules",
+    "DropConnect",
     "Dropout",
     "GridPrimaryCapsules",
     "Initializers",

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from capsjax.errors import SettingsError
@@ -57,6 +58,38 @@ def max_pool(
         SettingsError: the window does not fit.
     """
     stride = stride or window
+    x, size = _padded(x, window, stride, padding, ceil, -jnp.inf)
+    return _max_of_windows(x, window, stride, size)
+
+
+def average_pool(
+    x: Float[Array, "B H W C"],
+    window: int,
+    stride: int | None = None,
+    *,
+    ceil: bool = False,
+) -> Float[Array, "B h w C"]:
+    """The mean of each window's pixels, of those alone that lie in the image.
+
+    See `max_pool`.
+    """
+    stride = stride or window
+    inside = [
+        np.minimum(np.arange(0, size, stride) + window, size)
+        - np.arange(0, size, stride)
+        for size in x.shape[1:3]
+    ]
+    wide = x.astype(accumulation_dtype(x.dtype))
+    wide, (h, w) = _padded(wide, window, stride, 0, ceil, 0.0)
+    total = functools.reduce(jnp.add, _places(wide, window, stride, (h, w)))
+    counts = np.multiply.outer(inside[0][:h], inside[1][:w])[None, :, :, None]
+    return (total / jnp.asarray(counts, total.dtype)).astype(x.dtype)
+
+
+def _padded(
+    x: Array, window: int, stride: int, padding: int, ceil: bool, value: float
+) -> tuple[Array, tuple[int, int]]:
+    """Features with all pixels of all windows, and the size of the result."""
     h, w = (
         pooled_size(size, window, stride, padding=padding, ceil=ceil)
         for size in x.shape[1:3]
@@ -66,19 +99,8 @@ def max_pool(
         for n, size in zip((h, w), x.shape[1:3], strict=True)
     ]
     if any(pad != (0, 0) for pad in pads):
-        x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
-    return _max_of_windows(x, window, stride, (h, w))
-
-
-def average_pool(
-    x: Float[Array, "B H W C"], window: int, stride: int | None = None
-) -> Float[Array, "B h w C"]:
-    """The mean of each window; see `max_pool`."""
-    stride = stride or window
-    h, w = (pooled_size(size, window, stride) for size in x.shape[1:3])
-    wide = x.astype(accumulation_dtype(x.dtype))
-    total = functools.reduce(jnp.add, _places(wide, window, stride, (h, w)))
-    return (total / window**2).astype(x.dtype)
+        x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
+    return x, (h, w)
 
 
 # XLA's gradient of a maximum over windows takes six times as long on a CPU.

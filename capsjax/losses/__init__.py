@@ -10,7 +10,13 @@ from types import MappingProxyType
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from capsjax.losses import cross_entropy, margin, negative_log_likelihood, spread
+from capsjax.losses import (
+    cross_entropy,
+    margin,
+    negative_log_likelihood,
+    spread,
+    squared_hinge,
+)
 from capsjax.losses.base import Config, Scores
 from capsjax.losses.classification import presence
 from capsjax.losses.reconstruction import reconstruction_loss
@@ -33,6 +39,7 @@ LOSSES: Mapping[str, type[Config]] = MappingProxyType(
             cross_entropy.Sigmoid,
             negative_log_likelihood.Config,
             spread.Config,
+            squared_hinge.Config,
         )
     }
 )

@@ -33,7 +33,16 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import (
+    baseline_cnn,
+    binarized_net,
+    deep_convnet,
+    drop_connect,
+    lenet,
+    maxout_nin,
+    nin,
+    resnet,
+)
 from kernels.routing import UnsupportedError
 
 __all__ = [
@@ -58,6 +67,11 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             baseline_cnn.Config,
             deep_convnet.Config,
             resnet.Config,
+            lenet.Config,
+            nin.Config,
+            maxout_nin.Config,
+            drop_connect.Config,
+            binarized_net.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
             self_routing_resnet.Config,

@@ -70,15 +70,22 @@ def test_the_largest_of_each_window_and_its_gradient(window, stride, padding, ce
     np.testing.assert_allclose(gradient, dx, atol=1e-6)
 
 
-@pytest.mark.parametrize("stride", [None, 2, 3])
-def test_the_mean_of_each_window(stride):
-    x = np.random.default_rng(0).normal(size=(2, 7, 9, 3))
-    inside = windows(x, 3, stride or 3, 0, False)
-    found = average_pool(jnp.asarray(x, jnp.float32), 3, stride)
+@pytest.mark.parametrize(("stride", "ceil"), [(None, False), (2, False), (2, True)])
+def test_the_mean_of_each_window_and_its_gradient(stride, ceil):
+    """Where a window lies partly outside, the pixels inside count alone."""
+    x = np.random.default_rng(0).normal(size=(2, 8, 9, 3))
+    inside = windows(x, 3, stride or 3, 0, ceil)
+    found, vjp = jax.vjp(
+        lambda x: average_pool(x, 3, stride, ceil=ceil), jnp.asarray(x, jnp.float32)
+    )
+    dx = np.zeros(x.shape)
     for (i, j), pixels in inside.items():
         mean = np.mean([x[:, row, column] for row, column in pixels], axis=0)
         np.testing.assert_allclose(found[:, i, j], mean, atol=1e-6)
+        for row, column in pixels:
+            dx[:, row, column] += 1 / len(pixels)
     assert found.shape[1:3] == tuple(np.add(max(inside), 1))
+    np.testing.assert_allclose(vjp(jnp.ones_like(found))[0], dx, atol=1e-6)
 
 
 def test_half_precision_and_the_usual_stride():

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from capsjax import losses
-from capsjax.losses import cross_entropy, margin, negative_log_likelihood
+from capsjax.losses import (
+    cross_entropy,
+    margin,
+    negative_log_likelihood,
+    squared_hinge,
+)
 from capsjax.models import ModelOutput
 from experiments.configs import mnist
 
@@ -199,3 +204,15 @@ def test_negative_log_likelihood_of_nothing_is_finite():
     )
     np.testing.assert_allclose(loss, np.log([3, 1e30]), rtol=1e-5)
     assert np.all(np.isfinite(vjp(jnp.ones(2))[0]))
+
+
+def test_squared_hinge_loss_by_hand():
+    """The mean over classes; scores beyond 1 on the right side cost nothing."""
+    scores = float32([[0.5, 2.0, -3.0], [0.5, -0.5, 0.0]])
+    loss, vjp = jax.vjp(
+        lambda x: squared_hinge.Config().classification(x, labels_of(1, 0)), scores
+    )
+    expected = [(1.5**2 + 0 + 0) / 3, (0.5**2 + 0.5**2 + 1**2) / 3]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    slopes = np.array([[3, 0, 0], [-1, 1, 2]]) / 3
+    np.testing.assert_allclose(vjp(jnp.ones(2))[0], slopes, rtol=1e-6)

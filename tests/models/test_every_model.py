@@ -21,7 +21,16 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import (
+    baseline_cnn,
+    binarized_net,
+    deep_convnet,
+    drop_connect,
+    lenet,
+    maxout_nin,
+    nin,
+    resnet,
+)
 from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.provenance import sha256
@@ -52,6 +61,16 @@ SMALL = {
         ),
         deep_convnet.Config(channels=(4, 4, 8), dense_units=8),
         resnet.Config(channels=(4, 8), blocks=1),
+        lenet.Config(padded_size=16, channels=(6, 16, 8), dense_units=12),
+        nin.Config(
+            channels=(4, 4, 4, 4, 4), kernel_sizes=(3, 3), initial_deviation=None
+        ),
+        maxout_nin.Config(channels=(4, 4, 4, 4, 4), kernel_sizes=(3, 3), pieces=2),
+        drop_connect.Config(conv_channels=(4,), kernel_size=3, dense_units=8),
+        # Sums of an odd number of signs are never zero.
+        binarized_net.Config(
+            conv_channels=(3, 3), dense_units=(), input_dropout_rate=0.2
+        ),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
         ),
