@@ -7,7 +7,7 @@
 networks that vote, trained on random crops, rotated and scaled. The channels and units
 are the paper's; the size of the kernels and their padding are ours.
 
-With ``drop`` the same network is trained with dropout of the hidden units, or with
+With ``dropped`` the same network is trained with dropout of the hidden units, or with
 neither, which the paper compares.
 
 References:
@@ -41,8 +41,8 @@ class Config(base.Config):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # 524,156 parameters on 28x28x1 images, 669,756 on 32x32x3 ones.
         "connections": {},
-        "units": {"drop": "units"},
-        "none": {"drop": "none"},
+        "units": {"dropped": "units"},
+        "none": {"dropped": "none"},
     }
 
     conv_channels: tuple[int, ...] = field(
@@ -52,7 +52,7 @@ class Config(base.Config):
     )
     kernel_size: int = field(5, "Size of the kernels in pixels.", at_least=1)
     dense_units: int = field(150, "Units of the hidden dense layer.", at_least=1)
-    drop: str = field(
+    dropped: str = field(
         "connections",
         "What is dropped in training, in the hidden dense layer.",
         choices=("connections", "units", "none"),
@@ -100,13 +100,13 @@ class DropConnectCNN(base.Model):
         )
         n_in, units = H * W * channels[-1], config.dense_units
         self.dense: DropConnect | nnx.Linear
-        if config.drop == "connections":
+        if config.dropped == "connections":
             self.dense = DropConnect(
                 n_in, units, config.drop_rate, 0, kernel_init=_HE_NORMAL, rngs=rngs
             )
         else:
             self.dense = nnx.Linear(n_in, units, kernel_init=_HE_NORMAL, rngs=rngs)
-        self.dropout = Dropout(config.drop_rate if config.drop == "units" else 0.0)
+        self.dropout = Dropout(config.drop_rate if config.dropped == "units" else 0.0)
         self.logits = nnx.Linear(units, num_classes, rngs=rngs)
 
     def __call__(
