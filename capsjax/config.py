@@ -29,6 +29,7 @@ _CHANGES_IMAGES = (
     "augment.scale",
     "augment.flip",
     "augment.handwriting",
+    "augment.elastic.alpha",
 )
 _LEAVES_UNIT_RANGE = (
     "preprocess.standardize",
@@ -49,6 +50,22 @@ class Preprocess(fields.Config):
     )
     standardize: bool = field(
         False, "Subtracts each image's mean and divides by its standard deviation."
+    )
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Elastic(fields.Config):
+    """Elastic distortion; the paper's values for MNIST are sigma 4 and alpha 34."""
+
+    alpha: float = field(
+        0.0,
+        "Largest move of a pixel before the moves are smoothed, in pixels; 0: off.",
+        at_least=0,
+    )
+    sigma: float = field(
+        4.0,
+        "Standard deviation in pixels of the Gaussian that smooths the moves.",
+        above=0,
     )
 
 
@@ -80,6 +97,7 @@ class Augment(fields.Config):
         "Rotates by up to 30 degrees, shifts within the margins, makes narrower and "
         "erases a patch, as Efficient-CapsNet is trained.",
     )
+    elastic: Elastic = field(Elastic, "Random moves of the pixels, neighbours alike.")
     colors_before_crop: bool = field(
         False, "Changes brightness and contrast before the patch is cut out."
     )
