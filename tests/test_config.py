@@ -48,6 +48,9 @@ EVERY_CONFIG = [
     *itertools.product(("vb_capsules",), ("released", "large")),
     *itertools.product(("deep_convnet",), ("textbook", "annealed")),
     ("inverted_attention", ""),
+    *itertools.product(("pooling_cnn",), ("max", "tree_gated")),
+    *itertools.product(("recurrent_cnn", "multi_column_dnn"), ("mnist", "cifar10")),
+    ("fractional_max_pooling", "mnist"),
 ]
 
 

@@ -33,7 +33,15 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import (
+    baseline_cnn,
+    deep_convnet,
+    fractional_max_pooling,
+    multi_column_dnn,
+    pooling_cnn,
+    recurrent_cnn,
+    resnet,
+)
 from kernels.routing import UnsupportedError
 
 __all__ = [
@@ -58,6 +66,10 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             baseline_cnn.Config,
             deep_convnet.Config,
             resnet.Config,
+            pooling_cnn.Config,
+            fractional_max_pooling.Config,
+            recurrent_cnn.Config,
+            multi_column_dnn.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
             self_routing_resnet.Config,

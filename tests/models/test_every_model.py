@@ -21,7 +21,15 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import (
+    baseline_cnn,
+    deep_convnet,
+    fractional_max_pooling,
+    multi_column_dnn,
+    pooling_cnn,
+    recurrent_cnn,
+    resnet,
+)
 from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.provenance import sha256
@@ -52,6 +60,17 @@ SMALL = {
         ),
         deep_convnet.Config(channels=(4, 4, 8), dense_units=8),
         resnet.Config(channels=(4, 8), blocks=1),
+        pooling_cnn.Config(pooling="tree_gated", channels=(4, 4, 4), blocks=1),
+        fractional_max_pooling.Config(channels=4, pools=3),
+        recurrent_cnn.Config(channels=8, iterations=1),
+        multi_column_dnn.Config(
+            image_size=9,
+            digit_width=7,
+            conv_channels=(4,),
+            kernel_sizes=(4,),
+            pool_sizes=(2,),
+            dense_units=(8,),
+        ),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
         ),
