@@ -61,10 +61,10 @@ SMALL = {
         deep_convnet.Config(channels=(4, 4, 8), dense_units=8),
         resnet.Config(channels=(4, 8), blocks=1),
         pooling_cnn.Config(pooling="tree_gated", channels=(4, 4, 4), blocks=1),
-        fractional_max_pooling.Config(channels=4, pools=3),
-        recurrent_cnn.Config(channels=8, iterations=1),
+        fractional_max_pooling.Config(channels=4, pools=2, ratio=1.8),
+        recurrent_cnn.Config(channels=8, recurrent_steps=1),
         multi_column_dnn.Config(
-            image_size=9,
+            padded_size=9,
             digit_width=7,
             conv_channels=(4,),
             kernel_sizes=(4,),

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from capsjax import config as config_lib
 from capsjax.config import Augment, Config, Elastic
+from capsjax.errors import UserError
 from capsjax.training import augment, elastic
+from experiments.configs import multimnist
 
 # What is tested here does not depend on them.
 pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
@@ -59,3 +62,11 @@ def test_other_augmentation_draws_the_same_with_and_without():
     np.testing.assert_allclose(train(1e-5, 2), train(0.0, 2), atol=1e-4)
     strong = train(34.0, 0)
     assert np.abs(strong[0] - strong[1]).max() > 0.1
+
+
+def test_pairs_of_digits_cannot_be_distorted():
+    """Their parts, which the decoder should draw, would stay as they are."""
+    config = multimnist.get_config()
+    config.augment.elastic.alpha = 34.0
+    with pytest.raises(UserError, match=r"augment\.elastic\.alpha and multimnist"):
+        config_lib.check(config)

@@ -57,7 +57,7 @@ class Config(base.Config):
         "mnist": {},
         # 1,660,710 parameters on 32x32x3 images; the paper: 11.21 % for eight columns.
         "cifar10": {
-            "image_size": 32,
+            "padded_size": 32,
             "conv_channels": (300, 300, 300, 300),
             "kernel_sizes": (3, 2, 3, 2),
             "pool_sizes": (2, 2, 2, 2),
@@ -65,7 +65,7 @@ class Config(base.Config):
         },
     }
 
-    image_size: int = field(
+    padded_size: int = field(
         29, "Side in pixels to which zeros enlarge the images.", at_least=1
     )
     digit_width: int = field(
@@ -111,16 +111,16 @@ class Column(base.Model):
 
         Raises:
             SettingsError: fields of different lengths; or the images are larger than
-                image_size, or that too small for the layers or the digits.
+                padded_size, or that too small for the layers or the digits.
         """
         base.check_counts(
             config, "conv_channels", "kernel_sizes", "pool_sizes", of="convolution"
         )
-        side = config.image_size
+        side = config.padded_size
         if max(*image_shape[:2], config.digit_width) > side:
             raise SettingsError(
                 f"images of {image_shape[0]}x{image_shape[1]} pixels with digits of "
-                f"width {config.digit_width} do not fit into image_size {side}"
+                f"width {config.digit_width} do not fit into padded_size {side}"
             )
         self.side, self.digit_width = side, config.digit_width
         self.pool_sizes = config.pool_sizes

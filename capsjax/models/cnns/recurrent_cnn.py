@@ -45,6 +45,8 @@ _WINDOW, _STRIDE = 3, 2
 # The variance that suits a rectifier, shared by the input and the neighbours.
 _HALF_HE = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
+_SHORT = {"batch_norm": True, "dropout_rate": 0.0}
+
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Config(base.Config):
@@ -55,10 +57,13 @@ class Config(base.Config):
         "mnist": {},
         "cifar10": {"channels": 96},
         "cifar10_large": {"channels": 160},
+        # Not the paper's: for a few epochs.
+        "mnist_short": _SHORT,
+        "cifar10_short": {"channels": 96, **_SHORT},
     }
 
     channels: int = field(32, "Channels K of all layers.", at_least=1)
-    iterations: int = field(
+    recurrent_steps: int = field(
         3, "Times T that the neighbours' states come in; 0: a plain CNN.", at_least=0
     )
     dropout_rate: float = field(
@@ -95,7 +100,7 @@ class RecurrentConv(nnx.Module):
         forward: 3x3 convolution of the input; without a bias if there are ``norms``.
         recurrent: 3x3 convolution of the state, without a bias.
         norms: batch normalisation at each time; empty for local response normalisation.
-        iterations: number T of times after the first.
+        steps: number T of times after the first.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
@@ -116,9 +121,9 @@ class RecurrentConv(nnx.Module):
         self.recurrent = conv(None)
         self.norms = nnx.List(
             BatchNorm(K, momentum=config.batch_norm_momentum, rngs=rngs)
-            for _ in range(config.batch_norm * (config.iterations + 1))
+            for _ in range(config.batch_norm * (config.recurrent_steps + 1))
         )
-        self.iterations = config.iterations
+        self.steps = config.recurrent_steps
 
     def __call__(
         self, u: Float[Array, "B H W K"], *, train: bool
@@ -126,7 +131,7 @@ class RecurrentConv(nnx.Module):
         """The last state."""
         of_input = self.forward(u)
         x = self._activation(of_input, 0, train)
-        for time in range(1, self.iterations + 1):
+        for time in range(1, self.steps + 1):
             x = self._activation(of_input + self.recurrent(x), time, train)
         return x
 

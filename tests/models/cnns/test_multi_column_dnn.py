@@ -72,7 +72,7 @@ def test_columns_see_digits_of_their_width():
     images = np.zeros((2, 8, 8, 1), np.float32)
     images[:, 1:7, 2:5] = np.random.default_rng(0).uniform(size=(2, 6, 3, 1))
     config = multi_column_dnn.Config(
-        image_size=9,
+        padded_size=9,
         conv_channels=(4,),
         kernel_sizes=(4,),
         pool_sizes=(2,),
@@ -94,8 +94,8 @@ def test_columns_see_digits_of_their_width():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 20}, "28x28 pixels .* do not fit into image_size 20"),
-        ({"digit_width": 30}, "width 30 do not fit into image_size 29"),
+        ({"padded_size": 20}, "28x28 pixels .* do not fit into padded_size 20"),
+        ({"digit_width": 30}, "width 30 do not fit into padded_size 29"),
         ({"pool_sizes": (2,)}, "1 pool_sizes"),
         ({"kernel_sizes": (4, 14)}, "window of 3 pixels does not fit into 0"),
     ],

@@ -38,15 +38,13 @@ def test_the_number_of_parameters():
 
 
 def test_each_kind_gives_results_of_its_own():
-    """With the same convolutions; untrained gates are an even mixture."""
+    """With the same convolutions."""
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 8, 8, 1)))
     scores = {}
-    for pooling in ("max", "average", "mixed", "gated", "stride"):
+    for pooling in ("max", "average", "mixed", "stride"):
         model = build(pooling=pooling, channels=(4, 4), blocks=1)
         call = nnx.jit(lambda model, x: model(x).scores)
         scores[pooling] = call(model, images.astype(jnp.float32))
-    np.testing.assert_allclose(scores["mixed"], scores["gated"], rtol=1e-5)
-    del scores["gated"]
     found = jnp.stack(list(scores.values()))
     differences = jnp.abs(found[:, None] - found[None]).max(axis=(2, 3))
     assert np.all(differences[~np.eye(len(scores), dtype=bool)] > 1e-3)

@@ -36,7 +36,7 @@ def test_the_number_of_parameters(image_shape, channels, expected, papers_millio
 def test_a_recurrent_layer_in_float64():
     """Equations 1 to 4: T = 2 states after the first, over 9 channels' neighbours."""
     K, T = 9, 2
-    config = recurrent_cnn.Config(channels=K, iterations=T)
+    config = recurrent_cnn.Config(channels=K, recurrent_steps=T)
     layer = recurrent_cnn.RecurrentConv(config, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     # Large enough for the normalisation to matter.
