@@ -32,6 +32,7 @@ _CHANGES_IMAGES = (
     "augment.handwriting",
     "augment.cutout",
     "augment.mixup",
+    "augment.elastic.alpha",
 )
 _LEAVES_UNIT_RANGE = (
     "preprocess.standardize",
@@ -64,6 +65,22 @@ class Preprocess(fields.Config):
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class Elastic(fields.Config):
+    """Elastic distortion; the paper's values for MNIST are sigma 4 and alpha 34."""
+
+    alpha: float = field(
+        0.0,
+        "Largest move of a pixel before the moves are smoothed, in pixels; 0: off.",
+        at_least=0,
+    )
+    sigma: float = field(
+        4.0,
+        "Standard deviation in pixels of the Gaussian that smooths the moves.",
+        above=0,
+    )
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class Augment(fields.Config):
     """Augmentation of training images."""
 
@@ -91,6 +108,7 @@ class Augment(fields.Config):
         "Rotates by up to 30 degrees, shifts within the margins, makes narrower and "
         "erases a patch, as Efficient-CapsNet is trained.",
     )
+    elastic: Elastic = field(Elastic, "Random moves of the pixels, neighbours alike.")
     colors_before_crop: bool = field(
         False, "Changes brightness and contrast before the patch is cut out."
     )

@@ -53,6 +53,9 @@ EVERY_CONFIG = [
     *itertools.product(("maxout_nin",), ("mnist", "cifar10")),
     *itertools.product(("binarized_net",), ("mnist", "cifar10")),
     *itertools.product(("drop_connect",), ("connections", "units", "none")),
+    *itertools.product(("pooling_cnn",), ("max", "tree_gated")),
+    *itertools.product(("recurrent_cnn", "multi_column_dnn"), ("mnist", "cifar10")),
+    ("fractional_max_pooling", "mnist"),
 ]
 
 

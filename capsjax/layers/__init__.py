@@ -7,7 +7,9 @@ from capsjax.layers.convolution import Conv
 from capsjax.layers.decoder import MaskedDecoder
 from capsjax.layers.drop_connect import DropConnect
 from capsjax.layers.dropout import Dropout
+from capsjax.layers.fractional_max_pooling import fractional_max_pool
 from capsjax.layers.initializers import INITIALIZERS, Initializers
+from capsjax.layers.learned_pooling import GatedPool, MixedPool, TreePool
 from capsjax.layers.pooling import average_pool, max_pool, pooled_size
 from capsjax.layers.primary_capsules import (
     DepthwisePrimaryCapsules,
@@ -35,16 +37,20 @@ __all__ = [
     "DepthwisePrimaryCapsules",
     "DropConnect",
     "Dropout",
+    "GatedPool",
     "GridPrimaryCapsules",
     "Initializers",
     "InstanceNorm",
     "LayerNorm",
     "MaskedDecoder",
+    "MixedPool",
     "PoseNorm",
     "PrimaryCapsules",
     "RoutedCapsules",
+    "TreePool",
     "average_pool",
     "conv3x3",
+    "fractional_max_pool",
     "local_response_normalization",
     "max_pool",
     "pooled_size",

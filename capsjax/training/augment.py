@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from capsjax.config import Config, Preprocess
 from capsjax.errors import UserError
-from capsjax.training import geometry, handwriting
+from capsjax.training import elastic, geometry, handwriting
 
 Image = Float[Array, "H W C"]
 Patch = Float[Array, "h w C"]
@@ -44,12 +44,17 @@ def for_training(
 
     def one(image: Image, key: Array) -> Patch:
         # The number of keys must not change, so that later versions repeat a run: any
-        # further draw takes fold_in(key, 7), 8, ..., which differ from these.
+        # further draw takes fold_in(key, 8), 9, ..., which differ from these.
         keys = jax.random.split(key, 5)
         if augment.colors_before_crop:
             image = colors(image, keys)
         if moves_images:
             image = random_affine(image, jax.random.fold_in(key, 5), **moves)
+        if augment.elastic.alpha:
+            own = jax.random.fold_in(key, 7)
+            image = elastic.distort(
+                image, own, sigma=augment.elastic.sigma, alpha=augment.elastic.alpha
+            )
         if augment.handwriting:
             image = handwriting.augment(image, jax.random.fold_in(key, 6))
         if crop:

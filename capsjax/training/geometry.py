@@ -1,4 +1,6 @@
-"""Linear maps of images."""
+"""Linear maps of images, and images sampled between their pixels."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,18 @@ def affine(
         (d * row - b * column) / determinant + centre[0],
         (a * column - c * row) / determinant + centre[1],
     ]
+    return sample(image, places)
+
+
+def sample(
+    image: Float[Array, "H W C"], places: Sequence[Float[Array, "h w"]]
+) -> Float[Array, "h w C"]:
+    """The image between its pixels; bilinear, zero outside.
+
+    Args:
+        image: image of any size.
+        places: row and column of each pixel of the result.
+    """
     return jax.vmap(
         lambda channel: jax.scipy.ndimage.map_coordinates(channel, places, order=1),
         in_axes=2,

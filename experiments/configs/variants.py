@@ -46,6 +46,14 @@ def train_as_released(config: Config) -> None:
     config.checkpoint_every_steps = 200
 
 
+def move_digits(config: Config) -> None:
+    """Rotates, scales, shears and shifts digits as much as a writer's hand does."""
+    config.augment.rotation = 10.0
+    config.augment.scale = (0.9, 1.1)
+    config.augment.shear = 0.1
+    config.augment.shift = 2
+
+
 def shrink(config: Config, size: Literal["quick", "cpu"], cpu_steps: int) -> None:
     """Makes a run on MNIST's digits, or on what is made of them, smaller.
 

@@ -26,9 +26,13 @@ from capsjax.models.cnns import (
     binarized_net,
     deep_convnet,
     drop_connect,
+    fractional_max_pooling,
     lenet,
     maxout_nin,
+    multi_column_dnn,
     nin,
+    pooling_cnn,
+    recurrent_cnn,
     resnet,
 )
 from capsjax.routings import em, variational_bayes
@@ -70,6 +74,17 @@ SMALL = {
         # Sums of an odd number of signs are never zero.
         binarized_net.Config(
             conv_channels=(3, 3), dense_units=(), input_dropout_rate=0.2
+        ),
+        pooling_cnn.Config(pooling="tree_gated", channels=(4, 4, 4), blocks=1),
+        fractional_max_pooling.Config(channels=4, pools=2, ratio=1.8),
+        recurrent_cnn.Config(channels=8, recurrent_steps=1),
+        multi_column_dnn.Config(
+            padded_size=9,
+            digit_width=7,
+            conv_channels=(4,),
+            kernel_sizes=(4,),
+            pool_sizes=(2,),
+            dense_units=(8,),
         ),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
