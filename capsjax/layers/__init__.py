@@ -10,6 +10,7 @@ from capsjax.layers.dropout import Dropout
 from capsjax.layers.fractional_max_pooling import fractional_max_pool
 from capsjax.layers.initializers import INITIALIZERS, Initializers
 from capsjax.layers.learned_pooling import GatedPool, MixedPool, TreePool
+from capsjax.layers.mlpconv import mlpconv_channels
 from capsjax.layers.pooling import average_pool, max_pool, pooled_size
 from capsjax.layers.primary_capsules import (
     DepthwisePrimaryCapsules,
@@ -53,6 +54,7 @@ __all__ = [
     "fractional_max_pool",
     "local_response_normalization",
     "max_pool",
+    "mlpconv_channels",
     "pooled_size",
     "primary_grid",
     "relu",

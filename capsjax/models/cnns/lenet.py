@@ -53,7 +53,7 @@ class Config(base.Config):
         "dense": {
             "connections": "all",
             "subsampling": "mean",
-            "last_layer": "dense",
+            "classifier": "dense",
         },
     }
 
@@ -76,7 +76,7 @@ class Config(base.Config):
         "tanh; or its mean.",
         choices=("trained", "mean"),
     )
-    last_layer: str = field(
+    classifier: str = field(
         "distances",
         "Scores: minus the squared distances of F6 from fixed codes of the classes, or "
         "a dense layer.",
@@ -117,7 +117,7 @@ class LeNet(base.Model):
                 f"the paper's table is for 6 and 16 maps, not {first} and {second}; "
                 "set channels to (6,16,...) or connections to all"
             )
-        if config.last_layer == "distances":
+        if config.classifier == "distances":
             codes(num_classes, config.dense_units)  # Raises if there are too few.
         self.padding = tuple(
             (missing // 2, missing - missing // 2)
@@ -139,7 +139,7 @@ class LeNet(base.Model):
         self.f6 = _linear(third, config.dense_units, rngs)
         self.num_classes = num_classes
         dense = None
-        if config.last_layer == "dense":
+        if config.classifier == "dense":
             dense = _linear(config.dense_units, num_classes, rngs)
         self.dense = dense
 

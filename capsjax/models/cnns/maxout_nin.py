@@ -25,10 +25,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from capsjax.fields import field
-from capsjax.layers import ConvBlock, Dropout, average_pool
+from capsjax.layers import ConvBlock, Dropout, average_pool, mlpconv_channels
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput
-from capsjax.models.cnns import nin
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -40,7 +39,10 @@ class Config(base.Config):
         "cifar10": {},
         # The sizes are those of network in network: the authors' code for MNIST is not
         # public.
-        "mnist": nin.Config.PRESETS["mnist"],
+        "mnist": {
+            "channels": (96, 64, 48, 128, 96, 48, 128, 96),
+            "kernel_sizes": (5, 5, 5),
+        },
     }
 
     channels: tuple[int, ...] = field(
@@ -86,8 +88,9 @@ class MaxoutNIN(base.Model):
             SettingsError: the numbers of channels and kernels do not fit together, or
                 the image is too small for the pooling.
         """
-        triples = nin.blocks_of(config.channels, config.kernel_sizes, num_classes)
-        nin.check_pooling(image_shape, len(triples) - 1)
+        triples = mlpconv_channels(
+            config.channels, config.kernel_sizes, num_classes, image_shape
+        )
 
         def conv(n_in: int, n_out: int, size: int, pieces: int) -> ConvBlock:
             return ConvBlock(

@@ -23,9 +23,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from capsjax.errors import SettingsError
 from capsjax.fields import field
-from capsjax.layers import ConvBlock, Dropout, max_pool, pooled_size
+from capsjax.layers import ConvBlock, Dropout, max_pool, mlpconv_channels
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput
 
@@ -87,8 +86,9 @@ class NIN(base.Model):
             SettingsError: the numbers of channels and kernels do not fit together, or
                 the image is too small for the pooling.
         """
-        triples = blocks_of(config.channels, config.kernel_sizes, num_classes)
-        check_pooling(image_shape, len(triples) - 1)
+        triples = mlpconv_channels(
+            config.channels, config.kernel_sizes, num_classes, image_shape
+        )
         deviation = config.initial_deviation
         init = (
             jax.nn.initializers.normal(deviation)
@@ -125,36 +125,3 @@ class NIN(base.Model):
             for conv in block:
                 x = conv(x, train=train)
         return ModelOutput(jnp.mean(x, axis=(1, 2)))
-
-
-def blocks_of(
-    channels: tuple[int, ...], kernel_sizes: tuple[int, ...], num_classes: int
-) -> list[tuple[int, int, int]]:
-    """The channels of the three convolutions of each block.
-
-    Args:
-        channels: those of all blocks, without the very last.
-        kernel_sizes: one for each block.
-        num_classes: channels of the very last convolution.
-
-    Raises:
-        SettingsError: the numbers of channels and kernels do not fit together.
-    """
-    if not kernel_sizes or len(channels) != 3 * len(kernel_sizes) - 1:
-        raise SettingsError(
-            f"{len(channels)} channels and {len(kernel_sizes)} kernel_sizes; give each "
-            "block three channels and one kernel size, but the last two channels"
-        )
-    every = (*channels, num_classes)
-    return list(zip(every[::3], every[1::3], every[2::3], strict=True))
-
-
-def check_pooling(image_shape: ImageShape, times: int) -> None:
-    """Refuses images that are too small for pooling 3x3 pixels, stride 2.
-
-    Raises:
-        SettingsError: the image is too small.
-    """
-    for size in image_shape[:2]:
-        for _ in range(times):
-            size = pooled_size(size, 3, 2, ceil=True)
