@@ -14,7 +14,12 @@ from capsjax.layers.primary_capsules import (
     PrimaryCapsules,
     primary_grid,
 )
-from capsjax.layers.residual import conv3x3, residual_blocks
+from capsjax.layers.residual import (
+    BottleneckBlock,
+    ResidualBlock,
+    conv3x3,
+    residual_blocks,
+)
 from capsjax.layers.response_normalization import local_response_normalization
 from capsjax.normalization import (
     BATCH_AXIS,
@@ -28,6 +33,7 @@ __all__ = [
     "BATCH_AXIS",
     "INITIALIZERS",
     "BatchNorm",
+    "BottleneckBlock",
     "Conv",
     "ConvBlock",
     "ConvCapsules",
@@ -40,6 +46,7 @@ __all__ = [
     "MaskedDecoder",
     "PoseNorm",
     "PrimaryCapsules",
+    "ResidualBlock",
     "RoutedCapsules",
     "average_pool",
     "conv3x3",

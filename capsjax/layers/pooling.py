@@ -72,7 +72,9 @@ def average_pool(
     stride = stride or window
     for size in x.shape[1:3]:
         pooled_size(size, window, stride)
-    return nnx.avg_pool(x, (window, window), strides=(stride, stride))
+    # Flax divides by a whole number.
+    with jax.numpy_dtype_promotion("standard"):
+        return nnx.avg_pool(x, (window, window), strides=(stride, stride))
 
 
 # XLA's gradient of a maximum over windows takes six times as long on a CPU.

@@ -33,7 +33,14 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import (
+    alexnet,
+    baseline_cnn,
+    deep_convnet,
+    googlenet,
+    resnet,
+    vgg,
+)
 from kernels.routing import UnsupportedError
 
 __all__ = [
@@ -57,6 +64,9 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             capsnet.Config,
             baseline_cnn.Config,
             deep_convnet.Config,
+            alexnet.Config,
+            vgg.Config,
+            googlenet.Config,
             resnet.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,

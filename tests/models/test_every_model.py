@@ -21,7 +21,14 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import (
+    alexnet,
+    baseline_cnn,
+    deep_convnet,
+    googlenet,
+    resnet,
+    vgg,
+)
 from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.provenance import sha256
@@ -51,6 +58,27 @@ SMALL = {
             conv_channels=(4,), kernel_sizes=(3,), dense_units=(8,), dropout_rate=0.5
         ),
         deep_convnet.Config(channels=(4, 4, 8), dense_units=8),
+        alexnet.Config(
+            channels=(4, 4),
+            kernel_sizes=(3, 3),
+            conv_groups=(1, 2),
+            first_stride=1,
+            pooled=(1,),
+            dense_units=(8,),
+            paper_initializers=False,
+        ),
+        vgg.Config(channels=(4,), depths=(1,), batch_norm=True, dense_units=(8,)),
+        googlenet.Config(
+            stem_channels=(4,),
+            modules_per_stage=(1,),
+            channels_1x1=(2,),
+            channels_3x3_reduce=(2,),
+            channels_3x3=(2,),
+            channels_5x5_reduce=(2,),
+            channels_5x5=(2,),
+            channels_pool=(2,),
+            auxiliary_after=(),
+        ),
         resnet.Config(channels=(4, 8), blocks=1),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
