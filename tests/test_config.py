@@ -47,6 +47,8 @@ EVERY_CONFIG = [
     *itertools.product(("self_routing",), ("cifar10", "svhn")),
     *itertools.product(("vb_capsules",), ("released", "large")),
     *itertools.product(("deep_convnet",), ("textbook", "annealed")),
+    *itertools.product(("alexnet", "vgg", "googlenet"), ("cifar10", "mnist")),
+    *itertools.product(("resnet",), ("resnet20", "resnet56")),
     ("inverted_attention", ""),
     *itertools.product(("lenet",), ("paper", "dense")),
     *itertools.product(("nin",), ("mnist", "cifar10")),
@@ -261,6 +263,13 @@ def test_quick_variants_are_much_smaller_and_differ_in_nothing_else(name, preset
         "capsule_types",
         "margin_steps",
         "initial_deviation",
+        "stem_channels",
+        "channels_1x1",
+        "channels_3x3_reduce",
+        "channels_3x3",
+        "channels_5x5_reduce",
+        "channels_5x5",
+        "channels_pool",
     }
     size, quick_size = (
         models.num_parameters(

@@ -18,7 +18,12 @@ from capsjax.layers.primary_capsules import (
     PrimaryCapsules,
     primary_grid,
 )
-from capsjax.layers.residual import conv3x3, residual_blocks
+from capsjax.layers.residual import (
+    BottleneckBlock,
+    ResidualBlock,
+    conv3x3,
+    residual_blocks,
+)
 from capsjax.layers.response_normalization import local_response_normalization
 from capsjax.normalization import (
     BATCH_AXIS,
@@ -32,6 +37,7 @@ __all__ = [
     "BATCH_AXIS",
     "INITIALIZERS",
     "BatchNorm",
+    "BottleneckBlock",
     "Conv",
     "ConvBlock",
     "ConvCapsules",
@@ -47,6 +53,7 @@ __all__ = [
     "MixedPool",
     "PoseNorm",
     "PrimaryCapsules",
+    "ResidualBlock",
     "RoutedCapsules",
     "TreePool",
     "average_pool",

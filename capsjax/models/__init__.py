@@ -34,11 +34,13 @@ from capsjax.models.capsules import (
     vb_capsules,
 )
 from capsjax.models.cnns import (
+    alexnet,
     baseline_cnn,
     binarized_net,
     deep_convnet,
     drop_connect,
     fractional_max_pooling,
+    googlenet,
     lenet,
     maxout_nin,
     multi_column_dnn,
@@ -46,6 +48,7 @@ from capsjax.models.cnns import (
     pooling_cnn,
     recurrent_cnn,
     resnet,
+    vgg,
 )
 from kernels.routing import UnsupportedError
 
@@ -70,6 +73,9 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             capsnet.Config,
             baseline_cnn.Config,
             deep_convnet.Config,
+            alexnet.Config,
+            vgg.Config,
+            googlenet.Config,
             resnet.Config,
             lenet.Config,
             nin.Config,

@@ -102,6 +102,28 @@ class Stage(NamedTuple):
     call: Callable[..., tuple[Array, ...]]
 
 
+class ReferenceLayer(NamedTuple):
+    """A layer, and where its parameters are in the files of PyTorch's libraries.
+
+    Attributes:
+        layer: a `Conv`, `BatchNorm` or `nnx.Linear`; None for a layer that only the
+            other library's network may have, whose parameters are left.
+        name: the layer's name.
+        other_name: its name in another library, or "".
+        grid: height and width of the features that a dense layer sees flattened.
+        is_classifier: whether the number of classes determines its shape.
+        absorbs: name of the convolution before a normalisation, whose bias the
+            normalisation's mean takes up, because our convolution has none; or "".
+    """
+
+    layer: nnx.Module | None
+    name: str
+    other_name: str = ""
+    grid: tuple[int, int] = (1, 1)
+    is_classifier: bool = False
+    absorbs: str = ""
+
+
 class Model(nnx.Module):
     """Base class of the models' modules.
 
@@ -205,6 +227,21 @@ class Config(fields.Named):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be built")
 
+    def reference_layers(self, model: Any) -> Sequence[ReferenceLayer]:
+        """Where the parameters are in files of PyTorch's libraries.
+
+        Empty for networks that those do not have; see
+        `capsjax.models.pytorch_weights`.
+
+        Args:
+            model: the module that this config built.
+
+        Raises:
+            SettingsError: their network computes something else than this one, which
+                the shapes do not show.
+        """
+        return ()
+
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A smaller network: for a quick trial, or for training on a CPU."""
         raise NotImplementedError(f"{self.name} has no {size} size")
@@ -261,6 +298,24 @@ def check_counts(config: Config, *names: str, of: str, least: int = 1) -> None:
             f"{', '.join(others)} and {last}; give each {of} one of each"
             + (f", and at least {least}" if counts[0] < least else "")
         )
+
+
+def check_reference(config: Config, **wanted: Any) -> None:
+    """Refuses settings with which parameters of another library mean something else.
+
+    Args:
+        config: config of the network.
+        **wanted: values of fields that the other library's network has.
+
+    Raises:
+        SettingsError: names the first field that differs.
+    """
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise SettingsError(
+                f"{name} is {getattr(config, name)}, and {value} where the parameters "
+                f"come from; set config.model.{name} to that"
+            )
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

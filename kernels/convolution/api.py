@@ -5,9 +5,9 @@ gradient of a strided convolution with respect to its input, which dilates its o
 takes minutes where everything else takes seconds. On a CPU a convolution is therefore
 written as matrix products: of Fourier transforms where that saves enough operations
 (`spectral`), else of patches with the kernel or its rows. Only convolutions with stride
-1 and a medium number of channels are left to XLA, except for the kernel's gradient. The
-results are the same up to rounding; other backends use their own convolution (cuDNN on
-a GPU).
+1 and a medium number of channels are left to XLA; of large ones with 3x3 pixels, the
+gradient of the kernel is not. The results are the same up to rounding; other backends
+use their own convolution (cuDNN on a GPU).
 """
 
 import functools
@@ -27,6 +27,10 @@ _SPECTRAL_SHARE, _SPECTRAL_SHARE_STRIDED = 0.5, 0.8
 # Bytes of the patches of a chunk of images, of which the gradient of a kernel is made:
 # they stay in the cache of a CPU's core. The best of 0.2 .. 4 MB for 16 .. 64 channels.
 _CHUNK_BYTES = 3 * 2**19
+
+# Where XLA's gradient of a kernel is not used: for the kernels that were measured, and
+# not for so few additions and multiplications that they take a millisecond or two.
+_ROWS_FOR_KERNEL, _ROWS_FROM = 3, 10**8
 
 _materialized = jax.lax.optimization_barrier
 
@@ -120,14 +124,17 @@ def _on_cpu(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
     K, C_out = kernel.shape[0], kernel.shape[3]
     h, w = (output_size(size, K, stride, "VALID") for size in (H, W))
     tiling, operations = spectral.plan((h, w), K, stride, B, (C_in, C_out))
-    share = operations / (2 * B * h * w * K**2 * C_in * C_out)
+    directly = 2 * B * h * w * K**2 * C_in * C_out
+    share = operations / directly
     if share < (_SPECTRAL_SHARE if stride == 1 else _SPECTRAL_SHARE_STRIDED):
         return spectral.convolve(padded, kernel, (h, w), tiling)
     if K**2 * C_in <= C_out:
         return _by_patches(padded, kernel, stride)
     if stride > 1:
         return _by_kernel_rows(padded, kernel, stride)
-    return _with_xla(x, kernel, pads)
+    if K == _ROWS_FOR_KERNEL and directly >= _ROWS_FROM:
+        return _with_xla(x, kernel, pads)
+    return _native(x, kernel, stride, pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

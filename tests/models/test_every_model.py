@@ -22,11 +22,13 @@ from capsjax.models.capsules import (
     vb_capsules,
 )
 from capsjax.models.cnns import (
+    alexnet,
     baseline_cnn,
     binarized_net,
     deep_convnet,
     drop_connect,
     fractional_max_pooling,
+    googlenet,
     lenet,
     maxout_nin,
     multi_column_dnn,
@@ -34,6 +36,7 @@ from capsjax.models.cnns import (
     pooling_cnn,
     recurrent_cnn,
     resnet,
+    vgg,
 )
 from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
@@ -64,6 +67,27 @@ SMALL = {
             conv_channels=(4,), kernel_sizes=(3,), dense_units=(8,), dropout_rate=0.5
         ),
         deep_convnet.Config(channels=(4, 4, 8), dense_units=8),
+        alexnet.Config(
+            channels=(4, 4),
+            kernel_sizes=(3, 3),
+            conv_groups=(1, 2),
+            first_stride=1,
+            pooled=(1,),
+            dense_units=(8,),
+            paper_initializers=False,
+        ),
+        vgg.Config(channels=(4,), depths=(1,), batch_norm=True, dense_units=(8,)),
+        googlenet.Config(
+            stem_channels=(4,),
+            modules_per_stage=(1,),
+            channels_1x1=(2,),
+            channels_3x3_reduce=(2,),
+            channels_3x3=(2,),
+            channels_5x5_reduce=(2,),
+            channels_5x5=(2,),
+            channels_pool=(2,),
+            auxiliary_after=(),
+        ),
         resnet.Config(channels=(4, 8), blocks=1),
         lenet.Config(padded_size=16, channels=(6, 16, 8), dense_units=12),
         nin.Config(

@@ -161,10 +161,14 @@ def test_images_of_few_channels_on_a_cpu_are_one_matrix_product(stride):
 
 
 @pytest.mark.parametrize(
-    ("platform", "convolutions", "products"), [("cpu", 2, 3), ("cuda", 3, 0)]
+    ("platform", "least", "convolutions", "products"),
+    [("cpu", 1, 2, 3), ("cpu", 10**8, 3, 0), ("cuda", 1, 3, 0)],
 )
-def test_stride_one_is_a_convolution(platform, convolutions, products):
-    """On a CPU all but the gradient of the kernel, of one product for each row."""
+def test_stride_one_is_a_convolution(
+    monkeypatch, platform, least, convolutions, products
+):
+    """But, of large ones on a CPU, the kernel's gradient: one product for each row."""
+    monkeypatch.setattr(api, "_ROWS_FROM", least)
     program = lowered(platform, 1, "SAME")
     assert program.count("stablehlo.convolution") == convolutions
     assert program.count("stablehlo.dot_general") == products
@@ -177,6 +181,7 @@ def test_kernel_gradient_of_any_number_of_images(monkeypatch, examples):
     x, kernel, cotangent = (
         np.random.default_rng(0).normal(size=shape) for shape in shapes
     )
+    monkeypatch.setattr(api, "_ROWS_FROM", 1)
     monkeypatch.setattr(api, "_CHUNK_BYTES", 3 * 4 * 6 * 5 * 3 * 4)
     inputs = as_float32((x, kernel, cotangent))
     found = with_gradients(1, "SAME")(*inputs)

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from capsjax import models
+from capsjax import fields, models
 from capsjax.errors import UserError
-from capsjax.layers import BATCH_AXIS, BatchNorm
+from capsjax.layers import BATCH_AXIS, BatchNorm, BottleneckBlock
 from capsjax.models.cnns import resnet
 from capsjax.training import step as train_step
 from capsjax.training.parallel import Devices
@@ -50,6 +50,83 @@ def test_the_number_of_parameters():
     convolutions += 9 * 5 * 64 * 64
     norms = 2 * (7 * 16 + 6 * 32 + 6 * 64)
     assert convolutions + norms + 65 * 10 == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "num_classes", "total"),
+    [
+        ("resnet32", 32, 10, 464_154),
+        ("resnet44", 32, 10, 658_586),
+        ("resnet56", 32, 10, 853_018),
+        ("resnet110", 32, 10, 1_727_962),
+        ("resnet18", 224, 1000, 11_689_512),
+        ("resnet34", 224, 1000, 21_797_672),
+        ("resnet50", 224, 1000, 25_557_032),
+        ("resnet101", 224, 1000, 44_549_160),
+        ("resnet152", 224, 1000, 60_192_808),
+    ],
+)
+def test_the_number_of_parameters_of_every_depth(preset, size, num_classes, total):
+    """As torchvision's networks for ImageNet; without a forward pass, for time."""
+    config = resnet.Config.preset(preset)
+    model = nnx.eval_shape(
+        lambda: config.build((size, size, 3), num_classes, nnx.Rngs(params=0))
+    )
+    assert models.num_parameters(model) == total
+
+
+@pytest.mark.parametrize("stride_in_3x3", [False, True])
+def test_where_a_bottleneck_has_its_stride(stride_in_3x3):
+    """The paper's takes every second pixel; 3x3 convolutions see all of them."""
+    block = BottleneckBlock(
+        2,
+        1,
+        2,
+        shortcut="project",
+        momentum=0.9,
+        padding=1,
+        stride_in_3x3=stride_in_3x3,
+        rngs=nnx.Rngs(0),
+    )
+    # Any feature that is seen counts.
+    assert block.projection is not None
+    for conv in (block.conv1, block.conv2, block.conv3, block.projection):
+        conv.kernel[...] = jnp.ones_like(conv.kernel[...])
+    images = jnp.ones((1, 8, 8, 2))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(block(x, train=False))))(images)
+    seen = np.any(gradient[0], axis=-1)
+    expected = np.ones((8, 8), bool)
+    if not stride_in_3x3:
+        expected[1::2] = expected[:, 1::2] = False
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_padding_of_new_runs_and_of_old_ones():
+    """Runs that were saved without the field pad at the end only, as they did."""
+    assert resnet.Config().symmetric_padding
+    assert not fields.from_json(resnet.Config, {"name": "resnet"}).symmetric_padding
+    assert not fields.flatten(digits_resnet.get_config())["model.symmetric_padding"]
+    images = jnp.zeros((1, 8, 8, 1)).at[0, 0, 0].set(1.0)
+    for symmetric in (True, False):
+        config = resnet.Config(channels=(1, 1), blocks=1, symmetric_padding=symmetric)
+        model = config.build((8, 8, 1), 10, nnx.Rngs(params=0))
+        conv = model.blocks[1].conv1
+        conv.kernel[...] = jnp.arange(1.0, 10.0).reshape(3, 3, 1, 1)
+        # The place of the kernel that the first pixel meets: its middle or its start.
+        assert conv(images)[0, 0, 0, 0] == (5.0 if symmetric else 1.0)
+        assert conv(images).shape == (1, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": ()}, "needs channels; got none"),
+        ({"blocks": (1, 2)}, "2 blocks and 3 channels"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, message):
+    with pytest.raises(UserError, match=message):
+        models.build(resnet.Config(**changes), (8, 8, 1), 10, nnx.Rngs(0))
 
 
 def float64(param):
