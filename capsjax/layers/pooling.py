@@ -1,6 +1,8 @@
 """Pooling of features over windows of pixels, by their maximum or their mean."""
 
 import functools
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,9 @@ from jaxtyping import Array, Float
 
 from capsjax.errors import SettingsError
 from kernels.convolution import output_size
+
+_Sizes = tuple[int, ...]
+"""One number for each axis of space."""
 
 
 def pooled_size(size: int, window: int, stride: int, *, ceil: bool = False) -> int:
@@ -33,18 +38,19 @@ def pooled_size(size: int, window: int, stride: int, *, ceil: bool = False) -> i
 
 
 def max_pool(
-    x: Float[Array, "B H W C"],
-    window: int,
-    stride: int | None = None,
+    x: Float[Array, "B *sizes C"],
+    window: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
     *,
     padding: int = 0,
     ceil: bool = False,
-) -> Float[Array, "B h w C"]:
+) -> Float[Array, "B *outputs C"]:
     """The largest of each window; the gradient goes to the first of equal ones.
 
     Args:
-        x: features.
-        window: pixels of a window along both axes.
+        x: features [B, H, W, C]; or of signals or volumes, with one or three axes in
+            place of H and W.
+        window: pixels of a window along all of these axes, or along each.
         stride: pixels between windows, by default the window's.
         padding: pixels around the image that are never the largest.
         ceil: whether last windows may lie partly outside of the image.
@@ -52,17 +58,22 @@ def max_pool(
     Raises:
         SettingsError: the window does not fit.
     """
-    stride = stride or window
-    pads = [(padding, padding)] * 2
-    sizes = [size + 2 * padding for size in x.shape[1:3]]
-    h, w = (pooled_size(size, window, stride, ceil=ceil) for size in sizes)
+    windows = _of_each_axis(window, x)
+    strides = _of_each_axis(stride or window, x)
+    sizes = [size + 2 * padding for size in x.shape[1:-1]]
+    outputs = tuple(
+        pooled_size(*axis, ceil=ceil)
+        for axis in zip(sizes, windows, strides, strict=True)
+    )
     pads = [
         (padding, padding + max(0, (n - 1) * stride + window - size))
-        for n, size in zip((h, w), sizes, strict=True)
+        for n, size, window, stride in zip(
+            outputs, sizes, windows, strides, strict=True
+        )
     ]
     if any(pad != (0, 0) for pad in pads):
         x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
-    return _max_of_windows(x, window, stride, (h, w))
+    return _max_of_windows(x, windows, strides, outputs)
 
 
 def average_pool(
@@ -77,20 +88,20 @@ def average_pool(
 
 # XLA's gradient of a maximum over windows takes six times as long on a CPU.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_of_windows(x: Array, window: int, stride: int, size: tuple[int, int]) -> Array:
-    return functools.reduce(jnp.maximum, _places(x, window, stride, size))
+def _max_of_windows(x: Array, windows: _Sizes, strides: _Sizes, sizes: _Sizes) -> Array:
+    return functools.reduce(jnp.maximum, _places(x, windows, strides, sizes))
 
 
-def _max_of_windows_fwd(x: Array, window: int, stride: int, size: tuple[int, int]):
-    y = _max_of_windows(x, window, stride, size)
+def _max_of_windows_fwd(x: Array, windows: _Sizes, strides: _Sizes, sizes: _Sizes):
+    y = _max_of_windows(x, windows, strides, sizes)
     return y, (x, y)
 
 
 def _max_of_windows_bwd(
-    window: int, stride: int, size: tuple[int, int], residuals, gradient: Array
+    windows: _Sizes, strides: _Sizes, sizes: _Sizes, residuals, gradient: Array
 ):
     x, y = residuals
-    places, to_pixels = jax.vjp(lambda x: tuple(_places(x, window, stride, size)), x)
+    places, to_pixels = jax.vjp(lambda x: tuple(_places(x, windows, strides, sizes)), x)
     found = jnp.zeros(y.shape, bool)
     parts = []
     for place in places:
@@ -103,11 +114,20 @@ def _max_of_windows_bwd(
 _max_of_windows.defvjp(_max_of_windows_fwd, _max_of_windows_bwd)
 
 
-def _places(x: Array, window: int, stride: int, size: tuple[int, int]) -> list[Array]:
-    """The pixels at each place of all windows, [B, h, w, C] each."""
-    h, w = ((n - 1) * stride + 1 for n in size)
+def _places(x: Array, windows: _Sizes, strides: _Sizes, sizes: _Sizes) -> list[Array]:
+    """The pixels at each place of all windows, [B, *sizes, C] each."""
+    spans = [(n - 1) * stride + 1 for n, stride in zip(sizes, strides, strict=True)]
     return [
-        x[:, i : i + h : stride, j : j + w : stride]
-        for i in range(window)
-        for j in range(window)
+        x[
+            :,
+            *(
+                slice(start, start + span, stride)
+                for start, span, stride in zip(place, spans, strides, strict=True)
+            ),
+        ]
+        for place in itertools.product(*map(range, windows))
     ]
+
+
+def _of_each_axis(size: int | Sequence[int], x: Array) -> _Sizes:
+    return (size,) * (x.ndim - 2) if isinstance(size, int) else tuple(size)
