@@ -18,6 +18,7 @@ _STORED = {
     "cifar10": Sizes((32, 32, 3), 10),
     "svhn_cropped": Sizes((32, 32, 3), 10),
     "smallnorb": Sizes((48, 48, 2), 5),
+    "spoken_digits": Sizes((1, 8_000, 2), 10),
 }
 _ON_CANVAS = ("multimnist", "expanded", "affnist")
 

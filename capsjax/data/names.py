@@ -13,6 +13,7 @@ _WORDS = {
     "cifar10": "CIFAR-10",
     "svhn_cropped": "SVHN",
     "smallnorb": "smallNORB",
+    "spoken_digits": "the Free Spoken Digit Dataset",
 }
 _OWN = {"folder": "folder", "npz": "file"}
 # Of single digits; some have a name of their own if the digits are MNIST's.
