@@ -33,6 +33,7 @@ IMAGE_SHAPES = {
     "mnist": (28, 28, 1),
     "multimnist": (36, 36, 1),
     "smallnorb": (48, 48, 2),
+    "spoken_digits": (1, 8_000, 2),
     "svhn_cropped": (32, 32, 3),
 }
 NUM_CLASSES = dict.fromkeys(IMAGE_SHAPES, 10) | {"smallnorb": 5}
@@ -48,6 +49,10 @@ EVERY_CONFIG = [
     *itertools.product(("vb_capsules",), ("released", "large")),
     *itertools.product(("deep_convnet",), ("textbook", "annealed")),
     ("inverted_attention", ""),
+    *itertools.product(
+        ("spoken_digits",),
+        ("cnn", "capsnet", "pooled_capsnet", "a_f", "a_b_f", "a_pool_b_f"),
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ from capsjax.layers.primary_capsules import (
 )
 from capsjax.layers.residual import conv3x3, residual_blocks
 from capsjax.layers.response_normalization import local_response_normalization
+from capsjax.layers.signals import SignalBlock, SignalFeatures
 from capsjax.normalization import (
     BATCH_AXIS,
     BatchNorm,
@@ -41,6 +42,8 @@ __all__ = [
     "PoseNorm",
     "PrimaryCapsules",
     "RoutedCapsules",
+    "SignalBlock",
+    "SignalFeatures",
     "average_pool",
     "conv3x3",
     "local_response_normalization",

@@ -26,6 +26,7 @@ from capsjax.models.base import (
     split,
 )
 from capsjax.models.capsules import (
+    audio_capsnet,
     capsnet,
     efficient_capsnet,
     inverted_attention_capsnet,
@@ -33,7 +34,7 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import audio_cnn, baseline_cnn, deep_convnet, resnet
 from kernels.routing import UnsupportedError
 
 __all__ = [
@@ -58,11 +59,13 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             baseline_cnn.Config,
             deep_convnet.Config,
             resnet.Config,
+            audio_cnn.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
             self_routing_resnet.Config,
             inverted_attention_capsnet.Config,
             vb_capsules.Config,
+            audio_capsnet.Config,
         )
     }
 )

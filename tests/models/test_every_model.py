@@ -14,6 +14,7 @@ from capsjax.inference import export
 from capsjax.losses import LOSSES
 from capsjax.models import MODELS
 from capsjax.models.capsules import (
+    audio_capsnet,
     capsnet,
     efficient_capsnet,
     inverted_attention_capsnet,
@@ -21,7 +22,7 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import audio_cnn, baseline_cnn, deep_convnet, resnet
 from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.provenance import sha256
@@ -52,6 +53,12 @@ SMALL = {
         ),
         deep_convnet.Config(channels=(4, 4, 8), dense_units=8),
         resnet.Config(channels=(4, 8), blocks=1),
+        audio_cnn.Config(
+            channels=(4,), kernel_sizes=(5,), strides=(2,), pools=(4,), dropout_rate=0.5
+        ),
+        audio_capsnet.Config(
+            channels=(4,), kernel_sizes=(5,), primary_kernel=5, primary_types=2
+        ),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)
         ),
