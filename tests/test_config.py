@@ -30,6 +30,7 @@ IMAGE_SHAPES = {
     "cifar10": (32, 32, 3),
     "digits": (8, 8, 1),
     "expanded": (40, 40, 1),
+    "extruded": (16, 16, 16),
     "mnist": (28, 28, 1),
     "multimnist": (36, 36, 1),
     "smallnorb": (48, 48, 2),
@@ -49,6 +50,7 @@ EVERY_CONFIG = [
     *itertools.product(("vb_capsules",), ("released", "large")),
     *itertools.product(("deep_convnet",), ("textbook", "annealed")),
     ("inverted_attention", ""),
+    *itertools.product(("extruded_digits",), ("cnn", "capsnet")),
     *itertools.product(
         ("spoken_digits",),
         ("cnn", "capsnet", "pooled_capsnet", "a_f", "a_b_f", "a_pool_b_f"),

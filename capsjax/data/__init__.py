@@ -15,7 +15,7 @@ from typing import Any
 from capsjax import fields
 from capsjax.data.batching import TrainBatches, eval_batches
 from capsjax.data.datasets import Dataset, ImageSet, resize
-from capsjax.data.derived import affnist, expanded, multimnist
+from capsjax.data.derived import affnist, expanded, extruded, multimnist
 from capsjax.data.known import Sizes, known_sizes
 from capsjax.data.source import FROM_PATH, Source
 from capsjax.data.sources import (
@@ -66,6 +66,7 @@ DERIVED: dict[str, Callable[[Dataset, Source], Dataset]] = {
     "multimnist": multimnist.derive,
     "expanded": expanded.derive,
     "affnist": affnist.derive,
+    "extruded": extruded.derive,
 }
 """Functions that make a data set from another, `Source.base`, after its split."""
 

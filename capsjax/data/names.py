@@ -21,6 +21,7 @@ _DERIVED = {
     "expanded": "expanded {}",
     "multimnist": "pairs of {}",
     "affnist": "affNIST of {}",
+    "extruded": "extruded {}",
 }
 _OF_MNIST = {"multimnist": "MultiMNIST", "affnist": "affNIST"}
 

@@ -61,7 +61,8 @@ class Source(fields.Config):
     novel_viewpoint: str = field(
         "",
         "smallnorb: azimuth or elevation trains on some viewpoints and tests on "
-        "others, azimuth_familiar or elevation_familiar on the same; empty: official.",
+        "others, azimuth_familiar or elevation_familiar on the same; empty: official. "
+        "extruded: azimuth or azimuth_familiar, likewise of the digits' turns.",
     )
     held_out_speaker: str = field(
         "",

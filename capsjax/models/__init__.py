@@ -34,7 +34,7 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import audio_cnn, baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import audio_cnn, baseline_cnn, deep_convnet, resnet, voxel_cnn
 from kernels.routing import UnsupportedError
 
 __all__ = [
@@ -60,6 +60,7 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             deep_convnet.Config,
             resnet.Config,
             audio_cnn.Config,
+            voxel_cnn.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
             self_routing_resnet.Config,

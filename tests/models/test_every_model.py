@@ -22,7 +22,7 @@ from capsjax.models.capsules import (
     self_routing_resnet,
     vb_capsules,
 )
-from capsjax.models.cnns import audio_cnn, baseline_cnn, deep_convnet, resnet
+from capsjax.models.cnns import audio_cnn, baseline_cnn, deep_convnet, resnet, voxel_cnn
 from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.provenance import sha256
@@ -56,6 +56,7 @@ SMALL = {
         audio_cnn.Config(
             channels=(4,), kernel_sizes=(5,), strides=(2,), pools=(4,), dropout_rate=0.5
         ),
+        voxel_cnn.Config(channels=(4,), dense_units=8, dropout_rate=0.5),
         audio_capsnet.Config(
             channels=(4,), kernel_sizes=(5,), primary_kernel=5, primary_types=2
         ),
