@@ -30,9 +30,11 @@ IMAGE_SHAPES = {
     "cifar10": (32, 32, 3),
     "digits": (8, 8, 1),
     "expanded": (40, 40, 1),
+    "extruded": (16, 16, 16),
     "mnist": (28, 28, 1),
     "multimnist": (36, 36, 1),
     "smallnorb": (48, 48, 2),
+    "spoken_digits": (1, 8_000, 2),
     "svhn_cropped": (32, 32, 3),
 }
 NUM_CLASSES = dict.fromkeys(IMAGE_SHAPES, 10) | {"smallnorb": 5}
@@ -58,6 +60,11 @@ EVERY_CONFIG = [
     *itertools.product(("pooling_cnn",), ("max", "tree_gated")),
     *itertools.product(("recurrent_cnn", "multi_column_dnn"), ("mnist", "cifar10")),
     ("fractional_max_pooling", "mnist"),
+    *itertools.product(("extruded_digits",), ("cnn", "capsnet")),
+    *itertools.product(
+        ("spoken_digits",),
+        ("cnn", "capsnet", "pooled_capsnet", "a_f", "a_b_f", "a_pool_b_f"),
+    ),
 ]
 
 

@@ -15,10 +15,17 @@ from typing import Any
 from capsjax import fields
 from capsjax.data.batching import TrainBatches, eval_batches
 from capsjax.data.datasets import Dataset, ImageSet, resize
-from capsjax.data.derived import affnist, expanded, multimnist
+from capsjax.data.derived import affnist, expanded, extruded, multimnist
 from capsjax.data.known import Sizes, known_sizes
-from capsjax.data.source import Source
-from capsjax.data.sources import digits, folder, npz, smallnorb, tfds_sets
+from capsjax.data.source import FROM_PATH, Source
+from capsjax.data.sources import (
+    digits,
+    folder,
+    npz,
+    smallnorb,
+    spoken_digits,
+    tfds_sets,
+)
 from capsjax.data.splits import SPLIT_SEED, carve
 from capsjax.errors import UserError
 
@@ -40,7 +47,7 @@ _OWN_DATA: dict[str, Callable[[Source, str | None], Dataset]] = {
     "folder": folder.load,
     "npz": npz.load,
 }
-"""The data sets that are read from a `path`."""
+"""The user's own images, read from a `path`."""
 
 DATASETS: dict[str, Callable[[Source, str | None], Dataset]] = {
     "digits": digits.load,
@@ -50,6 +57,7 @@ DATASETS: dict[str, Callable[[Source, str | None], Dataset]] = {
     "cifar10": functools.partial(tfds_sets.load, "cifar10"),
     "svhn_cropped": functools.partial(tfds_sets.load, "svhn_cropped"),
     "smallnorb": smallnorb.load,
+    "spoken_digits": spoken_digits.load,
     **_OWN_DATA,
 }
 """Loaders by name. They return the whole training set; `load` splits it."""
@@ -58,6 +66,7 @@ DERIVED: dict[str, Callable[[Dataset, Source], Dataset]] = {
     "multimnist": multimnist.derive,
     "expanded": expanded.derive,
     "affnist": affnist.derive,
+    "extruded": extruded.derive,
 }
 """Functions that make a data set from another, `Source.base`, after its split."""
 
@@ -102,10 +111,15 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"unknown data set {name!r}; {hint}known: {', '.join(known)}")
-    if source.path and name not in _OWN_DATA:
+    if source.path and name not in FROM_PATH:
         raise UserError(
             f"the data set {name} takes no path (got {source.path}); to read your own "
             f"images choose the data set {' or '.join(_OWN_DATA)}"
+        )
+    if source.held_out_speaker and name != "spoken_digits":
+        raise UserError(
+            f"held_out_speaker is {source.held_out_speaker!r}, but {name} has no "
+            "speakers; leave it out or choose the data set spoken_digits"
         )
     if source.novel_viewpoint and name != "smallnorb":
         raise UserError(

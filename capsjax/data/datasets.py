@@ -36,7 +36,8 @@ class ImageSet:
     """Images and their labels, decoded once into memory.
 
     Attributes:
-        images: uint8 [N, H, W, C], C in 1..4.
+        images: uint8 [N, H, W, C]. A signal is an image of one row; a volume is an
+            image whose channels are its depth.
         labels: int32 [N], or [N, K] where each image shows K classes.
         keys: uint64 [N], a hash of each example's bytes, which decides about the part
             of a split it falls in; None for random splits.
@@ -56,11 +57,8 @@ class ImageSet:
                 f"images have dtype {images.dtype}; store them as uint8 0..255, or set "
                 "config.data.max_value to the value of white (1 for floats in 0..1)"
             )
-        if images.ndim != 4 or not 1 <= images.shape[3] <= 4 or 0 in images.shape[1:]:
-            raise UserError(
-                f"images have shape {images.shape}; wanted [N, H, W, C] with 1 to 4 "
-                "channels, channels last"
-            )
+        if images.ndim != 4 or 0 in images.shape[1:]:
+            raise _wrong_shape(images)
         if labels.dtype != np.int32 or labels.ndim not in (1, 2):
             raise UserError(
                 f"labels have dtype {labels.dtype} and shape {labels.shape}; "
@@ -225,9 +223,19 @@ def as_image_set(
             "store class numbers counted from 0"
         )
     try:
+        # More than four are rows or columns, of images with their channels first.
+        if images.ndim == 4 and images.dtype == np.uint8 and images.shape[3] > 4:
+            raise _wrong_shape(images)
         return ImageSet(images, labels.astype(np.int32))
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
+
+
+def _wrong_shape(images: np.ndarray) -> UserError:
+    return UserError(
+        f"images have shape {images.shape}; wanted [N, H, W, C] with 1 to 4 channels, "
+        "channels last"
+    )
 
 
 def resize(image_set: ImageSet, side: int) -> ImageSet:

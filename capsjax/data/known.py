@@ -18,7 +18,11 @@ _STORED = {
     "cifar10": Sizes((32, 32, 3), 10),
     "svhn_cropped": Sizes((32, 32, 3), 10),
     "smallnorb": Sizes((48, 48, 2), 5),
+    "spoken_digits": Sizes((1, 8_000, 2), 10),
 }
+VOXELS = (16, 16, 16)
+"""Shape of extruded digits: rows, columns, and their depth in place of channels."""
+
 _ON_CANVAS = ("multimnist", "expanded", "affnist")
 
 
@@ -35,9 +39,11 @@ def known_sizes(name: str, image_size: int, base: str, canvas: int) -> Sizes | N
         None for the user's own images, data sets made from them, and unknown names.
     """
     on_canvas = name in _ON_CANVAS
-    stored = _STORED.get(base if on_canvas else name)
+    stored = _STORED.get(base if on_canvas or name == "extruded" else name)
     if stored is None:
         return None
+    if name == "extruded":
+        return stored._replace(image_shape=VOXELS)
     H, W, C = stored.image_shape
     side = canvas if on_canvas else image_size
     return stored._replace(image_shape=(side or H, side or W, C))

@@ -13,6 +13,7 @@ _WORDS = {
     "cifar10": "CIFAR-10",
     "svhn_cropped": "SVHN",
     "smallnorb": "smallNORB",
+    "spoken_digits": "the Free Spoken Digit Dataset",
 }
 _OWN = {"folder": "folder", "npz": "file"}
 # Of single digits; some have a name of their own if the digits are MNIST's.
@@ -20,6 +21,7 @@ _DERIVED = {
     "expanded": "expanded {}",
     "multimnist": "pairs of {}",
     "affnist": "affNIST of {}",
+    "extruded": "extruded {}",
 }
 _OF_MNIST = {"multimnist": "MultiMNIST", "affnist": "affNIST"}
 

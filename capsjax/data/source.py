@@ -7,6 +7,9 @@ from capsjax import fields
 from capsjax.errors import UserError
 from capsjax.fields import field
 
+FROM_PATH = ("folder", "npz", "spoken_digits")
+"""Names of the data sets that are read from a `path`."""
+
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Source(fields.Config):
@@ -14,7 +17,9 @@ class Source(fields.Config):
 
     name: str = field("mnist", "Name from capsjax.data.DATASETS or DERIVED.")
     path: str = field(
-        "", "Folder or NPZ file of your own images (data.name folder or npz)."
+        "",
+        "Folder or NPZ file of your own images (data.name folder or npz); folder or "
+        "zip file of the recordings of spoken_digits.",
     )
     image_size: int = field(
         0, "Side in pixels to which images are resized; 0: as stored.", at_least=0
@@ -56,14 +61,21 @@ class Source(fields.Config):
     novel_viewpoint: str = field(
         "",
         "smallnorb: azimuth or elevation trains on some viewpoints and tests on "
-        "others, azimuth_familiar or elevation_familiar on the same; empty: official.",
+        "others, azimuth_familiar or elevation_familiar on the same; empty: official. "
+        "extruded: azimuth or azimuth_familiar, likewise of the digits' turns.",
+    )
+    held_out_speaker: str = field(
+        "",
+        "spoken_digits: speaker whose recordings are the test set, and no others; "
+        "empty: official.",
     )
 
     def unused(self) -> frozenset[str]:
         """Names of fields that do not matter for this data set."""
+        own = frozenset({"max_value", "split"})
         if self.name in ("folder", "npz"):
             return frozenset()
-        return frozenset({"path", "max_value", "split"})
+        return own if self.name in FROM_PATH else own | {"path"}
 
     def own_path(self, what: str) -> Path:
         """Returns `path`, absolute and with ~ expanded.

@@ -25,6 +25,7 @@ from capsjax.layers.residual import (
     residual_blocks,
 )
 from capsjax.layers.response_normalization import local_response_normalization
+from capsjax.layers.signals import SignalBlock, SignalFeatures
 from capsjax.normalization import (
     BATCH_AXIS,
     BatchNorm,
@@ -55,6 +56,8 @@ __all__ = [
     "PrimaryCapsules",
     "ResidualBlock",
     "RoutedCapsules",
+    "SignalBlock",
+    "SignalFeatures",
     "TreePool",
     "average_pool",
     "conv3x3",

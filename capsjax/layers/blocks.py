@@ -32,6 +32,7 @@ class ConvBlock(nnx.Module):
         stride: int = 1,
         padding: Padding = "SAME",
         groups: int = 1,
+        dimensions: int = 2,
         norm: bool = False,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
@@ -47,6 +48,7 @@ class ConvBlock(nnx.Module):
             stride=stride,
             padding=padding,
             groups=groups,
+            dimensions=dimensions,
             kernel_init=kernel_init,
             bias_init=None if norm else bias_init,
             rngs=rngs,
@@ -59,8 +61,8 @@ class ConvBlock(nnx.Module):
         self.activation = activation
 
     def __call__(
-        self, x: Float[Array, "B H W C_in"], *, train: bool
-    ) -> Float[Array, "B h w C_out"]:
+        self, x: Float[Array, "B *sizes C_in"], *, train: bool
+    ) -> Float[Array, "B *outputs C_out"]:
         """Features; training updates the running averages of the normalisation."""
         x = self.conv(x)
         if self.norm is not None:

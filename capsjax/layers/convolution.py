@@ -9,12 +9,12 @@ from kernels.convolution import Padding, convolve
 
 
 class Conv(nnx.Module):
-    """2-D convolution with a square kernel, one stride and a bias.
+    """Convolution with a square kernel, one stride and a bias.
 
     Attributes:
-        kernel: [K, K, C_in / groups, C_out] float32.
+        kernel: [K, K, C_in / groups, C_out] float32, with as many axes K as dimensions.
         bias: [C_out] float32, or None.
-        stride: number of pixels, along both axes.
+        stride: number of pixels, along all axes.
         padding: ``"VALID"``, ``"SAME"``, or the number of zeros on each side.
         groups: number of parts of equal size into which the channels are divided; each
             part of the result sees one part of the input.
@@ -29,6 +29,7 @@ class Conv(nnx.Module):
         stride: int = 1,
         padding: Padding = "VALID",
         groups: int = 1,
+        dimensions: int = 2,
         kernel_init: jax.nn.initializers.Initializer,
         bias_init: jax.nn.initializers.Initializer | None,
         rngs: nnx.Rngs,
@@ -38,7 +39,8 @@ class Conv(nnx.Module):
                 f"{in_channels} and {out_channels} channels cannot be divided into "
                 f"{groups} groups"
             )
-        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+        size = (kernel_size,) * dimensions
+        shape = (*size, in_channels // groups, out_channels)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
         bias = bias_init and bias_init(rngs.params(), (out_channels,), jnp.float32)
         self.bias = None if bias is None else nnx.Param(bias)
@@ -46,8 +48,10 @@ class Conv(nnx.Module):
         self.padding = padding
         self.groups = groups
 
-    def __call__(self, x: Float[Array, "B H W C_in"]) -> Float[Array, "B h w C_out"]:
-        """Convolves a batch of images; sizes ``h, w`` are `output_size` of H and W."""
+    def __call__(
+        self, x: Float[Array, "B *sizes C_in"]
+    ) -> Float[Array, "B *outputs C_out"]:
+        """Convolves images, signals or volumes; `output_size` gives each new size."""
         parts = [
             convolve(x_part, kernel_part, self.stride, self.padding)
             for x_part, kernel_part in zip(
@@ -57,4 +61,6 @@ class Conv(nnx.Module):
             )
         ]
         y = parts[0] if self.groups == 1 else jnp.concatenate(parts, axis=-1)
-        return y if self.bias is None else y + self.bias[...][None, None, None]
+        if self.bias is None:
+            return y
+        return y + jnp.expand_dims(self.bias[...], range(y.ndim - 1))

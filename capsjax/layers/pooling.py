@@ -1,6 +1,8 @@
 """Pooling of features over windows of pixels, by their maximum or their mean."""
 
 import functools
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,9 @@ from jaxtyping import Array, Float
 from capsjax.errors import SettingsError
 from kernels.convolution import output_size
 from kernels.dtypes import accumulation_dtype
+
+_Sizes = tuple[int, ...]
+"""One number for each axis of space."""
 
 
 def pooled_size(
@@ -38,18 +43,19 @@ def pooled_size(
 
 
 def max_pool(
-    x: Float[Array, "B H W C"],
-    window: int,
-    stride: int | None = None,
+    x: Float[Array, "B *sizes C"],
+    window: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
     *,
     padding: int = 0,
     ceil: bool = False,
-) -> Float[Array, "B h w C"]:
+) -> Float[Array, "B *outputs C"]:
     """The largest of each window; the gradient goes to the first of equal ones.
 
     Args:
-        x: features.
-        window: pixels of a window along both axes.
+        x: features [B, H, W, C]; or of signals or volumes, with one or three axes in
+            place of H and W.
+        window: pixels of a window along all of these axes, or along each.
         stride: pixels between windows, by default the window's.
         padding: pixels around the image that are never the largest.
         ceil: whether last windows may lie partly outside of the image.
@@ -57,68 +63,72 @@ def max_pool(
     Raises:
         SettingsError: the window does not fit.
     """
-    stride = stride or window
-    x, size = _padded(x, window, stride, padding, ceil, -jnp.inf)
-    return _max_of_windows(x, window, stride, size)
+    windows, strides = _of_each_axis(window, x), _of_each_axis(stride or window, x)
+    x, sizes = _padded(x, windows, strides, padding, ceil, -jnp.inf)
+    return _max_of_windows(x, windows, strides, sizes)
 
 
 def average_pool(
-    x: Float[Array, "B H W C"],
-    window: int,
-    stride: int | None = None,
+    x: Float[Array, "B *space C"],
+    window: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
     *,
     ceil: bool = False,
-) -> Float[Array, "B h w C"]:
+) -> Float[Array, "B *pooled C"]:
     """The mean of each window's pixels, of those alone that lie in the image.
 
     See `max_pool`.
     """
-    stride = stride or window
-    inside = [
-        np.minimum(np.arange(0, size, stride) + window, size)
-        - np.arange(0, size, stride)
-        for size in x.shape[1:3]
-    ]
+    windows, strides = _of_each_axis(window, x), _of_each_axis(stride or window, x)
     wide = x.astype(accumulation_dtype(x.dtype))
-    wide, (h, w) = _padded(wide, window, stride, 0, ceil, 0.0)
-    total = functools.reduce(jnp.add, _places(wide, window, stride, (h, w)))
-    counts = np.multiply.outer(inside[0][:h], inside[1][:w])[None, :, :, None]
+    wide, sizes = _padded(wide, windows, strides, 0, ceil, 0.0)
+    total = functools.reduce(jnp.add, _places(wide, windows, strides, sizes))
+    inside = [
+        np.minimum(own * np.arange(n) + window, size) - own * np.arange(n)
+        for own, n, window, size in zip(
+            strides, sizes, windows, x.shape[1:-1], strict=True
+        )
+    ]
+    counts = functools.reduce(np.multiply.outer, inside)[None, ..., None]
     return (total / jnp.asarray(counts, total.dtype)).astype(x.dtype)
 
 
 def _padded(
-    x: Array, window: int, stride: int, padding: int, ceil: bool, value: float
-) -> tuple[Array, tuple[int, int]]:
+    x: Array,
+    windows: _Sizes,
+    strides: _Sizes,
+    padding: int,
+    ceil: bool,
+    value: float,
+) -> tuple[Array, _Sizes]:
     """Features with all pixels of all windows, and the size of the result."""
-    h, w = (
-        pooled_size(size, window, stride, padding=padding, ceil=ceil)
-        for size in x.shape[1:3]
-    )
-    pads = [
-        (padding, max(padding, (n - 1) * stride + window - size - padding))
-        for n, size in zip((h, w), x.shape[1:3], strict=True)
-    ]
+    sizes, pads = [], []
+    for size, window, stride in zip(x.shape[1:-1], windows, strides, strict=True):
+        n = pooled_size(size, window, stride, padding=padding, ceil=ceil)
+        sizes.append(n)
+        beyond = (n - 1) * stride + window - size - padding
+        pads.append((padding, max(padding, beyond)))
     if any(pad != (0, 0) for pad in pads):
         x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
-    return x, (h, w)
+    return x, tuple(sizes)
 
 
 # XLA's gradient of a maximum over windows takes six times as long on a CPU.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_of_windows(x: Array, window: int, stride: int, size: tuple[int, int]) -> Array:
-    return functools.reduce(jnp.maximum, _places(x, window, stride, size))
+def _max_of_windows(x: Array, windows: _Sizes, strides: _Sizes, sizes: _Sizes) -> Array:
+    return functools.reduce(jnp.maximum, _places(x, windows, strides, sizes))
 
 
-def _max_of_windows_fwd(x: Array, window: int, stride: int, size: tuple[int, int]):
-    y = _max_of_windows(x, window, stride, size)
+def _max_of_windows_fwd(x: Array, windows: _Sizes, strides: _Sizes, sizes: _Sizes):
+    y = _max_of_windows(x, windows, strides, sizes)
     return y, (x, y)
 
 
 def _max_of_windows_bwd(
-    window: int, stride: int, size: tuple[int, int], residuals, gradient: Array
+    windows: _Sizes, strides: _Sizes, sizes: _Sizes, residuals, gradient: Array
 ):
     x, y = residuals
-    places, to_pixels = jax.vjp(lambda x: tuple(_places(x, window, stride, size)), x)
+    places, to_pixels = jax.vjp(lambda x: tuple(_places(x, windows, strides, sizes)), x)
     found = jnp.zeros(y.shape, bool)
     parts = []
     for place in places:
@@ -131,11 +141,20 @@ def _max_of_windows_bwd(
 _max_of_windows.defvjp(_max_of_windows_fwd, _max_of_windows_bwd)
 
 
-def _places(x: Array, window: int, stride: int, size: tuple[int, int]) -> list[Array]:
-    """The pixels at each place of all windows, [B, h, w, C] each."""
-    h, w = ((n - 1) * stride + 1 for n in size)
+def _places(x: Array, windows: _Sizes, strides: _Sizes, sizes: _Sizes) -> list[Array]:
+    """The pixels at each place of all windows, [B, *sizes, C] each."""
+    spans = [(n - 1) * stride + 1 for n, stride in zip(sizes, strides, strict=True)]
     return [
-        x[:, i : i + h : stride, j : j + w : stride]
-        for i in range(window)
-        for j in range(window)
+        x[
+            :,
+            *(
+                slice(start, start + span, stride)
+                for start, span, stride in zip(place, spans, strides, strict=True)
+            ),
+        ]
+        for place in itertools.product(*map(range, windows))
     ]
+
+
+def _of_each_axis(size: int | Sequence[int], x: Array) -> _Sizes:
+    return (size,) * (x.ndim - 2) if isinstance(size, int) else tuple(size)

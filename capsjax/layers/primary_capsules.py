@@ -46,6 +46,7 @@ class PrimaryCapsules(nnx.Module):
         padding: str,
         route: bool,
         leaky: bool,
+        dimensions: int = 2,
         init: Initializers,
         rngs: nnx.Rngs,
     ):
@@ -55,6 +56,7 @@ class PrimaryCapsules(nnx.Module):
             kernel_size,
             stride=stride,
             padding=padding,
+            dimensions=dimensions,
             kernel_init=init.primary,
             bias_init=None,
             rngs=rngs,
@@ -62,7 +64,7 @@ class PrimaryCapsules(nnx.Module):
         self.bias = nnx.Param(init.bias(rngs.params(), (num_types, dim), jnp.float32))
         self.coupling = 1 / (num_types + leaky) if route else 1.0
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B I P"]:
+    def __call__(self, x: Float[Array, "B *sizes C"]) -> Float[Array, "B I P"]:
         """Poses of the primary capsules, each of length below one."""
         num_types, dim = self.bias.shape
         s = self.conv(x) * self.coupling

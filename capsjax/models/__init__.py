@@ -26,6 +26,7 @@ from capsjax.models.base import (
     split,
 )
 from capsjax.models.capsules import (
+    audio_capsnet,
     capsnet,
     efficient_capsnet,
     inverted_attention_capsnet,
@@ -35,6 +36,7 @@ from capsjax.models.capsules import (
 )
 from capsjax.models.cnns import (
     alexnet,
+    audio_cnn,
     baseline_cnn,
     binarized_net,
     deep_convnet,
@@ -49,6 +51,7 @@ from capsjax.models.cnns import (
     recurrent_cnn,
     resnet,
     vgg,
+    voxel_cnn,
 )
 from kernels.routing import UnsupportedError
 
@@ -86,11 +89,14 @@ MODELS: Mapping[str, type[Config]] = MappingProxyType(
             fractional_max_pooling.Config,
             recurrent_cnn.Config,
             multi_column_dnn.Config,
+            audio_cnn.Config,
+            voxel_cnn.Config,
             efficient_capsnet.Config,
             matrix_capsules.Config,
             self_routing_resnet.Config,
             inverted_attention_capsnet.Config,
             vb_capsules.Config,
+            audio_capsnet.Config,
         )
     }
 )

@@ -131,11 +131,14 @@ def to_unit_range(images: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
 def random_shift(image: Image, key: Array, most: int) -> Image:
     """Moves the image by up to ``most`` pixels along each axis, filling with zeros.
 
-    All ``(2 * most + 1) ** 2`` shifts are equally likely.
+    All ``(2 * most + 1) ** 2`` shifts are equally likely. The single row of a signal
+    stays where it is.
     """
-    padded = jnp.pad(image, [(most, most), (most, most), (0, 0)])
+    margins = [most if size > 1 else 0 for size in image.shape[:2]]
+    padded = jnp.pad(image, [*((margin, margin) for margin in margins), (0, 0)])
     row, column = jax.random.randint(key, (2,), 0, 2 * most + 1)
-    return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
+    starts = (row if margins[0] else 0, column if margins[1] else 0, 0)
+    return jax.lax.dynamic_slice(padded, starts, image.shape)
 
 
 def random_affine(

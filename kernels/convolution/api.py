@@ -6,12 +6,14 @@ takes minutes where everything else takes seconds. On a CPU a convolution is the
 written as matrix products: of Fourier transforms where that saves enough operations
 (`spectral`), else of patches with the kernel or its rows. Only convolutions with stride
 1 and a medium number of channels are left to XLA; of large ones with 3x3 pixels, the
-gradient of the kernel is not. The results are the same up to rounding; other backends
-use their own convolution (cuDNN on a GPU).
+gradient of the kernel is not. Signals and volumes, of one and three dimensions, are
+products of patches always. The results are the same up to rounding; other backends use
+their own convolution (cuDNN on a GPU).
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ _materialized = jax.lax.optimization_barrier
 Padding = str | int
 """Zeros around an image, see `convolve`."""
 
-_Pads = tuple[tuple[int, int], tuple[int, int]]
+_Pads = tuple[tuple[int, int], ...]
 
 
 def output_size(
@@ -54,30 +56,32 @@ def output_size(
 
 
 def convolve(
-    x: Float[Array, "B H W C_in"],
-    kernel: Float[Array, "K K C_in C_out"],
+    x: Float[Array, "B *sizes C_in"],
+    kernel: Float[Array, "*K C_in C_out"],
     stride: int,
     padding: Padding,
-) -> Float[Array, "B h w C_out"]:
+) -> Float[Array, "B *outputs C_out"]:
     """Convolves images with a kernel (a cross-correlation, as usual in the field).
 
     Args:
-        x: images or features, channels last.
-        kernel: square kernel, dtype of ``x``.
-        stride: the stride in pixels, along both axes.
+        x: images [B, H, W, C_in] or features, channels last; or signals or volumes,
+            with one or three axes in place of H and W.
+        kernel: kernel of the same size K along each of these axes, dtype of ``x``.
+        stride: the stride in pixels, along all of them.
         padding: ``"VALID"``; ``"SAME"``: zeros so that the size is H / stride, rounded
             up; or the number of zeros on each side.
 
     Returns:
         Features of the dtype of ``x``. Reverse-mode gradients only.
     """
+    sizes = x.shape[1:-1]
     if isinstance(padding, int):
-        along_h = along_w = (padding, padding)
+        pads = [(padding, padding)] * len(sizes)
     else:
-        along_h, along_w = jax.lax.padtype_to_pads(
-            x.shape[1:3], kernel.shape[:2], (stride, stride), padding
+        pads = jax.lax.padtype_to_pads(
+            sizes, kernel.shape[:-2], (stride,) * len(sizes), padding
         )
-    return _convolve(x, kernel, stride, (along_h, along_w))
+    return _convolve(x, kernel, stride, tuple(pads))
 
 
 # A custom gradient, so that the platform is chosen once forward and once backward:
@@ -113,13 +117,20 @@ _convolve.defvjp(_convolve_fwd, _convolve_bwd)
 
 
 def _native(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
+    axes = "DHW"[-len(pads) :]
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride,) * len(pads),
+        pads,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
     )
 
 
 def _on_cpu(x: Array, kernel: Array, stride: int, pads: _Pads) -> Array:
     padded = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+    if len(pads) != 2:
+        return _in_chunks(*_phases(padded, kernel, stride))
     B, H, W, C_in = padded.shape
     K, C_out = kernel.shape[0], kernel.shape[3]
     h, w = (output_size(size, K, stride, "VALID") for size in (H, W))
@@ -194,24 +205,108 @@ def _kernel_gradient(x: Array, gradient: Array, K: int) -> Array:
     return total.astype(x.dtype)
 
 
+def _phases(x: Array, kernel: Array, stride: int) -> tuple[Array, Array]:
+    """Makes channels of the pixels between strides, so that the stride becomes 1.
+
+    Slices of pixels that lie side by side are several times faster.
+    """
+    sizes, K = x.shape[1:-1], kernel.shape[0]
+    taps = -(-K // stride)
+    counts = [output_size(size, K, stride) + taps - 1 for size in sizes]
+    # Negative padding cuts off the pixels beyond the last result.
+    ends = [n * stride - size for n, size in zip(counts, sizes, strict=True)]
+    x = jax.lax.pad(
+        x,
+        jnp.zeros((), x.dtype),
+        [(0, 0, 0), *((0, end, 0) for end in ends), (0, 0, 0)],
+    )
+    missing = [(0, taps * stride - K)] * len(sizes)
+    kernel = jnp.pad(kernel, [*missing, (0, 0), (0, 0)])
+
+    def split(array: Array, first: int, sizes: Sequence[int]) -> Array:
+        shape = [number for size in sizes for number in (size, stride)]
+        last = array.shape[first + len(sizes) :]
+        array = array.reshape(*array.shape[:first], *shape, *last)
+        axes = [first + 2 * i for i in range(len(sizes))]
+        phases = [axis + 1 for axis in axes]
+        rest = range(first + 2 * len(sizes), array.ndim)
+        array = array.transpose(*range(first), *axes, *phases, *rest)
+        channels = stride ** len(sizes) * last[0]
+        return array.reshape(*array.shape[:first], *sizes, channels, *last[1:])
+
+    return split(x, 1, counts), split(kernel, 0, [taps] * len(sizes))
+
+
 def _by_patches(x: Array, kernel: Array, stride: int) -> Array:
     """Convolves by one matrix product of patches with the kernel.
 
     For few channels, such as an image's: the patches are no larger than the result.
     """
-    K, C_out = kernel.shape[0], kernel.shape[3]
-    for axis in (2, 1):
+    x = _patches(x, kernel.shape[0], stride)
+    y = jnp.matmul(
+        x.reshape(-1, x.shape[-1]),
+        kernel.reshape(-1, kernel.shape[-1]),
+        preferred_element_type=accumulation_dtype(x.dtype),
+    )
+    return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
+
+
+def _patches(x: Array, K: int, stride: int) -> Array:
+    """The pixels of each window as channels, ordered as in a kernel."""
+    for axis in range(x.ndim - 2, 0, -1):
         size = output_size(x.shape[axis], K, stride, "VALID")
         span = stride * (size - 1) + 1
         slices = [jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(K)]
         # Not fused: XLA:CPU is slow at slices of slices.
         x = _materialized(jnp.concatenate(slices, axis=-1))
+    return x
+
+
+def _in_chunks(x: Array, kernel: Array) -> Array:
+    """Convolves with stride 1 by patches, a few examples at a time.
+
+    Their patches stay in the cache, in the gradient, too, which makes them anew.
+    """
+    B, K = len(x), kernel.shape[0]
+    places = math.prod(output_size(size, K, 1) for size in x.shape[1:-1])
+    most = _CHUNK_BYTES // (places * math.prod(kernel.shape[:-1]) * x.dtype.itemsize)
+    size = max(n for n in range(1, max(1, min(most, B)) + 1) if B % n == 0)
+
+    @jax.checkpoint
+    def one_chunk(x: Array) -> Array:
+        patches = _patches(x, K, 1)
+        y = _product(patches.reshape(-1, patches.shape[-1]), matrix)
+        return y.reshape(*patches.shape[:-1], -1)
+
+    # Its gradient, a sum over the chunks, is not rounded in between.
+    matrix = kernel.reshape(-1, kernel.shape[-1]).astype(accumulation_dtype(x.dtype))
+    y = jax.lax.map(one_chunk, x.reshape(B // size, size, *x.shape[1:]))
+    return y.reshape(B, *y.shape[2:])
+
+
+@jax.custom_vjp
+def _product(patches: Array, kernel: Array) -> Array:
+    """Multiplies patches by a kernel of the accumulation dtype."""
     y = jnp.matmul(
-        x.reshape(-1, x.shape[-1]),
-        kernel.reshape(-1, C_out),
-        preferred_element_type=accumulation_dtype(x.dtype),
+        patches, kernel.astype(patches.dtype), preferred_element_type=kernel.dtype
     )
-    return y.reshape(*x.shape[:3], C_out).astype(x.dtype)
+    return y.astype(patches.dtype)
+
+
+def _product_fwd(patches: Array, kernel: Array):
+    return _product(patches, kernel), (patches, kernel)
+
+
+def _product_bwd(residuals, gradient: Array):
+    patches, kernel = residuals
+    # Transposed by itself: XLA:CPU is slow where both factors are summed over their
+    # first axis.
+    columns = _materialized(gradient.T)
+    dkernel = jnp.matmul(columns, patches, preferred_element_type=kernel.dtype).T
+    return _product(gradient, kernel.T), dkernel
+
+
+_product.defvjp(_product_fwd, _product_bwd)
 
 
 def _by_kernel_rows(x: Array, kernel: Array, stride: int) -> Array:

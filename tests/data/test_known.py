@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from capsjax import data
 from capsjax.data import Sizes, Source
+from capsjax.data.source import FROM_PATH
 
 DIGITS = Sizes((8, 8, 1), 10)
 
@@ -16,7 +17,7 @@ def sizes(**fields) -> Sizes:
     return data.sizes(**dataclasses.asdict(Source(**fields)))
 
 
-@pytest.mark.parametrize("name", sorted(data.DATASETS.keys() - {"folder", "npz"}))
+@pytest.mark.parametrize("name", sorted(data.DATASETS.keys() - set(FROM_PATH)))
 def test_stored_sizes_are_those_of_the_data_set(name, tmp_path):
     """By the code that loads the digits, else by TFDS."""
     if name == "digits":

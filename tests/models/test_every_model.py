@@ -14,6 +14,7 @@ from capsjax.inference import export
 from capsjax.losses import LOSSES
 from capsjax.models import MODELS
 from capsjax.models.capsules import (
+    audio_capsnet,
     capsnet,
     efficient_capsnet,
     inverted_attention_capsnet,
@@ -23,6 +24,7 @@ from capsjax.models.capsules import (
 )
 from capsjax.models.cnns import (
     alexnet,
+    audio_cnn,
     baseline_cnn,
     binarized_net,
     deep_convnet,
@@ -37,6 +39,7 @@ from capsjax.models.cnns import (
     recurrent_cnn,
     resnet,
     vgg,
+    voxel_cnn,
 )
 from capsjax.routings import em, variational_bayes
 from capsjax.runs.folder import RunFolder
@@ -109,6 +112,13 @@ SMALL = {
             kernel_sizes=(4,),
             pool_sizes=(2,),
             dense_units=(8,),
+        ),
+        audio_cnn.Config(
+            channels=(4,), kernel_sizes=(5,), strides=(2,), pools=(4,), dropout_rate=0.5
+        ),
+        voxel_cnn.Config(channels=(4,), dense_units=8, dropout_rate=0.5),
+        audio_capsnet.Config(
+            channels=(4,), kernel_sizes=(5,), primary_kernel=5, primary_types=2
         ),
         efficient_capsnet.Config.preset(
             "digits", channels=(4, 4, 8), decoder_units=(8,)

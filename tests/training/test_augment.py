@@ -200,6 +200,13 @@ def test_a_shift_larger_than_the_image_leaves_zeros():
     assert lit.max() == 6
 
 
+def test_the_one_row_of_a_signal_moves_along_time_only():
+    signal = random_bytes(1, 40, 2) | 1
+    found = train(copies(signal, 300), config_of(shift=5))
+    candidates = [shifted(signal, 0, right) for right in range(-5, 6)]
+    assert count(as_bytes(found), candidates).min() > 0
+
+
 # Crops.
 
 

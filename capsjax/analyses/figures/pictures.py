@@ -9,6 +9,9 @@ from matplotlib.figure import Figure, SubFigure
 
 from capsjax.training.trained import Reconstruct
 
+# Height and width of the picture of a signal.
+_BARS = 96
+
 RIGHT, WRONG = "tab:green", "tab:red"
 """Colours of predictions."""
 
@@ -30,8 +33,25 @@ def name_row(axes: Axes, name: str, x: float = -0.1, **style: Any) -> None:
 
 
 def shown(image: np.ndarray) -> np.ndarray:
-    """An image [H, W, C] as matplotlib shows it: with one, three or four channels."""
+    """An image [H, W, C] as matplotlib shows it: with one, three or four channels.
+
+    A signal, of one row, becomes bars as high as it is loud; a volume, with its depth
+    as more than four channels, the brightest of its voxels along the depth.
+    """
+    if len(image) == 1:
+        return _bars(image[0])
+    if image.shape[2] > 4:
+        return image.max(axis=2)
     return image if image.shape[2] in (3, 4) else image[:, :, 0]
+
+
+def _bars(signal: np.ndarray) -> np.ndarray:
+    """A picture [H, W] of a signal [L, C] with values in [0, 1]."""
+    starts = np.linspace(0, len(signal), min(len(signal), _BARS), endpoint=False)
+    loudness = np.maximum.reduceat(signal.max(axis=1), starts.astype(int))
+    middle = (_BARS - 1) / 2
+    distances = np.abs(np.arange(_BARS) - middle) / middle
+    return (distances[:, None] <= loudness).astype(np.float32)
 
 
 def reconstructed(

@@ -77,6 +77,14 @@ class Config(base.Config):
             "primary_dim": 6,
             "class_dim": 8,
         },
+        # Ours, for 16x16x16 voxels, with their depth as channels: 558,272 parameters.
+        "voxels": {
+            "conv1_channels": 64,
+            "conv1_kernel": 5,
+            "primary_kernel": 5,
+            "primary_types": 16,
+            "decoder_units": (),
+        },
         # Ours, for 8x8 images: kernels and sizes to fit.
         "digits": {
             **_DIGITS,

@@ -1,0 +1,63 @@
+"""Networks of one dimension on spoken digits: CNNs and a CapsNet.
+
+    python -m experiments.train --config=experiments/configs/spoken_digits.py \
+        --config.data.path=recordings.zip --workdir=DIR
+
+Needs the recordings of the Free Spoken Digit Dataset, the folder ``recordings`` of its
+repository or a zip file of it. The test set is the official one, recordings 0 .. 4 of
+each digit by each speaker; 300 of the other 2,700 are held out for validation.
+``--config.data.held_out_speaker=theo`` tests on a speaker whom the network has never
+heard, in place of the official split.
+
+The presets:
+
+``spoken_digits.py:cnn``, the default
+    Three convolutions along time and their mean. Aims at 3 % error.
+``spoken_digits.py:capsnet``, ``spoken_digits.py:pooled_capsnet``
+    CapsNet with time in place of the plane of an image; and with the first
+    convolutions and the pooling of the CNN.
+``spoken_digits.py:f``, ``a_f``, ``a_b_f``, ``a_pool_b_f``
+    The figure sequence that explains such networks, see
+    `capsjax.models.cnns.audio_cnn`.
+
+In training a recording is moved by up to a tenth of a second and made louder or softer,
+by the contrast: silence is black.
+
+``quick``, as in ``spoken_digits.py:capsnet,quick``, is a much smaller network and ends
+within a minute.
+"""
+
+from capsjax.config import Config
+from capsjax.losses import cross_entropy
+from capsjax.models.capsules import audio_capsnet
+from capsjax.models.cnns import audio_cnn
+from experiments.configs import variants
+
+_CAPSNETS = {"capsnet": "audio", "pooled_capsnet": "pooled"}
+_FIGURE = ("f", "a_f", "a_b_f", "a_pool_b_f")
+
+
+def get_config(words: str = "") -> Config:
+    """The config; ``words`` are a preset (``"cnn"`` if none), and ``"quick"``."""
+    preset, quick = variants.parse(words, ("cnn", *_CAPSNETS, *_FIGURE))
+    config = Config()
+    config.data.name = "spoken_digits"
+    config.data.validation_examples = 300
+    config.augment.shift = 800
+    config.augment.contrast = (0.5, 1.5)
+    config.batch_size = 32
+    config.num_epochs = 25
+    config.log_every_steps = 75  # One row for each epoch.
+    if preset in _CAPSNETS:
+        config.model = audio_capsnet.Config.preset(_CAPSNETS[preset])
+        config.optimizer.learning_rate = 1e-3
+    else:
+        config.model = audio_cnn.Config.preset("audio" if preset == "cnn" else preset)
+        config.loss = cross_entropy.Softmax()
+        config.optimizer.learning_rate = 3e-3 if preset == "cnn" else 1e-3
+    config.optimizer.decay_rate = 0.85
+    config.optimizer.decay_steps = 150
+    if quick:
+        config.max_steps = 20
+        config.model = config.model.smaller("quick")
+    return config
