@@ -36,7 +36,7 @@ from capsjax.layers import (
     relu,
 )
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput, ReferenceLayer
+from capsjax.models.base import ImageShape, ModelOutput, Published, ReferenceLayer
 from kernels.convolution import output_size
 
 _WINDOW, _POOL_STRIDE = 3, 2
@@ -79,6 +79,12 @@ class Config(base.Config):
             "dense_units": (128, 64),
         },
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("imagenet", "imagenet", 17.0, "ILSVRC-2010", side=227),
+        Published("one_tower", "imagenet", 20.93, "one crop, by torchvision"),
+        Published("cifar10", "cifar10", 11.0, "of a smaller network"),
+        Published("mnist", "mnist", None),
+    )
 
     channels: tuple[int, ...] = field(
         (96, 256, 384, 384, 256), "Channels of each convolution.", at_least=1

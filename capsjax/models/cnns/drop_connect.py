@@ -17,7 +17,7 @@ References:
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -28,7 +28,7 @@ from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import ConvBlock, DropConnect, Dropout, max_pool, relu
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 
 _HE_NORMAL = jax.nn.initializers.he_normal()
 
@@ -44,6 +44,9 @@ class Config(base.Config):
         "units": {"dropped": "units"},
         "none": {"dropped": "none"},
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("connections", "mnist", 0.21, "five networks that vote"),
+    )
 
     conv_channels: tuple[int, ...] = field(
         (32, 64),

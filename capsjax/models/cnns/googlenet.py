@@ -41,7 +41,7 @@ from capsjax.layers import (
     relu,
 )
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput, ReferenceLayer
+from capsjax.models.base import ImageShape, ModelOutput, Published, ReferenceLayer
 from kernels.convolution import output_size
 
 _WINDOW, _POOL_STRIDE = 3, 2
@@ -98,6 +98,11 @@ class Config(base.Config):
         # 114,506 on 28x28x1 images.
         "mnist": {**_SMALL, **_modules_3a_3b_4a_4e(4)},
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("imagenet", "imagenet", 6.67, "seven networks, 144 crops"),
+        Published("cifar10", "cifar10", None),
+        Published("mnist", "mnist", None),
+    )
 
     stem_channels: tuple[int, ...] = field(
         (64, 64, 192),

@@ -27,7 +27,7 @@ from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import average_pool, pooled_size
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 from kernels.convolution import convolve
 
 # Table I: the maps of S2 that each map of C3 sees.
@@ -56,6 +56,10 @@ class Config(base.Config):
             "classifier": "dense",
         },
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("paper", "mnist", 0.95),
+        Published("dense", "mnist", None),
+    )
 
     padded_size: int = field(
         32, "Sides in pixels to which smaller images are padded.", at_least=16

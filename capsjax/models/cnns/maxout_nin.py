@@ -17,7 +17,7 @@ References:
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, Key
 from capsjax.fields import field
 from capsjax.layers import ConvBlock, Dropout, average_pool, mlpconv_channels
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -44,6 +44,10 @@ class Config(base.Config):
             "kernel_sizes": (5, 5, 5),
         },
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("cifar10", "cifar10", 6.75, "with augmentation"),
+        Published("mnist", "mnist", 0.24),
+    )
 
     channels: tuple[int, ...] = field(
         (192, 160, 96, 192, 192, 192, 192, 192),

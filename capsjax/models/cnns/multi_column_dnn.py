@@ -28,7 +28,7 @@ from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import Conv, max_pool, pooled_size
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 from kernels.convolution import output_size
 from kernels.dtypes import at_least_float32
 
@@ -64,6 +64,9 @@ class Config(base.Config):
             "dense_units": (300, 100),
         },
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("mnist", "mnist", 0.23, "mean of 35 columns"),
+    )
 
     padded_size: int = field(
         29, "Side in pixels to which zeros enlarge the images.", at_least=1

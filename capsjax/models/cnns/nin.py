@@ -15,7 +15,7 @@ References:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int, Key
 from capsjax.fields import field
 from capsjax.layers import ConvBlock, Dropout, max_pool, mlpconv_channels
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -41,6 +41,10 @@ class Config(base.Config):
             "kernel_sizes": (5, 5, 5),
         },
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("cifar10", "cifar10", 10.41, "8.81 with augmentation"),
+        Published("mnist", "mnist", 0.47),
+    )
 
     channels: tuple[int, ...] = field(
         (192, 160, 96, 192, 192, 192, 192, 192),

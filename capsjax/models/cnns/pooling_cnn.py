@@ -16,7 +16,7 @@ References:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -36,7 +36,7 @@ from capsjax.layers import (
     pooled_size,
 )
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 
 POOLINGS = ("max", "average", "mixed", "gated", "tree", "tree_gated", "stride")
 _STRIDE = 2
@@ -50,6 +50,10 @@ class Config(base.Config):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         pooling: {"pooling": pooling} for pooling in POOLINGS
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("tree_gated", "mnist", 0.29, "of a deeper network"),
+        Published("tree_gated", "cifar10", None),
+    )
 
     pooling: str = field(
         "max",

@@ -17,7 +17,7 @@ References:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -37,7 +37,7 @@ from capsjax.layers import (
     relu,
 )
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 
 _LAYERS = 4
 _POOLED_AFTER = 2
@@ -61,6 +61,11 @@ class Config(base.Config):
         "mnist_short": _SHORT,
         "cifar10_short": {"channels": 96, **_SHORT},
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("mnist", "mnist", 0.31),
+        Published("mnist_short", "mnist", None),
+        Published("cifar10_large", "cifar10", 7.09, "with augmentation"),
+    )
 
     channels: int = field(32, "Channels K of all layers.", at_least=1)
     recurrent_steps: int = field(

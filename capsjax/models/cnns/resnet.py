@@ -77,6 +77,11 @@ class Config(base.Config):
         Published("resnet44", "cifar10", 7.17),
         Published("resnet56", "cifar10", 6.97),
         Published("resnet110", "cifar10", 6.43),
+        Published("resnet18", "imagenet", None),
+        Published("resnet34", "imagenet", None),
+        Published("resnet50", "imagenet", 6.7, "ten crops"),
+        Published("resnet101", "imagenet", 6.1, "ten crops"),
+        Published("resnet152", "imagenet", 5.7, "ten crops"),
     )
 
     channels: tuple[int, ...] = field(

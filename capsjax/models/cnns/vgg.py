@@ -26,7 +26,7 @@ from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import ConvBlock, Dropout, max_pool, relu
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput, ReferenceLayer
+from capsjax.models.base import ImageShape, ModelOutput, Published, ReferenceLayer
 
 # The paper begins with a shallower network's layers, and says that it would not need
 # to; with this scale for rectifiers it does not.
@@ -60,6 +60,12 @@ class Config(base.Config):
             "dense_units": (),
         },
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("vgg16", "imagenet", 9.62, "one crop, by torchvision"),
+        Published("vgg19", "imagenet", 9.12, "one crop, by torchvision"),
+        Published("cifar10", "cifar10", None),
+        Published("mnist", "mnist", None),
+    )
 
     channels: tuple[int, ...] = field(
         (64, 128, 256, 512, 512),
