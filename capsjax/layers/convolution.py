@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from capsjax.layers.recording import Window
 from kernels.convolution import Padding, convolve
 
 
@@ -45,6 +46,11 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding = padding
         self.groups = groups
+
+    @property
+    def receptive_window(self) -> Window:
+        """The pixels that one pixel of the result sees."""
+        return Window(self.kernel.shape[0], self.stride)
 
     def __call__(self, x: Float[Array, "B H W C_in"]) -> Float[Array, "B h w C_out"]:
         """Convolves a batch of images; sizes ``h, w`` are `output_size` of H and W."""

@@ -1,6 +1,8 @@
 """Pooling of features over windows of pixels, by their maximum or their mean."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from capsjax.errors import SettingsError
+from capsjax.layers.recording import Window, layer_function
 from kernels.convolution import output_size
 
 
@@ -32,6 +35,11 @@ def pooled_size(size: int, window: int, stride: int, *, ceil: bool = False) -> i
     return whole + (ceil and (size - window) % stride > 0)
 
 
+def _window_of(arguments: Mapping[str, Any]) -> Window:
+    return Window(arguments["window"], arguments["stride"] or arguments["window"])
+
+
+@layer_function(_window_of)
 def max_pool(
     x: Float[Array, "B H W C"],
     window: int,
@@ -65,6 +73,7 @@ def max_pool(
     return _max_of_windows(x, window, stride, (h, w))
 
 
+@layer_function(_window_of)
 def average_pool(
     x: Float[Array, "B H W C"], window: int, stride: int | None = None
 ) -> Float[Array, "B h w C"]:
