@@ -84,30 +84,30 @@ class Found(NamedTuple):
 
 
 def in_groups(
-    weights: Float[Array, "..."], *, matrices: bool = False
+    weights: Float[Array, "..."], *, per_matrix: bool = False
 ) -> Float[Array, "G n"]:
     """Weights that share a scale, in rows.
 
     Those of each output channel of a kernel [..., C_out]; or, in layers of capsules,
-    each of the transformation ``matrices`` [..., Q, P].
+    each of the transformation matrices [..., Q, P].
     """
-    if matrices:
+    if per_matrix:
         return weights.reshape(-1, weights.shape[-2] * weights.shape[-1])
     return weights.reshape(-1, weights.shape[-1]).T
 
 
 def rounded(
-    weights: Float[Array, "..."], name: str, *, matrices: bool = False
+    weights: Float[Array, "..."], name: str, *, per_matrix: bool = False
 ) -> Float[Array, "..."]:
     """Weights as a format stores them, in their own dtype.
 
     Args:
         weights: a kernel, or transformation matrices.
         name: name of the format.
-        matrices: see `in_groups`.
+        per_matrix: see `in_groups`.
     """
-    found = FORMATS[name].rounded(in_groups(weights, matrices=matrices))
-    if matrices:
+    found = FORMATS[name].rounded(in_groups(weights, per_matrix=per_matrix))
+    if per_matrix:
         return found.reshape(weights.shape)
     return found.T.reshape(weights.shape)
 
@@ -147,8 +147,8 @@ def measure(
         def rounding(path: tuple, value: Array, name: str = name) -> Array:
             if not is_weight(path, value):
                 return value
-            matrices = _are_matrices(path, value)
-            return rounded(jnp.asarray(value), name, matrices=matrices)
+            per_matrix = _are_matrices(path, value)
+            return rounded(jnp.asarray(value), name, per_matrix=per_matrix)
 
         changed = jax.tree_util.tree_map_with_path(rounding, params)
         variables = model.variables.replace(params=jax.device_get(changed))
@@ -178,5 +178,5 @@ def _bytes(params: object, form: Format) -> float:
     for path, value in jax.tree_util.tree_leaves_with_path(params):
         total += value.size * (form.bits if is_weight(path, value) else 32) / 8
         if is_weight(path, value) and form.bits <= 8:
-            total += 4 * len(in_groups(value, matrices=_are_matrices(path, value)))
+            total += 4 * len(in_groups(value, per_matrix=_are_matrices(path, value)))
     return total

@@ -156,7 +156,7 @@ def test_rounding_by_hand():
     found = precision.rounded(kernel, "bfloat16")
     assert float(found[1, 0]) == float(jnp.bfloat16(-0.4)) != np.float32(-0.4)
     matrices = jnp.float32(np.arange(1, 9).reshape(2, 1, 2, 2))
-    found = precision.rounded(matrices, "1 bit", matrices=True)
+    found = precision.rounded(matrices, "1 bit", per_matrix=True)
     np.testing.assert_allclose(found[:, 0, 0, 0], [2.5, 6.5])
 
 
