@@ -26,7 +26,7 @@ from capsjax.data.sources import (
     spoken_digits,
     tfds_sets,
 )
-from capsjax.data.splits import SPLIT_SEED, carve
+from capsjax.data.splits import SPLIT_SEED, carve, few_of_each_class
 from capsjax.errors import UserError
 
 __all__ = [
@@ -104,6 +104,8 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
             path=source.path,
             validation_examples=source.validation_examples,
             image_size=source.image_size,
+            train_per_class=source.train_per_class,
+            train_choice=source.train_choice,
         )
         return DERIVED[name](base, source)
     if name not in DATASETS:
@@ -134,6 +136,14 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
         raise UserError(
             f"validation_examples={source.validation_examples} of {name}: {error}"
         ) from None
+    if count := source.train_per_class:
+        train = few_of_each_class(train, count, source.train_choice)
+        few = f"; {count} training images of each class, choice {source.train_choice}"
+        dataset = dataclasses.replace(
+            dataset,
+            provenance=dataset.provenance + few,
+            content=dataset.content + few,
+        )
     parts: dict[str, Any] = dataclasses.replace(
         dataset, train=train, validation=validation
     ).parts()

@@ -43,6 +43,18 @@ class Source(fields.Config):
         "Training images held out for validation; the split is the same for all seeds.",
         at_least=0,
     )
+    train_per_class: int = field(
+        0,
+        "Training images of each class, repeated so that an epoch stays as long as it "
+        "is with all of them; 0: all.",
+        at_least=0,
+    )
+    train_choice: int = field(
+        0,
+        "Number of the random choice of these images; more of one choice contain fewer "
+        "of it.",
+        at_least=0,
+    )
     base: str = field(
         "mnist", "Data set of single digits that derived data sets are made from."
     )

@@ -100,6 +100,38 @@ def _divided(image_set: ImageSet, held_out: np.ndarray) -> tuple[ImageSet, Image
     return image_set.take(rest), image_set.take(np.sort(held_out))
 
 
+def few_of_each_class(image_set: ImageSet, count: int, choice: int) -> ImageSet:
+    """Chooses a few images of each class, and repeats them to the same length.
+
+    Choices of the same number are nested: more images contain the fewer ones. An epoch
+    is as long as it was, so that runs differ in nothing but what they see.
+
+    Args:
+        image_set: N examples with one label each.
+        count: examples of each class.
+        choice: number of the random choice.
+
+    Returns:
+        N examples, in which all chosen ones are as frequent as N permits.
+
+    Raises:
+        UserError: a class has fewer examples.
+    """
+    chosen = []
+    for label in np.unique(image_set.labels):
+        members = np.flatnonzero(image_set.labels == label)
+        if len(members) < count:
+            raise UserError(
+                f"config.data.train_per_class is {count}, but class {label} has only "
+                f"{len(members)} training images"
+            )
+        rng = np.random.default_rng([choice, int(label)])
+        chosen.append(rng.permutation(members)[:count])
+    # The classes take turns, so that what is repeated once more is of all of them.
+    in_turn = np.stack(chosen, axis=1).ravel()
+    return image_set.take(np.resize(in_turn, len(image_set)))
+
+
 def carve_test(image_set: ImageSet, what: str) -> tuple[ImageSet, ImageSet]:
     """Splits about a fifth off as a test set, for data that come without one.
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from capsjax import routings
 from capsjax.errors import SettingsError
 from capsjax.layers.initializers import Initializer
+from capsjax.layers.recording import Window
 from capsjax.routings import Capsules, Sizes, Transform
 from kernels.dtypes import at_least_float32
 from kernels.routing import Diagnosis
@@ -143,6 +144,13 @@ class RoutedCapsules(nnx.Module):
         """Diagnoses each routing iteration on a few dozen examples."""
         return self.routing.diagnose(inputs, self._transform())
 
+    def couplings(self, inputs: Capsules) -> Float[Array, "B I J"]:
+        """The share of each capsule below that goes to each of this layer at the end.
+
+        For routings whose config says that they have couplings.
+        """
+        return self.routing.couplings(inputs, self._transform())
+
     def _read_out(self, found: Capsules) -> Capsules:
         if self.readout is None:
             return found
@@ -210,6 +218,11 @@ class ConvCapsules(nnx.Module):
         self.bias = _bias(types, routing, bias_init, rngs)
         self.routing = routing.build(types._replace(in_capsules=K * K * I), rngs)
         self.windows = windows
+
+    @property
+    def receptive_window(self) -> Window:
+        """The places below that one place sees."""
+        return Window(self.windows.kernel, self.windows.stride)
 
     def __call__(
         self,

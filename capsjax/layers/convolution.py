@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from capsjax.layers.recording import Window
 from kernels.convolution import Padding, convolve
 
 
@@ -47,6 +48,11 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding = padding
         self.groups = groups
+
+    @property
+    def receptive_window(self) -> Window:
+        """The pixels that one pixel of the result sees."""
+        return Window(self.kernel.shape[0], self.stride)
 
     def __call__(
         self, x: Float[Array, "B *sizes C_in"]

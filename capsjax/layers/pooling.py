@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from capsjax.errors import SettingsError
+from capsjax.layers.recording import Window, layer_function
 from kernels.convolution import output_size
 from kernels.dtypes import accumulation_dtype
 
@@ -42,6 +44,16 @@ def pooled_size(
     return whole + (ceil and rest > 0 and whole * stride < size + padding)
 
 
+def _window_of(arguments: Mapping[str, Any]) -> Window:
+    """The window along the axis on which it is longest."""
+    window, stride = arguments["window"], arguments["stride"] or arguments["window"]
+    window, stride = (
+        size if isinstance(size, int) else max(size) for size in (window, stride)
+    )
+    return Window(window, stride)
+
+
+@layer_function(_window_of)
 def max_pool(
     x: Float[Array, "B *sizes C"],
     window: int | Sequence[int],
@@ -68,6 +80,7 @@ def max_pool(
     return _max_of_windows(x, windows, strides, sizes)
 
 
+@layer_function(_window_of)
 def average_pool(
     x: Float[Array, "B *space C"],
     window: int | Sequence[int],

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from capsjax.errors import SettingsError
 from capsjax.layers.convolution import Conv
 from capsjax.layers.initializers import Initializer, Initializers
+from capsjax.layers.recording import Window
 from capsjax.normalization import BatchNorm, PoseNorm
 from capsjax.routings import Capsules
 from kernels.convolution import output_size
@@ -63,6 +64,11 @@ class PrimaryCapsules(nnx.Module):
         )
         self.bias = nnx.Param(init.bias(rngs.params(), (num_types, dim), jnp.float32))
         self.coupling = 1 / (num_types + leaky) if route else 1.0
+
+    @property
+    def receptive_window(self) -> Window:
+        """The pixels that one capsule sees."""
+        return self.conv.receptive_window
 
     def __call__(self, x: Float[Array, "B *sizes C"]) -> Float[Array, "B I P"]:
         """Poses of the primary capsules, each of length below one."""
@@ -194,6 +200,11 @@ class DepthwisePrimaryCapsules(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.dim = dim
         self.stride = stride
+
+    @property
+    def receptive_window(self) -> Window:
+        """The pixels that one capsule sees."""
+        return Window(self.kernel.shape[0], self.stride)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B I P"]:
         """Poses of the primary capsules, each of length below one."""

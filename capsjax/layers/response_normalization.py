@@ -3,9 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from capsjax.layers.recording import Window, layer_function
 from kernels.dtypes import accumulation_dtype
 
 
+@layer_function(lambda arguments: Window(1, 1))
 def local_response_normalization(
     x: Float[Array, "B H W C"],
     *,

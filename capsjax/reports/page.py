@@ -17,6 +17,7 @@ from markupsafe import Markup
 from capsjax.errors import UserError
 from capsjax.reports import document, extras, figures
 from capsjax.reports.document import Picture
+from capsjax.reports.extras import Extra
 from capsjax.reports.runs import SPLITS, Group, Run, find, group, number, value_text
 from capsjax.runs import results
 
@@ -139,6 +140,7 @@ def _content(runs: Sequence[Run], folders: Sequence[pathlib.Path]) -> dict[str, 
         "device_name": results.device_name,
         "command": _command,
         "plots": _plots,
+        "inspection": _inspection,
     }
 
 
@@ -302,6 +304,15 @@ def _plots(run: Run) -> tuple[list[Picture], str, int]:
     # Wide ones, which fill a line, come last.
     pictures.sort(key=lambda picture: picture.is_wide)
     return pictures, results.listed(broken), len(paths[_MAX_PICTURES:])
+
+
+def _inspection(run: Run) -> tuple[list[Extra], list[str]]:
+    """What experiments.inspect_network has found of a run, and what cannot be shown."""
+    found, broken = extras.read(run.folder.inspection)
+    for extra in found:
+        if isinstance(extra, Picture):
+            extra.name = f"{run.name.replace('/', '_')}_inspection_{extra.name}"
+    return found, broken
 
 
 def _counted(of_runs: Iterable[list[str]]) -> list[str]:

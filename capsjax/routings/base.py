@@ -229,6 +229,16 @@ class Routing(nnx.Module):
         """Diagnoses each iteration on a few dozen examples."""
         raise NotImplementedError(f"{type(self).__name__} cannot be diagnosed")
 
+    def couplings(
+        self, inputs: Capsules, transform: Transform
+    ) -> Float[Array, "n C J"]:
+        """The share of each child that goes to each output capsule at the end.
+
+        For algorithms whose config says that they have couplings; of each position, as
+        in `Transform.vectors`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not tell its couplings")
+
 
 class RoutingOfVotes(Routing):
     """Base class of plug-ins that work on votes, for a block of examples at a time."""
@@ -348,6 +358,7 @@ class Config(fields.Named):
             on the votes; if not, `Routing.activations_only` works.
         concurrent: whether `Routing.make_pass` works.
         diagnosable: whether `Routing.diagnose` works.
+        has_couplings: whether `Routing.couplings` works.
         implementations: names of interchangeable implementations, which the field
             ``implementation`` chooses from; empty if there is only one.
     """
@@ -358,6 +369,7 @@ class Config(fields.Named):
     activations_need_votes: ClassVar[bool] = True
     concurrent: ClassVar[bool] = False
     diagnosable: ClassVar[bool] = False
+    has_couplings: ClassVar[bool] = False
     implementations: ClassVar[tuple[str, ...]] = ()
 
     @property

@@ -9,7 +9,7 @@ import functools
 from typing import ClassVar, Self
 
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from capsjax.fields import field
 from capsjax.losses.base import Scores
@@ -25,6 +25,7 @@ class Config(base.Config):
     name: ClassVar[str] = "dynamic"
     activations: ClassVar[Scores] = "lengths"
     diagnosable: ClassVar[bool] = True
+    has_couplings: ClassVar[bool] = True
     implementations: ClassVar[tuple[str, ...]] = tuple(routing.IMPLEMENTATIONS)
 
     iterations: int = field(3, "Routing iterations r.", at_least=1)
@@ -73,6 +74,16 @@ class Dynamic(base.Routing):
             implementation=self.implementation,
         )
         return base.route_vectors(op, inputs, transform)
+
+    def couplings(
+        self, inputs: Capsules, transform: Transform
+    ) -> Float[Array, "n C J"]:
+        """The coupling coefficients of the last iteration."""
+        return routing.dynamic.couplings(
+            *transform.vectors(transform.children(inputs)),
+            num_iterations=self.iterations,
+            leaky=self.leaky,
+        )
 
     def diagnose(self, inputs: Capsules, transform: Transform) -> routing.Diagnosis:
         """Diagnoses each routing iteration on a few dozen examples."""

@@ -9,6 +9,7 @@
     tensorboard/      the same numbers as TensorBoard events
     checkpoints/      last/ and best/ (by validation), see capsjax.training.checkpoint
     plots/            PNG figures
+    inspection/       what experiments.inspect_network has found
     profile/          with --profile_steps, a trace for TensorBoard or Perfetto
     result.json       written when the run has ended
     .lock             held by the process that trains
@@ -42,6 +43,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
+        self.inspection = self.path / "inspection"
         self.profile = self.path / "profile"
         self.result = self.path / "result.json"
 

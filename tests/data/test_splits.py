@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from capsjax import data
-from capsjax.data.splits import SPLIT_SEED
+from capsjax.data.splits import SPLIT_SEED, few_of_each_class
 from capsjax.errors import UserError
 from tests.data.made import image_set, numbered, numbers
 
@@ -176,3 +176,37 @@ def test_carve_nothing():
 def test_carve_refuses(labels, num, message):
     with pytest.raises(UserError, match=message):
         data.carve(image_set(labels), num, seed=0)
+
+
+def test_few_images_are_nested_balanced_and_repeated():
+    labels = np.repeat(np.arange(3), (30, 40, 25)).astype(np.int32)
+    images = np.arange(95, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    every = data.ImageSet(images, labels)
+    chosen = {}
+    for count in (1, 2, 7):
+        few = few_of_each_class(every, count, 4)
+        assert len(few) == 95
+        numbers, times = np.unique(few.images, return_counts=True)
+        np.testing.assert_array_equal(np.bincount(labels[numbers]), [count] * 3)
+        np.testing.assert_array_equal(few.labels, labels[few.images.ravel()])
+        assert times.max() - times.min() <= 1
+        chosen[count] = set(numbers)
+    assert chosen[1] < chosen[2] < chosen[7]
+    other = few_of_each_class(every, 7, 5)
+    assert set(np.unique(other.images)) != chosen[7]
+    with pytest.raises(UserError, match=r"per_class is 26, but class 2 has only 25"):
+        few_of_each_class(every, 26, 4)
+
+
+def test_a_data_set_of_few_images_keeps_its_other_parts():
+    whole = data.load("digits", validation_examples=100)
+    few = data.load("digits", validation_examples=100, train_per_class=2)
+    assert len(few.train) == len(whole.train)
+    assert len(contents(few.train)) == 20
+    assert contents(few.train) < contents(whole.train)
+    assert contents(few.validation) == contents(whole.validation)
+    np.testing.assert_array_equal(few.test.images, whole.test.images)
+    assert few.content != whole.content
+    assert "2 training images of each class" in few.provenance
+    pairs = data.load("expanded", base="digits", canvas=12, shift=1, train_per_class=3)
+    assert len(contents(pairs.train)) == 30

@@ -8,7 +8,7 @@ References:
 """
 
 from kernels.routing.dynamic.api import IMPLEMENTATIONS, route
-from kernels.routing.dynamic.diagnostics import Diagnosis, diagnose
+from kernels.routing.dynamic.diagnostics import Diagnosis, couplings, diagnose
 from kernels.routing.dynamic.workloads import WORKLOADS, Workload
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "WORKLOADS",
     "Diagnosis",
     "Workload",
+    "couplings",
     "diagnose",
     "route",
 ]

@@ -59,35 +59,73 @@ def diagnose(
         each routing logit by each routing iteration.
     """
     check(inputs, weights, bias, num_iterations)
-    dtype = inputs.dtype
-    wide = accumulation_dtype(dtype)
-    I, J, _, _ = weights.shape
 
     def of_example(u: Float[Array, "I P"]) -> Diagnosis:
-        votes = jnp.einsum(
-            "ijqp,ip->ijq", weights, u, preferred_element_type=wide
-        ).astype(dtype)
-        logits = jnp.zeros((I, J + leaky), wide)
         changes, entropies = [], []
-        for _ in range(num_iterations):
-            # This way the logarithm of a share that is zero is finite.
-            log_c = jax.nn.log_softmax(logits, axis=1)
-            c = jnp.exp(log_c)
-            entropies.append(-jnp.mean(jnp.sum(c * log_c, axis=1)))
-            s = jnp.einsum(
-                "ij,ijq->jq",
-                c[:, :J].astype(dtype),
-                votes,
-                preferred_element_type=wide,
-            )
-            if bias is not None:
-                s = s + bias.astype(wide)
-            poses = squash(s).astype(dtype)
-            change = jnp.einsum("ijq,jq->ij", votes, poses, preferred_element_type=wide)
+        for log_c, change in _iterations(u, weights, bias, num_iterations, leaky):
+            entropies.append(-jnp.mean(jnp.sum(jnp.exp(log_c) * log_c, axis=1)))
             changes.append(jnp.mean(jnp.abs(change)))
-            logits = logits.at[:, :J].add(change)
         return Diagnosis(jnp.stack(changes), jnp.stack(entropies))
 
     # One example after another, where vmap would hold the votes of all.
     found = jax.lax.map(of_example, inputs)
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
+
+
+def couplings(
+    inputs: Float[Array, "B I P"],
+    weights: Float[Array, "I J Q P"],
+    bias: Float[Array, "J Q"] | None = None,
+    *,
+    num_iterations: int,
+    leaky: bool = False,
+) -> Float[Array, "B I J"]:
+    """The coupling coefficients of the last iteration, float32 at least.
+
+    Arguments and errors are those of `diagnose`. With leaky routing those of an input
+    capsule add up to less than 1.
+    """
+    check(inputs, weights, bias, num_iterations)
+
+    def of_example(u: Float[Array, "I P"]) -> Float[Array, "I J"]:
+        log_c, _ = _iterations(u, weights, bias, num_iterations, leaky)[-1]
+        return jnp.exp(log_c[:, : weights.shape[1]])
+
+    return jax.lax.map(of_example, inputs)
+
+
+def _iterations(
+    u: Float[Array, "I P"],
+    weights: Float[Array, "I J Q P"],
+    bias: Float[Array, "J Q"] | None,
+    num_iterations: int,
+    leaky: bool,
+) -> list[tuple[Array, Array]]:
+    """Logarithms of the coupling coefficients, and what is added to the logits.
+
+    Of one example in each iteration: [I, J], or [I, J + 1] if leaky; and [I, J].
+    """
+    dtype = u.dtype
+    wide = accumulation_dtype(dtype)
+    I, J, _, _ = weights.shape
+    votes = jnp.einsum("ijqp,ip->ijq", weights, u, preferred_element_type=wide).astype(
+        dtype
+    )
+    logits = jnp.zeros((I, J + leaky), wide)
+    found = []
+    for _ in range(num_iterations):
+        # This way the logarithm of a share that is zero is finite.
+        log_c = jax.nn.log_softmax(logits, axis=1)
+        s = jnp.einsum(
+            "ij,ijq->jq",
+            jnp.exp(log_c[:, :J]).astype(dtype),
+            votes,
+            preferred_element_type=wide,
+        )
+        if bias is not None:
+            s = s + bias.astype(wide)
+        poses = squash(s).astype(dtype)
+        change = jnp.einsum("ijq,jq->ij", votes, poses, preferred_element_type=wide)
+        logits = logits.at[:, :J].add(change)
+        found.append((log_c, change))
+    return found
