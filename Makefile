@@ -93,6 +93,13 @@ experiments-smoke: $(READY) ## Runs each of the paper's experiments, tiny, in mi
 		--max_steps=20 --workdir=$(SMOKE)/routings
 	@$(BIN)/python -m experiments.gradient_flow --scale=smoke $(SMOKE_IMAGES) \
 		--routings=dynamic,uniform --depths=1,2 --max_steps=20 --workdir=$(SMOKE)/gradients
+	@$(BIN)/python -m experiments.inspect_network --workdir=$(SMOKE)/ensemble/seed0 \
+		--steps=20 --repeats=3
+	@$(BIN)/python -m experiments.data_efficiency --quick $(SMOKE_IMAGES) --seeds=1 \
+		--networks=mnist:paper,deep_convnet --images_per_class=1,10 --max_steps=20 \
+		--workdir=$(SMOKE)/data_efficiency
+	@$(BIN)/python -m experiments.find_features --images=100,1000 --seeds=2 --steps=100 \
+		--output=$(SMOKE)/found_features
 	@$(BIN)/python -m experiments.report $(SMOKE)/* --output=$(SMOKE)/report.html
 
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY)) ## Tests, benchmark and training on a GPU, 10 minutes
