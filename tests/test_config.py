@@ -63,7 +63,15 @@ EVERY_CONFIG = [
     *itertools.product(("extruded_digits",), ("cnn", "capsnet")),
     *itertools.product(
         ("spoken_digits",),
-        ("cnn", "capsnet", "pooled_capsnet", "a_f", "a_b_f", "a_pool_b_f"),
+        (
+            "cnn",
+            "deeper_cnn",
+            "capsnet",
+            "pooled_capsnet",
+            "a_f",
+            "a_b_f",
+            "a_pool_b_f",
+        ),
     ),
 ]
 

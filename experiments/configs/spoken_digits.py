@@ -13,6 +13,8 @@ The presets:
 
 ``spoken_digits.py:cnn``, the default
     Three convolutions along time and their mean. Aims at 3 % error.
+``spoken_digits.py:deeper_cnn``
+    A fourth convolution, and dropout.
 ``spoken_digits.py:capsnet``, ``spoken_digits.py:pooled_capsnet``
     CapsNet with time in place of the plane of an image; and with the first
     convolutions and the pooling of the CNN.
@@ -39,7 +41,7 @@ _FIGURE = ("f", "a_f", "a_b_f", "a_pool_b_f")
 
 def get_config(words: str = "") -> Config:
     """The config; ``words`` are a preset (``"cnn"`` if none), and ``"quick"``."""
-    preset, quick = variants.parse(words, ("cnn", *_CAPSNETS, *_FIGURE))
+    preset, quick = variants.parse(words, ("cnn", "deeper_cnn", *_CAPSNETS, *_FIGURE))
     config = Config()
     config.data.name = "spoken_digits"
     config.data.validation_examples = 300
@@ -52,10 +54,11 @@ def get_config(words: str = "") -> Config:
         config.model = audio_capsnet.Config.preset(_CAPSNETS[preset])
         config.optimizer.learning_rate = 1e-3
     else:
-        config.model = audio_cnn.Config.preset("audio" if preset == "cnn" else preset)
+        network = {"cnn": "audio", "deeper_cnn": "deeper"}.get(preset, preset)
+        config.model = audio_cnn.Config.preset(network)
         config.loss = cross_entropy.Softmax()
-        config.optimizer.learning_rate = 3e-3 if preset == "cnn" else 1e-3
-    config.optimizer.decay_rate = 0.85
+        config.optimizer.learning_rate = 1e-3 if preset in _FIGURE else 3e-3
+    config.optimizer.decay_rate = 0.75
     config.optimizer.decay_steps = 150
     if quick:
         config.max_steps = 20
