@@ -31,8 +31,8 @@ _SPECTRAL_SHARE, _SPECTRAL_SHARE_STRIDED = 0.5, 0.8
 _CHUNK_BYTES = 3 * 2**19
 
 # Where XLA's gradient of a kernel is not used: for the kernels that were measured, and
-# not for so few additions and multiplications that they take a millisecond or two.
-_ROWS_FOR_KERNEL, _ROWS_FROM = 3, 10**8
+# not for so few additions and multiplications that they take a few milliseconds.
+_ROWS_FOR_KERNEL, _ROWS_FROM = 3, 2 * 10**8
 
 _materialized = jax.lax.optimization_barrier
 
