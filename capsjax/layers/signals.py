@@ -47,6 +47,7 @@ class SignalFeatures(nnx.Module):
         blocks: list[SignalBlock],
         *,
         norm: bool,
+        momentum: float = 0.9,
         rngs: nnx.Rngs,
     ):
         """Builds the layers.
@@ -55,6 +56,7 @@ class SignalFeatures(nnx.Module):
             image_shape: height, width and channels of the images.
             blocks: sizes of the blocks, in their order; may be empty.
             norm: whether there is batch normalisation before each ReLU.
+            momentum: weight of the old in its running averages.
             rngs: generator whose ``params`` stream initialises the parameters.
 
         Raises:
@@ -71,6 +73,7 @@ class SignalFeatures(nnx.Module):
                     stride=block.stride,
                     dimensions=1,
                     norm=norm,
+                    momentum=momentum,
                     rngs=rngs,
                 )
             )

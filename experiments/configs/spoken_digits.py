@@ -58,7 +58,7 @@ def get_config(words: str = "") -> Config:
         config.model = audio_cnn.Config.preset(network)
         config.loss = cross_entropy.Softmax()
         config.optimizer.learning_rate = 1e-3 if preset in _FIGURE else 3e-3
-    config.optimizer.decay_rate = 0.75
+    config.optimizer.decay_rate = 0.82
     config.optimizer.decay_steps = 150
     if quick:
         config.max_steps = 20
