@@ -47,7 +47,6 @@ class SignalFeatures(nnx.Module):
         blocks: list[SignalBlock],
         *,
         norm: bool,
-        momentum: float = 0.9,
         rngs: nnx.Rngs,
     ):
         """Builds the layers.
@@ -56,7 +55,6 @@ class SignalFeatures(nnx.Module):
             image_shape: height, width and channels of the images.
             blocks: sizes of the blocks, in their order; may be empty.
             norm: whether there is batch normalisation before each ReLU.
-            momentum: weight of the old in its running averages.
             rngs: generator whose ``params`` stream initialises the parameters.
 
         Raises:
@@ -73,7 +71,6 @@ class SignalFeatures(nnx.Module):
                     stride=block.stride,
                     dimensions=1,
                     norm=norm,
-                    momentum=momentum,
                     rngs=rngs,
                 )
             )

@@ -106,14 +106,6 @@ class Config(base.Config):
     batch_norm: bool = field(
         True, "Batch normalisation after each convolution, in place of biases."
     )
-    batch_norm_momentum: float = field(
-        0.99,
-        "Weight of the old in the running averages; recordings are few and batches "
-        "small.",
-        before=0.9,
-        at_least=0,
-        at_most=1,
-    )
     global_average: bool = field(
         True, "Mean of the features over time before the dense layer; else all of them."
     )
@@ -149,11 +141,7 @@ class AudioCNN(base.Model):
         check_counts(config, *names, of="convolution", least=0)
         blocks = map(SignalBlock, *(getattr(config, name) for name in names))
         self.features = SignalFeatures(
-            image_shape,
-            list(blocks),
-            norm=config.batch_norm,
-            momentum=config.batch_norm_momentum,
-            rngs=rngs,
+            image_shape, list(blocks), norm=config.batch_norm, rngs=rngs
         )
         length, channels = self.features.shape
         self.global_average = config.global_average
