@@ -12,15 +12,17 @@ heard, in place of the official split.
 The presets:
 
 ``spoken_digits.py:cnn``, the default
-    Three convolutions along time and their mean. Aims at 3 % error.
+    Three convolutions along time and their mean. 4.7 % test error (one seed, with a
+    learning rate that fell more slowly).
 ``spoken_digits.py:deeper_cnn``
-    A fourth convolution, and dropout.
+    A fourth convolution, and dropout: 3.3 % test error (one seed, 10 of 300), within a
+    quarter of an hour on one CPU core.
 ``spoken_digits.py:capsnet``, ``spoken_digits.py:pooled_capsnet``
     CapsNet with time in place of the plane of an image; and with the first
     convolutions and the pooling of the CNN.
 ``spoken_digits.py:f``, ``a_f``, ``a_b_f``, ``a_pool_b_f``
     The figure sequence that explains such networks, see
-    `capsjax.models.cnns.audio_cnn`.
+    `capsjax.models.cnns.audio_cnn`. ``f``, which is linear, has 78 % test error.
 
 In training a recording is moved by up to a tenth of a second and made louder or softer,
 by the contrast: silence is black.
