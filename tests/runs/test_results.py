@@ -71,7 +71,9 @@ def made_run(
 
 def test_a_row_has_provenance_and_no_paths(tmp_path):
     row = results.training_row(made_run(tmp_path / "run"))
-    assert row.keys() >= committed_columns("training.csv")
+    # Each loss has a column of its own.
+    common = {name for name in committed_columns("training.csv") if "_loss" not in name}
+    assert row.keys() >= common
     expected = {
         "jax": "1",
         "train_examples_seen": "1280",
