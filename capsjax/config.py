@@ -264,6 +264,17 @@ class Config(fields.Config):
         may_change=True,
         changes_result=False,
     )
+    init_from: str = field(
+        "",
+        "Trained network whose parameters and running averages training starts from: "
+        "the folder of a run, a file that experiments.publish wrote, or a file of "
+        "torchvision's or timm's network; empty: random ones.",
+    )
+    init_layers: tuple[str, ...] = field(
+        (),
+        "Layers to take from init_from, as patterns such as 'blocks.*'; empty: all "
+        "that have the same name and shapes in both.",
+    )
 
     data: Source = field(Source, "Data set.")
     preprocess: Preprocess = field(
@@ -303,6 +314,11 @@ def check(config: Config) -> None:
                 f"config.augment.{name} is {(low, high)}; "
                 f"it must be (smallest, largest) with {least:g} <= smallest <= largest"
             )
+    if config.init_layers and not config.init_from:
+        raise UserError(
+            f"config.init_layers is {config.init_layers}, but config.init_from names "
+            "no trained network; set it, or leave init_layers out"
+        )
     model, loss = config.model, config.loss
     labels = "several" if classes_per_image(config) > 1 else "one"
     if model.scores not in loss.takes or labels not in loss.labels:

@@ -19,6 +19,13 @@ from capsjax.training.train import train
 from experiments import launch
 
 _CONFIG = launch.define_config()
+_INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "Starts from a trained network: short for --config.init_from. Take only some of "
+    "its layers with --config.init_layers, keep them as they are or let them learn "
+    "slowly with --config.optimizer.rates.",
+)
 _DATA_DIR = launch.define_data_dir()
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -47,6 +54,8 @@ def main() -> None:
     """Loads the data, trains, and draws the run's figures."""
     _take_up_devices()
     config = _CONFIG.value
+    if _INIT_FROM.value is not None:
+        config.init_from = _INIT_FROM.value
     data = launch.load_data(config, _DATA_DIR.value)
     folder = RunFolder(_WORKDIR.value)
     trained = train(

@@ -16,9 +16,10 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
+from capsjax import models
 from capsjax.errors import SettingsError, UserError
 from capsjax.layers import BatchNorm, Conv
-from capsjax.models.base import Config, Model, ReferenceLayer
+from capsjax.models.base import Config, ImageShape, Model, ReferenceLayer
 
 
 class _Entry(NamedTuple):
@@ -35,9 +36,38 @@ class _Entry(NamedTuple):
     convert: Callable[[np.ndarray], np.ndarray]
 
 
-def load(
-    config: Config, model: Model, path: pathlib.Path, *, classifier: bool = True
-) -> None:
+def build(config: Config, image_shape: ImageShape, path: pathlib.Path) -> Model:
+    """Builds the network of a file, with as many classes as it has there.
+
+    Args:
+        config: the network's config.
+        image_shape: shape (H, W, C) of the images that the network sees.
+        path: see `load`.
+
+    Raises:
+        UserError: see `load`; or the images do not suit the config.
+    """
+
+    def built(num_classes: int) -> Model:
+        return models.build(config, image_shape, num_classes, nnx.Rngs(params=0))
+
+    arrays = read(path)
+    try:
+        layers = config.reference_layers(nnx.eval_shape(lambda: built(2)))
+    except SettingsError:
+        layers = ()  # Which `load` explains.
+    sizes = [
+        len(arrays[f"{name}.weight"])
+        for layer in layers
+        for name in (layer.name, layer.other_name)
+        if layer.is_classifier and f"{name}.weight" in arrays
+    ]
+    model = built(sizes[0] if sizes else 2)
+    load(config, model, path)
+    return model
+
+
+def load(config: Config, model: Model, path: pathlib.Path) -> None:
     """Gives a network the parameters and running averages of a file.
 
     Where there is an error, nothing has changed.
@@ -47,8 +77,6 @@ def load(
         model: the module that it built.
         path: a ``.safetensors`` file; or a state dict that ``torch.save`` wrote, which
             needs PyTorch.
-        classifier: whether to take the layers whose shape the number of classes
-            determines, too; else they keep what they have.
 
     Raises:
         UserError: the file cannot be read, or holds another network; or the network has
@@ -69,7 +97,7 @@ def load(
         name = layer.name
         if f"{name}.weight" not in found and f"{layer.other_name}.weight" in found:
             name = layer.other_name
-        if layer.layer is None or (layer.is_classifier and not classifier):
+        if layer.layer is None:
             left.append(name)
             continue
         entries |= {

@@ -46,6 +46,19 @@ def title(folder: RunFolder) -> str:
     return names.in_words(source.name, source.base, path=source.path)
 
 
+def recorded_sizes(folder: RunFolder) -> tuple[tuple[int, int, int], int]:
+    """Returns the shape (H, W, C) of the run's images and its number of classes.
+
+    Raises:
+        UserError: there is no run, or one of an early version, which did not record it.
+    """
+    found = _load(folder)
+    if found is None:
+        raise UserError(f"{folder.path} has no {folder.data.name}, so it is no run")
+    height, width, channels = found["image_shape"]
+    return (height, width, channels), len(found["class_names"])
+
+
 def check_same(folder: RunFolder, data: Dataset) -> None:
     """Refuses data other than those of the run.
 

@@ -1,6 +1,5 @@
 """The optimizer, and its learning rate over the steps and parameters."""
 
-import fnmatch
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from flax import nnx
 
 from capsjax.config import Optimizer
 from capsjax.errors import UserError
+from capsjax.training import parameter_names
 
 OPTIMIZERS: dict[
     str, Callable[[optax.Schedule, Optimizer], optax.GradientTransformation]
@@ -99,24 +99,27 @@ def factors(params: nnx.State, rates: tuple[str, ...]) -> nnx.State:
 
     Args:
         params: the model's parameters.
-        rates: ``PATTERN=FACTOR`` each. A pattern, in which ``*`` stands for anything,
-            is the path of a parameter or of a layer that holds it, such as
-            ``convs.0``; the last one that matches counts.
+        rates: ``PATTERN=FACTOR`` each, see `parameter_names.matches`; the last one that
+            matches counts.
 
     Raises:
         UserError: a pattern matches nothing, or a factor is not a number.
     """
     pairs = [_pair(rate) for rate in rates]
-    paths = [path for path, _ in _by_path(params)]
+    paths = [path for path, _ in parameter_names.by_path(params)]
     for pattern, _ in pairs:
-        if not any(_matches(path, pattern) for path in paths):
+        if not any(parameter_names.matches(path, pattern) for path in paths):
             raise UserError(
                 f"config.optimizer.rates has {pattern!r}, which is no parameter of "
-                f"this network; it has {', '.join(_layers(paths))}"
+                f"this network; it has {', '.join(parameter_names.layers(paths))}"
             )
 
     def factor(path: str) -> float:
-        found = [factor for pattern, factor in pairs if _matches(path, pattern)]
+        found = [
+            factor
+            for pattern, factor in pairs
+            if parameter_names.matches(path, pattern)
+        ]
         return found[-1] if found else 1.0
 
     return jax.tree.unflatten(
@@ -151,21 +154,3 @@ def _pair(rate: str) -> tuple[str, float]:
             f"config.optimizer.rates has {rate!r}; write PATTERN=FACTOR, such as "
             "logits=10"
         ) from None
-
-
-def _by_path(params: nnx.State) -> list[tuple[str, Any]]:
-    """Leaves with dotted paths, in the order of `jax.tree.leaves`."""
-    return [
-        (jax.tree_util.keystr(path[:-1], simple=True, separator="."), x)
-        for path, x in jax.tree.leaves_with_path(params)
-    ]
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(
-        path, f"{pattern}.*"
-    )
-
-
-def _layers(paths: list[str]) -> list[str]:
-    return list(dict.fromkeys(path.rpartition(".")[0] or path for path in paths))

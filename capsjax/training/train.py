@@ -19,7 +19,7 @@ from capsjax.runs.folder import RunFolder, write_json, writing_to
 from capsjax.runs.metrics import MetricsWriter, read_metrics
 from capsjax.runs.progress import Progress
 from capsjax.runs.stop import Stopped, StopRequests
-from capsjax.training import allocator, parallel
+from capsjax.training import allocator, augment, initial, parallel
 from capsjax.training import step as train_step
 from capsjax.training.checkpoint import Checkpoints, Record
 from capsjax.training.debug import stop_at_nan
@@ -116,6 +116,12 @@ def train(
         if resumed is not None:
             state, record = resumed
         first_step = int(state.step)
+        start = f"resumed at step {first_step}" if resumed else ""
+        if config.init_from and not resumed:
+            if primary:
+                seen = augment.output_shape(data.image_shape, config)
+                state, start = initial.taken(config, state, seen)
+            state = parallel.from_primary(state)
         if first_step > num_steps:
             raise UserError(
                 f"the run in {folder.path} has taken {first_step} steps already, more "
@@ -129,16 +135,17 @@ def train(
                 "data": data.provenance,
                 "num_devices": devices.count,
             }
+            if config.init_from:
+                env["init_from"] = os.path.abspath(os.path.expanduser(config.init_from))
             folder.record_env(env, resumed_at=first_step if resumed else None)
             print(_introduction(data, config, num_parameters, env, folder), flush=True)
-            if resumed:
-                note = f"resumed at step {first_step}"
-                if record.num_devices != devices.count:
-                    note += (
-                        f", on {devices.count} devices instead of {record.num_devices}"
-                        ": the result will be the same up to rounding only"
-                    )
-                print(note, flush=True)
+            if resumed and record.num_devices != devices.count:
+                start += (
+                    f", on {devices.count} devices instead of {record.num_devices}: "
+                    "the result will be the same up to rounding only"
+                )
+            if start:
+                print(start, flush=True)
         record.num_devices = devices.count
 
         def evaluated(images: ImageSet, **options: Any) -> Evaluation:
