@@ -15,10 +15,12 @@ affNIST (--data_name=affnist).
 """
 
 import json
+import pathlib
 
 from absl import flags
 
 from capsjax.errors import UserError
+from capsjax.runs import provenance, results
 from capsjax.runs.progress import Progress
 from capsjax.training import views
 from capsjax.training.trained import evaluate, restore
@@ -57,6 +59,11 @@ _VIEWS = flags.DEFINE_enum(
 _NUM_VIEWS = flags.DEFINE_integer(
     "num_views", 16, "Number of augmented views.", lower_bound=1
 )
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "CSV file to which the metrics are appended as a row, with their provenance.",
+)
 
 
 def main() -> None:
@@ -81,8 +88,24 @@ def main() -> None:
     with Progress("evaluating", len(images), unit="images") as progress:
         seen = views.Views(_VIEWS.value, _NUM_VIEWS.value)
         found = evaluate(model, images, on_batch=progress.advance, views=seen)
-    about = {"step": model.step, "examples": len(images), "data": data.provenance}
+    about = {
+        "step": model.step,
+        "split": _SPLIT.value,
+        "views": seen.in_words(),
+        "examples": len(images),
+        "data": data.provenance,
+    }
     print(json.dumps(about | found.metrics, indent=2))
+    if _OUTPUT.value is not None:
+        training = {
+            **model.config.model.columns(),
+            "seed": model.config.seed,
+            **provenance.fingerprint(model.variables.params),
+        }
+        row = results.row(
+            provenance.environment(), training | about | dict(found.metrics)
+        )
+        results.append(pathlib.Path(_OUTPUT.value), [row])
 
 
 if __name__ == "__main__":

@@ -54,6 +54,10 @@ class Views:
         if self.name == "augmented" and config.augment == type(config.augment)(shift=0):
             raise UserError("the run was trained without augmentation")
 
+    def in_words(self) -> str:
+        """The name, and the number of augmented views."""
+        return f"{self.count} {self.name}" if self.name == "augmented" else self.name
+
     def averaged(
         self,
         scores_of: Callable[[Float[Array, "B h w C"]], Float[Array, "B J"]],

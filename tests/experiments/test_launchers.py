@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from capsjax.runs import results
 from tests.launching import DIGITS, assert_one_line, run
 
 MNIST = "--config=experiments/configs/mnist.py:paper,quick"
@@ -26,11 +27,16 @@ def test_train_evaluate_and_record(tmp_path):
     assert config["model"]["routing"]["iterations"] == 2
     assert (tmp_path / "run" / "plots" / "curves.png").exists()
 
-    evaluated = run("evaluate", workdir)
+    rows = tmp_path / "evaluations.csv"
+    evaluated = run("evaluate", workdir, f"--output={rows}")
     assert evaluated.returncode == 0, evaluated.stderr
     found = json.loads(evaluated.stdout)
     assert found["step"] == 5
     assert found["accuracy"] == result["test_accuracy"]
+    (row,) = results.read(rows)
+    assert row.number("accuracy") == pytest.approx(found["accuracy"], rel=1e-5)
+    assert row["params_sha256"] == result["params_sha256"]
+    assert (row["views"], row["split"], row["seed"]) == ("one", "test", "0")
 
     other = run("evaluate", workdir, "--data_name=mnist", "--data_dir=/nonexistent")
     assert_one_line(other, "no mnist", "/nonexistent")
