@@ -32,6 +32,7 @@ IMAGE_SHAPES = {
     "expanded": (40, 40, 1),
     "extruded": (16, 16, 16),
     "mnist": (28, 28, 1),
+    "mnist1d": (1, 40, 2),
     "multimnist": (36, 36, 1),
     "smallnorb": (48, 48, 2),
     "spoken_digits": (1, 8_000, 2),
@@ -61,6 +62,7 @@ EVERY_CONFIG = [
     *itertools.product(("recurrent_cnn", "multi_column_dnn"), ("mnist", "cifar10")),
     ("fractional_max_pooling", "mnist"),
     *itertools.product(("extruded_digits",), ("cnn", "capsnet")),
+    *itertools.product(("mnist1d",), ("cnn", "capsnet")),
     *itertools.product(
         ("spoken_digits",),
         (

@@ -21,6 +21,7 @@ from capsjax.data.source import FROM_PATH, Source
 from capsjax.data.sources import (
     digits,
     folder,
+    mnist1d,
     npz,
     smallnorb,
     spoken_digits,
@@ -58,6 +59,7 @@ DATASETS: dict[str, Callable[[Source, str | None], Dataset]] = {
     "svhn_cropped": functools.partial(tfds_sets.load, "svhn_cropped"),
     "smallnorb": smallnorb.load,
     "spoken_digits": spoken_digits.load,
+    "mnist1d": mnist1d.load,
     **_OWN_DATA,
 }
 """Loaders by name. They return the whole training set; `load` splits it."""

@@ -18,6 +18,7 @@ _STORED = {
     "cifar10": Sizes((32, 32, 3), 10),
     "svhn_cropped": Sizes((32, 32, 3), 10),
     "smallnorb": Sizes((48, 48, 2), 5),
+    "mnist1d": Sizes((1, 40, 2), 10),
     "spoken_digits": Sizes((1, 8_000, 2), 10),
 }
 VOXELS = (16, 16, 16)

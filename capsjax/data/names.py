@@ -13,6 +13,7 @@ _WORDS = {
     "cifar10": "CIFAR-10",
     "svhn_cropped": "SVHN",
     "smallnorb": "smallNORB",
+    "mnist1d": "MNIST-1D",
     "spoken_digits": "the Free Spoken Digit Dataset",
 }
 _OWN = {"folder": "folder", "npz": "file"}

@@ -57,6 +57,14 @@ class Config(base.Config):
             "primary_kernel": 3,
             "primary_stride": 2,
         },
+        # Signals of 40 samples: 72 primary capsules.
+        "mnist1d": {
+            "channels": (25,),
+            "kernel_sizes": (5,),
+            "strides": (2,),
+            "primary_kernel": 3,
+            "primary_stride": 2,
+        },
         # The pixels of images, one after the other.
         "pixels": {"pools": (2,)},
     }

@@ -84,6 +84,15 @@ class Config(base.Config):
             "strides": (4, 1),
             "pools": (4, 1),
         },
+        # The CNN of MNIST-1D's authors, for its signals of 40 samples: 5,335
+        # parameters, since a sample has two channels here.
+        "mnist1d": {
+            **_FIGURE,
+            "channels": (25, 25, 25),
+            "kernel_sizes": (5, 3, 3),
+            "strides": (2, 2, 2),
+            "pools": (1, 1, 1),
+        },
         # The pixels of images, one after the other: 19,690 parameters on 28x28x1
         # images, 20,266 on 32x32x3.
         "pixels": {"kernel_sizes": (9, 3, 3), "strides": (1, 1, 1)},
