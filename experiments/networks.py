@@ -17,7 +17,9 @@ from capsjax.runs.progress import Progress
 from experiments import launch
 
 _ROWS = flags.DEFINE_list(
-    "rows", "results/training.csv", "CSV files with rows of trainings."
+    "rows",
+    ["results/training.csv", "results/spoken_digits/training.csv"],
+    "CSV files with rows of trainings.",
 )
 _DOCUMENT = flags.DEFINE_string(
     "document", "docs/networks.md", "Document with the table's marks; it is changed."

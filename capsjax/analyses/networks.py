@@ -22,9 +22,7 @@ BEGIN = "<!-- networks: written by python -m experiments.networks -->"
 END = "<!-- end of networks -->"
 
 _IMAGENET = Sizes((224, 224, 3), 1_000)
-_TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "smallnorb": "smallNORB"}
-_TITLES |= {"imagenet": "ILSVRC, top-5"}
-_AS_STORED = {"image_size": 0, "base": "", "canvas": 0}
+_AS_STORED = {"image_size": 0, "base": "mnist", "canvas": 40}
 # For XLA's count, a convolution has to be one, as it is not on a CPU.
 _COUNTED_FOR = ("cuda",)
 
@@ -96,8 +94,7 @@ def section(networks: Iterable[Network], rows: Sequence[Row]) -> str:
         lines.append(
             [
                 f"`{network.config.name}`, {of.preset}",
-                f"{_TITLES.get(of.data, of.data)}, "
-                + "x".join(map(str, network.sizes.image_shape)),
+                f"{_title(of.data)}, " + "x".join(map(str, network.sizes.image_shape)),
                 f"{network.num_parameters:,}",
                 f"{network.operations / 1e6:,.1f}",
                 error_here(network, rows),
@@ -109,24 +106,35 @@ def section(networks: Iterable[Network], rows: Sequence[Row]) -> str:
     return results.markdown_table(header, lines, numeric=numeric)
 
 
+def _title(data_name: str) -> str:
+    if data_name == "imagenet":
+        return "ILSVRC, top-5"
+    return data.names.in_words(data_name).removeprefix("the ")
+
+
 def error_here(network: Network, rows: Sequence[Row]) -> str:
     """Test error of the network's runs; of those with most seeds, and of them the last.
 
     Empty if there is none. A run is the network's if model, data set and number of
-    parameters are.
+    parameters are. Seeds count together whichever commit trained them; of one seed, the
+    last run counts.
     """
+    title = _title(network.published.data)
     own = [
         row
         for row in rows
         if row["model"] == network.config.name
-        and row["data"].startswith(f"{network.published.data} ")
+        and row["data"].startswith((f"{network.published.data} ", f"{title}, "))
         and row["num_parameters"] == str(network.num_parameters)
     ]
-    groups = list(results.seedless(own).values())
+    groups: dict[tuple[str, str], dict[str, Row]] = {}
+    for (command, steps, _), members in results.seedless(own).items():
+        group = groups.setdefault((command, steps), {})
+        group |= {row["seed"]: row for row in members}
     if not groups:
         return ""
-    chosen = max(reversed(groups), key=len)
+    chosen = list(max(reversed(list(groups.values())), key=len).values())
     errors = [row.number("test_error_percent") for row in chosen]
     seeds = f"{len(errors)} seeds" if len(errors) > 1 else "one seed"
-    steps = f"{int(chosen[0]['steps']):,} steps"
-    return f"{results.mean_and_std(errors)} ({seeds}, {steps})"
+    taken = f"{int(chosen[0]['steps']):,} steps"
+    return f"{results.mean_and_std(errors)} ({seeds}, {taken})"

@@ -13,7 +13,7 @@ References:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -32,7 +32,7 @@ from capsjax.layers import (
 )
 from capsjax.losses.base import Scores
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput, check_counts
+from capsjax.models.base import ImageShape, ModelOutput, Published, check_counts
 from capsjax.routings import ROUTINGS, Capsules, Sizes
 from capsjax.routings.base import lengths
 from capsjax.routings.dynamic import Config as Dynamic
@@ -68,6 +68,11 @@ class Config(base.Config):
         # The pixels of images, one after the other.
         "pixels": {"pools": (2,)},
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("mnist1d", "mnist1d", None),
+        Published("audio", "spoken_digits", None),
+        Published("pooled", "spoken_digits", None),
+    )
 
     channels: tuple[int, ...] = field(
         (64,), "Channels of each convolution below the primary capsules.", at_least=1

@@ -20,7 +20,7 @@ References:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int, Key
 from capsjax.fields import field
 from capsjax.layers import Dropout, SignalBlock, SignalFeatures
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput, check_counts
+from capsjax.models.base import ImageShape, ModelOutput, Published, check_counts
 
 _FIGURE = {"batch_norm": False, "global_average": False, "dropout_rate": 0.0}
 
@@ -97,6 +97,11 @@ class Config(base.Config):
         # images, 20,266 on 32x32x3.
         "pixels": {"kernel_sizes": (9, 3, 3), "strides": (1, 1, 1)},
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (
+        Published("mnist1d", "mnist1d", 6, "without moved signals"),
+        Published("audio", "spoken_digits", None),
+        Published("deeper", "spoken_digits", None),
+    )
 
     channels: tuple[int, ...] = field(
         (32, 64, 64), "Channels of each convolution.", at_least=1

@@ -14,7 +14,7 @@ References:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -25,7 +25,7 @@ from capsjax.errors import SettingsError
 from capsjax.fields import field
 from capsjax.layers import ConvBlock, Dropout, max_pool, relu
 from capsjax.models import base
-from capsjax.models.base import ImageShape, ModelOutput
+from capsjax.models.base import ImageShape, ModelOutput, Published
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -38,6 +38,7 @@ class Config(base.Config):
         # on 32x32x3.
         "voxels": {},
     }
+    PUBLISHED: ClassVar[Sequence[Published]] = (Published("voxels", "extruded", None),)
 
     channels: tuple[int, ...] = field(
         (16, 32),
