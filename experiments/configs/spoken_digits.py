@@ -50,7 +50,7 @@ def get_config(words: str = "") -> Config:
     config.augment.shift = 800
     config.augment.contrast = (0.5, 1.5)
     config.batch_size = 32
-    config.num_epochs = 25
+    config.num_epochs = 40
     config.log_every_steps = 75  # One row for each epoch.
     if preset in _CAPSNETS:
         config.model = audio_capsnet.Config.preset(_CAPSNETS[preset])
@@ -58,10 +58,14 @@ def get_config(words: str = "") -> Config:
     else:
         network = {"cnn": "audio", "deeper_cnn": "deeper"}.get(preset, preset)
         config.model = audio_cnn.Config.preset(network)
-        config.loss = cross_entropy.Softmax()
+        config.loss = cross_entropy.Softmax(label_smoothing=0.1)
+        config.optimizer.name = "adamw"
+        config.optimizer.weight_decay = 0.02
         config.optimizer.learning_rate = 1e-3 if preset in _FIGURE else 3e-3
-    config.optimizer.decay_rate = 0.75
-    config.optimizer.decay_steps = 150
+    config.optimizer.schedule = "cosine"
+    config.optimizer.decay_steps = 3_000  # All epochs of 2,400 recordings.
+    config.optimizer.min_learning_rate = 0.0
+    config.optimizer.warmup_steps = 75
     if quick:
         config.max_steps = 20
         config.model = config.model.smaller("quick")
