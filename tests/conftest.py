@@ -48,12 +48,20 @@ def compilation_cache(tmp_path_factory) -> None:
         os.environ[name.upper()] = str(value)
 
 
-@pytest.fixture
-def compilation_without_optimizations() -> Iterator[None]:
-    """Twice as fast, for programs that run for no time."""
+@pytest.fixture(scope="session", autouse=True)
+def compilation_without_optimizations() -> None:
+    """Twice as fast, here and in all child processes: most programs run for no time."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+
+
+@pytest.fixture
+def compilation_with_optimizations(monkeypatch) -> Iterator[None]:
+    """For programs that run for long, or are looked at themselves."""
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

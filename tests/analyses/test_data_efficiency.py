@@ -13,9 +13,6 @@ from capsjax.training.train import train
 from experiments import launch
 from tests.launching import assert_one_line, run
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 TINY = [
     "--config=digits:quick",
     "--config.model.decoder_units=()",

@@ -37,7 +37,7 @@ def test_angles_do_not_depend_on_the_mixture():
     np.testing.assert_allclose(found_features.angles(other), (0, 90), atol=1e-3)
 
 
-def test_more_images_find_more(compilation_without_optimizations):
+def test_more_images_find_more():
     few, many = found_features.find([50, 6000], [10.0], 1, steps=500)
     assert many.angles[0] < 55 < 65 < few.angles[0]
     assert many.share > 2 * few.share

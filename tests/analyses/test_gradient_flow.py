@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from flax import nnx
 
 from capsjax import losses, models
@@ -16,9 +15,6 @@ from capsjax.training import step as train_step
 from capsjax.training.train import train
 from experiments import launch
 from tests.launching import assert_one_line, run
-
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
 
 WORDS = ["--config=digits:quick", "--config.model.decoder_units=()"]
 

@@ -31,9 +31,6 @@ from capsjax.training.trained import TrainedModel, restore
 from kernels import routing
 from tests.launching import assert_one_line, run
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 SHAPE = (8, 8, 1)
 CAPSULES = capsnet.Config.preset("digits_quick", conv1_channels=4, decoder_units=())
 CNN = baseline_cnn.Config(conv_channels=(4,), kernel_sizes=(3,), dense_units=(6,))

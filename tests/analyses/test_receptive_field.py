@@ -40,7 +40,6 @@ def rows_that_matter(config, graphdef, variables):
     return np.asarray(jnp.sum(jnp.any(gradients != 0, axis=(1, 3, 4)), axis=1))
 
 
-@pytest.mark.usefixtures("compilation_without_optimizations")
 @pytest.mark.parametrize(
     "config",
     [

@@ -8,9 +8,6 @@ from flax import nnx
 
 from capsjax.layers.drop_connect import DropConnect, mean_relu_of_gaussian
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def make(kernel, bias, rate):
     kernel = jnp.float32(kernel)

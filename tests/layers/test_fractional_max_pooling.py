@@ -11,9 +11,6 @@ from capsjax.errors import SettingsError
 from capsjax.layers import fractional_max_pool
 from capsjax.layers.fractional_max_pooling import region_starts
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 KEYS = jax.random.split(jax.random.key(0), 200)
 SIZES = [(9, 7), (8, 4)]
 

@@ -9,9 +9,6 @@ from flax import nnx
 from capsjax.errors import SettingsError
 from capsjax.layers import GatedPool, MixedPool, TreePool
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 WINDOW, STRIDE, C = 3, 2, 2
 X = np.random.default_rng(0).normal(size=(2, 7, 6, C))
 

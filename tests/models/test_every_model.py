@@ -50,9 +50,6 @@ from capsjax.training.train import train
 from capsjax.training.trained import evaluate, restore
 from tests.stepping import ONE, take_steps
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 # Of capsules, beside the class capsules.
 ONE_LAYER: dict[str, Any] = {
     "conv_channels": 4,

@@ -16,9 +16,6 @@ from capsjax.models.cnns import alexnet, deep_convnet, googlenet, resnet, vgg
 from tests.models.cnns import reference_weights
 from tests.models.cnns.reference_weights import CLASSES, IMAGE_SIZES
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 _VGG16 = {"channels": (8, 16, 32, 64, 64), "dense_units": (32, 32)}
 CONFIGS = {
     "alexnet": alexnet.Config.preset("one_tower", dense_units=(32, 32)),

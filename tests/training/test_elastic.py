@@ -12,9 +12,6 @@ from capsjax.errors import UserError
 from capsjax.training import augment, elastic
 from experiments.configs import multimnist
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 KEY = jax.random.key(0)
 H, W = 12, 15
 NOISE = np.random.default_rng(0).uniform(-1, 1, (2, H, W))

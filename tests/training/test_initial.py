@@ -21,8 +21,6 @@ from capsjax.training.train import train
 from capsjax.training.trained import restore
 from tests.models.test_pytorch_weights import SMALL, in_pytorchs_form
 
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 SHAPE = (8, 8, 1)
 
 

@@ -24,12 +24,9 @@ from capsjax.training.parallel import Devices
 from kernels import gpu
 from tests.stepping import ONE, take_steps
 
-pytestmark = [
-    pytest.mark.skipif(
-        len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
-    ),
-    pytest.mark.usefixtures("compilation_without_optimizations"),
-]
+pytestmark = pytest.mark.skipif(
+    len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
+)
 STEPS = 4
 MODES = ("jit", "pmap")
 

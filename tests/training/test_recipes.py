@@ -16,8 +16,6 @@ from capsjax.training.train import train
 from capsjax.training.trained import restore
 from tests.stepping import take_steps
 
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 KEYS = jax.random.split(jax.random.key(0), 6)
 
 

@@ -257,7 +257,6 @@ QUICK = {
 }
 
 
-@pytest.mark.usefixtures("compilation_without_optimizations")
 @pytest.mark.parametrize("config", QUICK.values(), ids=QUICK.keys())
 def test_every_configs_quick_variant_runs_a_step(config: Config, tmp_path):
     """On random images of the right shape, from the first step to the plots."""

@@ -19,8 +19,6 @@ from capsjax.training.evaluate import evaluate, make_eval_step
 from capsjax.training.views import Views
 from tests.stepping import ONE
 
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 9, 1), np.uint8)
 LABELS = np.arange(6, dtype=np.int32)
 

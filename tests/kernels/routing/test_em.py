@@ -12,8 +12,6 @@ from kernels import routing
 from kernels.routing.votes import Windows, matrix_votes
 from tests.kernels.routing import comparisons, mixture_reference
 
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 GRID = (5, 4)
 # On this grid, each capsule has one to four parents; or, in the padded windows, two.
 WINDOWS = {"overlapping": Windows(3, 2), "padded": Windows(2, 1, 1)}

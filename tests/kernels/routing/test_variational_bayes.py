@@ -20,8 +20,6 @@ from tests.kernels.routing.test_em import (
     votes_of,
 )
 
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 # Values and gradients.
 
 

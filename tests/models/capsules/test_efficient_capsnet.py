@@ -10,9 +10,6 @@ from capsjax.errors import UserError
 from capsjax.models.capsules.efficient_capsnet import Config
 from capsjax.routings import ROUTINGS
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def shapes(config, image_shape=(28, 28, 1), num_classes=10):
     return nnx.eval_shape(

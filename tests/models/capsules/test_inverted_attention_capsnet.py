@@ -14,9 +14,6 @@ from capsjax.models.capsules.inverted_attention_capsnet import Config
 from capsjax.routings import ROUTINGS, Capsules, inverted_attention
 from tests.kernels.routing import comparisons
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 TINY: dict[str, Any] = {
     "channels": (2, 4),
     "blocks": (1, 1),

@@ -9,9 +9,6 @@ from capsjax.errors import UserError
 from capsjax.models.capsules.matrix_capsules import Config
 from capsjax.routings import ROUTINGS
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def shapes(config, image_shape=(32, 32, 2), num_classes=5):
     return nnx.eval_shape(

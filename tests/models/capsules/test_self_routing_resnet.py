@@ -12,9 +12,6 @@ from capsjax.errors import UserError
 from capsjax.models.capsules.self_routing_resnet import CapsuleHead, Config, PooledHead
 from capsjax.routings import ROUTINGS
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 TINY: dict[str, Any] = {
     "channels": (2, 4),
     "blocks": 1,

@@ -12,9 +12,6 @@ from capsjax import models
 from capsjax.errors import UserError
 from capsjax.models.cnns import alexnet
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def shape_of(preset, size, channels=3, num_classes=1000, **changes):
     return nnx.eval_shape(

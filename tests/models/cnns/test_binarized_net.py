@@ -11,9 +11,6 @@ from capsjax.errors import UserError
 from capsjax.models.cnns import binarized_net
 from capsjax.models.cnns.binarized_net import Config
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def build(config, image_shape):
     return models.build(config, image_shape, 10, nnx.Rngs(params=0))

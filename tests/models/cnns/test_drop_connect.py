@@ -10,9 +10,6 @@ from capsjax import models
 from capsjax.errors import UserError
 from capsjax.models.cnns.drop_connect import Config
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def build(config, image_shape=(28, 28, 1)):
     return models.build(config, image_shape, 10, nnx.Rngs(params=0))

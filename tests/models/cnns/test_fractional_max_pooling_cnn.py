@@ -11,9 +11,6 @@ from capsjax import models
 from capsjax.errors import UserError
 from capsjax.models.cnns import fractional_max_pooling
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def build(image_shape=(28, 28, 1), **changes):
     config = fractional_max_pooling.Config(**changes)

@@ -10,9 +10,6 @@ from capsjax import models
 from capsjax.errors import SettingsError
 from capsjax.models.cnns import googlenet
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def shape_of(preset, size=224, channels=3, num_classes=1000, **changes):
     """The network without its numbers, and without a forward pass, for time."""

@@ -10,9 +10,6 @@ from capsjax import models
 from capsjax.errors import UserError
 from capsjax.models.cnns import maxout_nin, nin
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 CIFAR10, MNIST = (32, 32, 3), (28, 28, 1)
 
 

@@ -11,9 +11,6 @@ from capsjax.errors import UserError
 from capsjax.layers import GatedPool, TreePool
 from capsjax.models.cnns import pooling_cnn
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def build(image_shape=(8, 8, 1), **changes):
     config = pooling_cnn.Config(**changes)

@@ -10,9 +10,6 @@ from capsjax import models
 from capsjax.errors import UserError
 from capsjax.models.cnns import recurrent_cnn
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 
 def build(image_shape, **changes):
     config = recurrent_cnn.Config(**changes)

@@ -17,9 +17,6 @@ from capsjax.training.train import train
 from experiments.configs import digits_resnet
 from tests.stepping import ONE, take_steps
 
-# What is tested here does not depend on them.
-pytestmark = pytest.mark.usefixtures("compilation_without_optimizations")
-
 needs_four_devices = pytest.mark.skipif(
     len(jax.devices()) < 4, reason="needs four devices, as a CPU is made into here"
 )
