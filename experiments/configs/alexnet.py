@@ -16,25 +16,10 @@ References:
 """
 
 from capsjax.config import Config
-from capsjax.losses import cross_entropy
 from capsjax.models.cnns import alexnet
 from experiments.configs import variants
 
 
 def get_config(words: str = "") -> Config:
     """The config; ``words`` may be ``"cifar10"`` or ``"mnist"``, and ``"quick"``."""
-    preset, quick = variants.parse(words, ("cifar10", "mnist"))
-    config = Config()
-    config.data.name = preset
-    if preset == "cifar10":
-        config.augment.shift, config.augment.flip = 4, True
-    config.num_epochs = 60 if preset == "cifar10" else 20
-    config.checkpoint_every_steps = 500
-    config.model = alexnet.Config.preset(preset)
-    config.loss = cross_entropy.Softmax()
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.decay_steps = 500
-    if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
-    return config
+    return variants.of_small_images(alexnet.Config, words)

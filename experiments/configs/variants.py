@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from capsjax.config import Config
 from capsjax.errors import UserError
+from capsjax.losses import cross_entropy
+from capsjax.models import base
 
 
 def parse(
@@ -44,6 +46,30 @@ def train_as_released(config: Config) -> None:
     config.num_epochs = 700
     config.max_steps = 300_000
     config.checkpoint_every_steps = 200
+
+
+def of_small_images(model: type[base.Config], words: str) -> Config:
+    """A CNN made for ImageNet, at its sizes for CIFAR-10 or MNIST.
+
+    Args:
+        model: the network's config, with presets ``"cifar10"`` and ``"mnist"``.
+        words: one of these presets, ``"cifar10"`` by default, and maybe ``"quick"``.
+    """
+    preset, quick = parse(words, ("cifar10", "mnist"))
+    config = Config()
+    config.data.name = preset
+    if preset == "cifar10":
+        config.augment.shift, config.augment.flip = 4, True
+    config.num_epochs = 60 if preset == "cifar10" else 20
+    config.checkpoint_every_steps = 500
+    config.model = model.preset(preset)
+    config.loss = cross_entropy.Softmax()
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.decay_steps = 500
+    if quick:
+        config.max_steps = 100
+        config.model = config.model.smaller("quick")
+    return config
 
 
 def move_digits(config: Config) -> None:
