@@ -155,7 +155,9 @@ class Optimizer(fields.Config):
     boundaries: tuple[int, ...] = field(
         (), "Steps after which the rate falls, if the schedule is steps.", at_least=1
     )
-    min_learning_rate: float = field(1e-6, "Smallest learning rate.", at_least=0)
+    min_learning_rate: float = field(
+        1e-6, "Smallest learning rate, of all schedules but steps.", at_least=0
+    )
     warmup_steps: int = field(
         0,
         "First steps, in which the rate rises in proportion to the step; the schedule "
@@ -172,7 +174,8 @@ class Optimizer(fields.Config):
     rates: tuple[str, ...] = field(
         (),
         "Factors of the learning rate of some parameters, as PATTERN=FACTOR, such as "
-        "'logits=10' or 'blocks.0.*=0', which freezes them; the last match counts.",
+        "'logits=10' or 'blocks.0.*=0', which freezes them (but not the running "
+        "averages of normalisations); the last match counts.",
     )
     average_decay: float = field(
         0.0,

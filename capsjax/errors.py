@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class NotApplicableError(Exception):
+    """An analysis that a network gives nothing to look at, with the reason."""
+
+
 class SettingsError(ValueError):
     """Settings of a layer or a model that do not fit together, or not the images.
 

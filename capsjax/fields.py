@@ -268,6 +268,8 @@ def _parse(text: str, wanted: Any) -> Any:
         word = text.lower()
         value = words[word] if word in words else ast.literal_eval(text)
         return _convert(value, wanted)
+    if wanted == tuple[str, ...]:
+        return tuple(filter(None, map(str.strip, text.strip("()").split(","))))
     return text
 
 
@@ -305,6 +307,8 @@ def _in_words(wanted: Any) -> str:
         return " or ".join(map(_in_words, inner))
     if typing.get_origin(wanted) is tuple:
         count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
+        if inner[0] is str:
+            return "words such as a,b"
         if inner[0] is int:
             return f"{count}whole numbers such as (8,16)"
         return f"{count}numbers such as (0.5,1.5)"

@@ -54,10 +54,17 @@ def data_flags(images: str, data_dir: str | None, *, derived: bool = True) -> li
 
 
 def step_flags(steps: int | None) -> list[str]:
-    """The flags for another number of steps; the learning rate falls to a tenth."""
+    """The flags for another number of steps; the learning rate falls to a tenth.
+
+    Whatever the schedule of the config is, so that networks are trained alike.
+    """
     if steps is None:
         return []
     return [
         f"--config.max_steps={steps}",
+        "--config.optimizer.schedule=exponential",
+        "--config.optimizer.boundaries=()",
+        "--config.optimizer.warmup_steps=0",
+        "--config.optimizer.decay_rate=0.96",
         f"--config.optimizer.decay_steps={max(steps // 56, 1)}",
     ]

@@ -1,5 +1,7 @@
-"""Train steps without a run around them, for the tests of single steps."""
+"""Single train steps, and runs that have been cut off."""
 
+import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -27,3 +29,16 @@ def take_steps(
         metrics.append(jax.device_get(row))
         states.append(jax.device_get(state))
     return metrics, states
+
+
+def back_to_step(step: int, run: pathlib.Path, copy: pathlib.Path) -> None:
+    """Copies a run's folder as it is if the run is killed before the next checkpoint.
+
+    Metrics of later steps are in it, and perhaps a later best state.
+    """
+    shutil.copytree(run, copy)
+    (copy / "result.json").unlink()
+    states = {int(path.name): path for path in copy.glob("checkpoints/last/[0-9]*")}
+    assert step in states
+    for later in states.keys() - {step}:
+        shutil.rmtree(states[later])

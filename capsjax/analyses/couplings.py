@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from capsjax import layers
 from capsjax.config import Config
+from capsjax.errors import NotApplicableError
 from capsjax.layers import recording
 from capsjax.layers.recording import Call
 from capsjax.models import Variables
@@ -66,7 +67,8 @@ def couplings(
     """The routing to the class capsules of a few images, as the model sees them.
 
     Raises:
-        LookupError: the network has no routed layer whose capsules below lie on a grid.
+        NotApplicableError: the network has no routed layer whose capsules below lie on
+            a grid.
     """
 
     @jax.jit
@@ -79,7 +81,7 @@ def couplings(
             if isinstance(call.layer, layers.RoutedCapsules)
         ]
         if not routed:
-            raise LookupError("no layer of capsules is routed")
+            raise NotApplicableError("no layer of capsules is routed")
         call, _ = calls[routed[-1]]
         inputs: Capsules = call.arguments[0]
         grid = inputs.grid or grid_below(calls[: routed[-1]], inputs)
@@ -110,19 +112,19 @@ def grid_below(calls: Sequence[tuple[Call, Any]], inputs: Capsules) -> tuple[int
         inputs: the capsules.
 
     Raises:
-        LookupError: primary capsules have not made them.
+        NotApplicableError: primary capsules have not made them.
     """
     for call, _ in reversed(calls):
         if isinstance(call.layer, layers.PrimaryCapsules):
             conv = call.layer.conv
             window = conv.receptive_window
-            h, w = (
+            *above, width = (
                 output_size(size, window.size, window.stride, conv.padding)
-                for size in call.arguments[0].shape[1:3]
+                for size in call.arguments[0].shape[1:-1]
             )
-            return h, w
+            return math.prod(above), width  # A signal has one row.
         if isinstance(call.layer, layers.RoutedCapsules):
             break
-    raise LookupError(
+    raise NotApplicableError(
         f"the {inputs.poses.shape[1]} capsules below the classes have no places"
     )

@@ -24,6 +24,7 @@ from capsjax import models
 from capsjax.analyses import couplings, layer_graph
 from capsjax.analyses.layer_graph import CAPSULES, CONVOLUTION, POOLING
 from capsjax.config import Config
+from capsjax.errors import NotApplicableError
 from capsjax.layers import Conv, recording
 from capsjax.layers.recording import Call
 from capsjax.models import Variables
@@ -69,22 +70,20 @@ def first_filters(
         convolution above it divides these filters.
 
     Raises:
-        LookupError: there is none.
+        NotApplicableError: there is none, or not of two dimensions.
     """
     nodes = layer_graph.trace(graphdef, variables, image_shape)
-    model = nnx.merge(graphdef, variables.params, variables.model_state)
-    convs = {
-        layer_graph.shown_name(name): layer
-        for name, layer in recording.layers_of(model).items()
-        if isinstance(layer, Conv)
-    }
+    convs = _convolutions(graphdef, variables)
     own = [n for n in nodes if n.kind == CONVOLUTION and not n.before]
     if not own:
-        raise LookupError("no convolution sees the images")
+        raise NotApplicableError("no convolution sees the images")
     above = [n.name for n in nodes if n.kind == CONVOLUTION and n.before]
     groups = convs[above[0]].groups if above else 1
     name = own[0].name
-    return name, np.asarray(convs[name].kernel[...]), groups
+    kernel = convs[name].kernel[...]
+    if kernel.ndim != 4:
+        raise NotApplicableError(f"the kernels of {name} are no pictures")
+    return name, np.asarray(kernel), groups
 
 
 def unit_range(pictures: np.ndarray) -> np.ndarray:
@@ -162,7 +161,7 @@ def _maps(call: Call, before: Sequence[tuple[Call, Any]]) -> Array | None:
         if isinstance(part, Capsules):
             try:
                 grid = part.grid or couplings.grid_below(before, part)
-            except LookupError:
+            except NotApplicableError:
                 return None
             B, P = part.poses.shape[0], part.poses.shape[1 + len(part.grid) + 1 :]
             poses = part.poses.reshape(B, *grid, -1, math.prod(P))
@@ -180,9 +179,12 @@ def units(
     layers: int,
     channels: int,
 ) -> list[Units]:
-    """The first channels of some convolutions, evenly spaced by depth."""
+    """The first channels of some convolutions of images, evenly spaced by depth."""
     nodes = layer_graph.trace(graphdef, variables, image_shape)
-    found = {n.name: n for n in nodes if n.kind == CONVOLUTION and n.size_out}
+    convs = _convolutions(graphdef, variables)
+    found = {
+        n.name: n for n in nodes if n.name in convs and convs[n.name].kernel.ndim == 4
+    }
     chosen = [*found.values()]
     if len(chosen) > layers:
         places = np.linspace(0, len(chosen) - 1, layers).round().astype(int)
@@ -210,7 +212,7 @@ def preferred(
     Args:
         graphdef: the network's structure.
         variables: its variables.
-        config: the run's config, whose ``preprocess`` is applied.
+        config: the run's config, whose normalisation in ``preprocess`` is applied.
         image_shape: shape (H, W, C) of the images that the network sees.
         classes: classes, an image each; then come the units.
         units: units, an image each.
@@ -225,9 +227,7 @@ def preferred(
 
     def achieved(images: Array) -> Array:
         model = nnx.merge(graphdef, variables.params, variables.model_state)
-        seen = images
-        if config.preprocess.standardize:
-            seen = jax.vmap(augment.standardize)(images)
+        seen = augment.normalized(images, config.preprocess)
         outputs: dict[str, Array] = {}
 
         def around(call: Call) -> Array:
@@ -277,8 +277,15 @@ def scores_of(
     graphdef: nnx.GraphDef, variables: Variables, config: Config, images: np.ndarray
 ) -> np.ndarray:
     """Scores [N, J] of images [N, H, W, C] in [0, 1]."""
-    seen = jnp.asarray(images)
-    if config.preprocess.standardize:
-        seen = jax.vmap(augment.standardize)(seen)
+    seen = augment.normalized(jnp.asarray(images), config.preprocess)
     output, _ = models.apply(graphdef, variables, seen, None, config.dtype)
     return np.asarray(output.scores)
+
+
+def _convolutions(graphdef: nnx.GraphDef, variables: Variables) -> dict[str, Conv]:
+    model = nnx.merge(graphdef, variables.params, variables.model_state)
+    return {
+        layer_graph.shown_name(name): layer
+        for name, layer in recording.layers_of(model).items()
+        if isinstance(layer, Conv)
+    }

@@ -28,13 +28,13 @@ from capsjax.analyses import (
 from capsjax.analyses.figures import inspection as plots
 from capsjax.config import Config
 from capsjax.data import Dataset
-from capsjax.errors import UserError
+from capsjax.errors import NotApplicableError, UserError
 from capsjax.models import Variables
 from capsjax.runs import provenance, results
 from capsjax.runs.folder import write_json
 from capsjax.runs.progress import Progress
 from capsjax.runs.results import Row
-from capsjax.training import augment
+from capsjax.training import augment, initial
 from capsjax.training import step as train_step
 from capsjax.training.trained import TrainedModel
 
@@ -122,8 +122,8 @@ def inspect(inspected: Inspected, parts: Sequence[str]) -> list[str]:
     for part in parts:
         try:
             captions |= PARTS[part](inspected)
-        except LookupError as error:
-            left_out.append(f"{part}: {error.args[0]}")
+        except NotApplicableError as error:
+            left_out.append(f"{part}: {error}")
     write_json(captions_file, captions)
     env = provenance.environment()
     measured = {"step": inspected.model.step, "parts": list(parts)}
@@ -135,6 +135,11 @@ def _filters(of: Inspected) -> Captions:
     graphdef, start = train_step.create(
         of.config, of.data.image_shape, of.data.num_classes
     )
+    if of.config.init_from:
+        try:
+            start, _ = initial.taken(of.config, start, of.image_shape)
+        except UserError as error:
+            raise NotApplicableError(f"where training started: {error}") from error
     name, before, groups = filters.first_filters(
         graphdef, start.variables, of.image_shape
     )
@@ -178,7 +183,7 @@ def _features(of: Inspected) -> Captions:
         image = of.seen([number])[0]
         found = filters.features(of.model.graphdef, of.variables, image)
         if not found:
-            raise LookupError("no layer receives features at places")
+            raise NotApplicableError("no layer receives features at places")
         name = f"features_{number}.png"
         label = of.data.class_names[int(of.data.test.labels[number])]
         figure = plots.feature_maps(
@@ -251,7 +256,7 @@ def _maximization(of: Inspected) -> Captions:
 def _couplings(of: Inspected) -> Captions:
     if not couplings.are_known(of.config):
         routing = of.config.model.routing
-        raise LookupError(
+        raise NotApplicableError(
             f"{routing.name} routing does not tell its coupling coefficients"
             if routing
             else f"{of.config.model.name} has no routing"

@@ -22,6 +22,8 @@ BEGIN = "<!-- networks: written by python -m experiments.networks -->"
 END = "<!-- end of networks -->"
 
 _IMAGENET = Sizes((224, 224, 3), 1_000)
+# Of what a row says about its data, if they are not the official ones.
+_OTHER_IMAGES = (" held out", "viewpoints", " training images of each class")
 _AS_STORED = {"image_size": 0, "base": "mnist", "canvas": 40}
 # For XLA's count, a convolution has to be one, as it is not on a CPU.
 _COUNTED_FOR = ("cuda",)
@@ -116,8 +118,8 @@ def error_here(network: Network, rows: Sequence[Row]) -> str:
     """Test error of the network's runs; of those with most seeds, and of them the last.
 
     Empty if there is none. A run is the network's if model, data set and number of
-    parameters are. Seeds count together whichever commit trained them; of one seed, the
-    last run counts.
+    parameters are, and the data set is divided as officially. Seeds count together
+    whichever commit trained them; of one seed, the last run counts.
     """
     title = _title(network.published.data)
     own = [
@@ -125,9 +127,11 @@ def error_here(network: Network, rows: Sequence[Row]) -> str:
         for row in rows
         if row["model"] == network.config.name
         and row["data"].startswith((f"{network.published.data} ", f"{title}, "))
+        and not any(mark in row["data"] for mark in _OTHER_IMAGES)
         and row["num_parameters"] == str(network.num_parameters)
     ]
     groups: dict[tuple[str, str], dict[str, Row]] = {}
+    own.sort(key=lambda row: row["started"])
     for (command, steps, _), members in results.seedless(own).items():
         group = groups.setdefault((command, steps), {})
         group |= {row["seed"]: row for row in members}

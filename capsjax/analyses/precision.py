@@ -16,13 +16,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 from capsjax.analyses import intervals
 from capsjax.analyses.intervals import Interval
 from capsjax.data import Dataset
 from capsjax.training import evaluate as evaluation
-from capsjax.training import parallel
+from capsjax.training import parallel, parameter_names
 from capsjax.training.trained import TrainedModel
 
 
@@ -112,17 +113,8 @@ def rounded(
     return found.T.reshape(weights.shape)
 
 
-def is_weight(path: tuple, value: Array) -> bool:
-    """Whether a parameter is a weight, by its path in the network's parameters."""
-    return value.ndim >= 2 and not any("bias" in name for name in _names(path))
-
-
-def _are_matrices(path: tuple, value: Array) -> bool:
-    return value.ndim >= 4 and "kernel" not in _names(path)
-
-
-def _names(path: tuple) -> list[str]:
-    return [str(getattr(key, "key", key)) for key in path]
+def _are_matrices(path: str, value: Array) -> bool:
+    return value.ndim >= 4 and path.rpartition(".")[2] != "kernel"
 
 
 def measure(
@@ -144,13 +136,16 @@ def measure(
     reference: np.ndarray | None = None
     for name, form in FORMATS.items():
 
-        def rounding(path: tuple, value: Array, name: str = name) -> Array:
-            if not is_weight(path, value):
+        def rounding(path: str, value: Array, name: str = name) -> Array:
+            if not parameter_names.is_weight(path, value):
                 return value
             per_matrix = _are_matrices(path, value)
             return rounded(jnp.asarray(value), name, per_matrix=per_matrix)
 
-        changed = jax.tree_util.tree_map_with_path(rounding, params)
+        changed = jax.tree.unflatten(
+            jax.tree.structure(params),
+            [rounding(*one) for one in parameter_names.by_path(params)],
+        )
         variables = model.variables.replace(params=jax.device_get(changed))
         predictions = evaluation.evaluate(
             step,
@@ -173,10 +168,11 @@ def measure(
     return found
 
 
-def _bytes(params: object, form: Format) -> float:
+def _bytes(params: nnx.State, form: Format) -> float:
     total = 0.0
-    for path, value in jax.tree_util.tree_leaves_with_path(params):
-        total += value.size * (form.bits if is_weight(path, value) else 32) / 8
-        if is_weight(path, value) and form.bits <= 8:
+    for path, value in parameter_names.by_path(params):
+        is_weight = parameter_names.is_weight(path, value)
+        total += value.size * (form.bits if is_weight else 32) / 8
+        if is_weight and form.bits <= 8:
             total += 4 * len(in_groups(value, per_matrix=_are_matrices(path, value)))
     return total

@@ -72,6 +72,12 @@ DERIVED: dict[str, Callable[[Dataset, Source], Dataset]] = {
 }
 """Functions that make a data set from another, `Source.base`, after its split."""
 
+# Settings that only some data sets have, and what the others lack.
+_OF_SOME = (
+    ("held_out_speaker", "speakers", ("spoken_digits",)),
+    ("novel_viewpoint", "viewpoints", ("smallnorb", "extruded")),
+)
+
 
 def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
     """Loads a data set into memory.
@@ -93,6 +99,12 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
     """
     source = Source(name=name, **({"validation_examples": 0} | settings))
     fields.check(source, "config.data")
+    for setting, what, own in _OF_SOME:
+        if (value := getattr(source, setting)) and name not in own:
+            raise UserError(
+                f"{setting} is {value!r}, but {name} has no {what}; leave it out or "
+                f"choose the data set {' or '.join(own)}"
+            )
     data_dir = str(Path(data_dir).expanduser().absolute()) if data_dir else None
     if name in DERIVED:
         if source.base not in DATASETS:
@@ -120,17 +132,6 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
             f"the data set {name} takes no path (got {source.path}); to read your own "
             f"images choose the data set {' or '.join(_OWN_DATA)}"
         )
-    if source.held_out_speaker and name != "spoken_digits":
-        raise UserError(
-            f"held_out_speaker is {source.held_out_speaker!r}, but {name} has no "
-            "speakers; leave it out or choose the data set spoken_digits"
-        )
-    if source.novel_viewpoint and name != "smallnorb":
-        raise UserError(
-            f"novel_viewpoint is {source.novel_viewpoint!r}, but {name} has no "
-            "viewpoints; leave it out or choose the data set smallnorb"
-        )
-
     dataset = DATASETS[name](source, data_dir)
     try:
         train, validation = carve(dataset.train, source.validation_examples, SPLIT_SEED)

@@ -54,6 +54,7 @@ class Source(fields.Config):
         "Number of the random choice of these images; more of one choice contain fewer "
         "of it.",
         at_least=0,
+        changes_result=False,
     )
     base: str = field(
         "mnist", "Data set of single digits that derived data sets are made from."

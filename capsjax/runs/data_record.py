@@ -50,11 +50,14 @@ def recorded_sizes(folder: RunFolder) -> tuple[tuple[int, int, int], int]:
     """Returns the shape (H, W, C) of the run's images and its number of classes.
 
     Raises:
-        UserError: there is no run, or one of an early version, which did not record it.
+        UserError: the run is of an early version, which did not record it.
     """
     found = _load(folder)
     if found is None:
-        raise UserError(f"{folder.path} has no {folder.data.name}, so it is no run")
+        raise UserError(
+            f"{folder.path} was trained by a version that did not record its data; "
+            "train it again"
+        )
     height, width, channels = found["image_shape"]
     return (height, width, channels), len(found["class_names"])
 

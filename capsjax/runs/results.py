@@ -258,11 +258,17 @@ def device_name(row: Mapping[str, str]) -> str:
 
 
 def portable(command: Sequence[str]) -> str:
-    """The command without the machine's paths; programs in ``--against`` keep names."""
-    paths = re.compile(r"^(--(?:workdir|data_dir|output|config\.data\.path)=).*")
+    """The command without the machine's paths.
+
+    Programs in ``--against`` and trained networks keep their names.
+    """
+    paths = re.compile(
+        r"^(--(?:workdir|data_dir|data_path|output|config\.data\.path)=).*"
+    )
+    named = ("--against=", "--init_from=", "--config.init_from=", "--pretrained=")
     words = [paths.sub(r"\1DIR", word) for word in command]
     return " ".join(
-        re.sub(r"(?<=[=\s])\S*/", "", word) if word.startswith("--against=") else word
+        re.sub(r"(?<=[=\s])\S*/", "", word) if word.startswith(named) else word
         for word in words
     )
 

@@ -44,7 +44,7 @@ def for_training(
 
     def one(image: Image, key: Array) -> Patch:
         # The number of keys must not change, so that later versions repeat a run: any
-        # further draw takes fold_in(key, 8), 9, ..., which differ from these.
+        # further draw takes fold_in(key, 12), 13, ...; 5 to 7, 10 and 11 are taken.
         keys = jax.random.split(key, 5)
         if augment.colors_before_crop:
             image = colors(image, keys)
@@ -252,6 +252,32 @@ def partners(values: Array) -> Array:
     """The value of each example's partner in its pair, see `mixup`."""
     pairs = values.reshape(-1, 2, *values.shape[1:])
     return pairs[:, ::-1].reshape(values.shape)
+
+
+def normalized(
+    images: Float[Array, "B h w C"], preprocess: Preprocess
+) -> Float[Array, "B h w C"]:
+    """Images in [0, 1] with the means and deviations that the model expects."""
+    return jax.vmap(lambda image: _normalized(image, preprocess))(images)
+
+
+def is_random(config: Config) -> bool:
+    """Whether training images are drawn, so that one image has several views."""
+    augment = config.augment
+    drawn = (
+        config.preprocess.crop,
+        augment.rotation,
+        tuple(augment.scale) != (1.0, 1.0),
+        augment.shear,
+        augment.shift,
+        augment.flip,
+        augment.brightness,
+        tuple(augment.contrast) != (1.0, 1.0),
+        augment.handwriting,
+        augment.elastic.alpha,
+        augment.cutout,
+    )
+    return any(drawn)
 
 
 def _normalized(image: Patch, preprocess: Preprocess) -> Patch:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,9 @@ from capsjax import models
 from capsjax.config import Config
 from capsjax.errors import UserError
 from capsjax.models import pytorch_weights
-from capsjax.runs import data_record
+from capsjax.runs import data_record, provenance
 from capsjax.runs.folder import RunFolder
-from capsjax.training import parameter_names
+from capsjax.training import parallel, parameter_names
 from capsjax.training import step as train_step
 from capsjax.training.checkpoint import Checkpoints
 from capsjax.training.step import TrainState
@@ -23,12 +24,27 @@ from capsjax.training.step import TrainState
 Arrays = dict[str, np.ndarray]
 
 
+class Source(NamedTuple):
+    """Where parameters were taken from.
+
+    Attributes:
+        path: absolute path.
+        sha256: hash of the arrays that were taken.
+        in_words: a sentence that says what was taken and what was not.
+    """
+
+    path: str
+    sha256: str
+    in_words: str
+
+
 def taken(
     config: Config, state: TrainState, image_shape: models.ImageShape
-) -> tuple[TrainState, str]:
+) -> tuple[TrainState, Source]:
     """Puts the parameters of ``config.init_from`` into an initial state.
 
-    A run's are those of its last step, or their averages if it has them.
+    A run's are those of its last step, or their averages if it has them. If several
+    processes train together, each must call this; the primary one reads.
 
     Args:
         config: the run's config.
@@ -36,14 +52,25 @@ def taken(
         image_shape: shape (H, W, C) of the images that the model sees.
 
     Returns:
-        The state, and a sentence that says what is taken and what is not.
+        The state, and where it is from.
 
     Raises:
         UserError: ``config.init_from`` cannot be read, or has none of the layers;
             ``config.init_layers`` names a layer that one of the two networks lacks, or
             that has another shape.
     """
-    source = config.init_from
+    source = Source("", "", "")
+    if parallel.is_primary():
+        state, source = _taken(config, state, image_shape)
+    if jax.process_count() > 1:
+        state = parallel.from_primary(state)
+    return state, source
+
+
+def _taken(
+    config: Config, state: TrainState, image_shape: models.ImageShape
+) -> tuple[TrainState, Source]:
+    given = config.init_from
     found = _found(config, image_shape)
     own = parameter_names.by_path(state.params)
     own += parameter_names.by_path(state.model_state)
@@ -54,7 +81,7 @@ def taken(
         chosen = {path for path in shapes if _suits(path, shapes, found)}
     if not chosen:
         raise UserError(
-            f"config.init_from={source} has no layer with a name and shapes of this "
+            f"config.init_from={given} has no layer with a name and shapes of this "
             f"network; it has {', '.join(parameter_names.layers(found))}"
         )
 
@@ -72,8 +99,12 @@ def taken(
     if jax.tree.leaves(state.averages):
         state = dataclasses.replace(state, averages=jax.tree.map(jnp.copy, params))
     new = parameter_names.layers(path for path in shapes if path not in chosen)
-    counts = f"{len(chosen)} of {len(shapes)} arrays"
-    return state, f"starts from {source}: {counts}; new are {', '.join(new) or 'none'}"
+    return state, Source(
+        str(pathlib.Path(given).expanduser().absolute()),
+        provenance.sha256({path: found[path] for path in chosen}),
+        f"starts from {given}: {len(chosen)} of {len(shapes)} arrays; new are "
+        f"{', '.join(new) or 'none'}",
+    )
 
 
 def _suits(path: str, shapes: dict[str, tuple[int, ...]], found: Arrays) -> bool:

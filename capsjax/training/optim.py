@@ -1,5 +1,7 @@
 """The optimizer, and its learning rate over the steps and parameters."""
 
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +87,11 @@ def build(config: Optimizer) -> optax.GradientTransformation:
             f"boundaries {config.boundaries}; the schedule steps needs boundaries, and "
             "no other has them"
         )
+    if config.average_decay == 1:
+        raise UserError(
+            "config.optimizer.average_decay is 1, so that the averages would stay the "
+            "initial parameters; it must be less"
+        )
     tx = OPTIMIZERS[config.name](schedule(config), config)
     if config.weight_decay and config.name != "adamw":
         decay = optax.add_decayed_weights(config.weight_decay, mask=_decays)
@@ -142,15 +149,18 @@ def _scale_by_layer(rates: tuple[str, ...]) -> optax.GradientTransformation:
 
 
 def _decays(params: nnx.State) -> nnx.State:
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+    return jax.tree.unflatten(
+        jax.tree.structure(params),
+        [parameter_names.is_weight(*one) for one in parameter_names.by_path(params)],
+    )
 
 
 def _pair(rate: str) -> tuple[str, float]:
     pattern, _, number = rate.partition("=")
-    try:
-        return pattern, float(number)
-    except ValueError:
-        raise UserError(
-            f"config.optimizer.rates has {rate!r}; write PATTERN=FACTOR, such as "
-            "logits=10"
-        ) from None
+    with contextlib.suppress(ValueError):
+        if 0 <= (factor := float(number)) < math.inf:
+            return pattern, factor
+    raise UserError(
+        f"config.optimizer.rates has {rate!r}; write PATTERN=FACTOR with a factor of "
+        "at least 0, such as logits=10"
+    )

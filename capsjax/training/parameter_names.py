@@ -26,6 +26,11 @@ def matches(path: str, pattern: str) -> bool:
     )
 
 
+def is_weight(path: str, value: Any) -> bool:
+    """Whether a parameter is a kernel or a matrix, not a bias or a scale."""
+    return value.ndim > 1 and "bias" not in path.rpartition(".")[2]
+
+
 def layers(paths: Iterable[str]) -> list[str]:
     """The layers that hold the parameters, each once."""
     return list(dict.fromkeys(path.rpartition(".")[0] or path for path in paths))

@@ -58,9 +58,9 @@ def train(
     """Trains a model, evaluates it on the test images, and fills the run folder.
 
     The test images are used once, at the end, on the parameters of the last step:
-    nothing is selected by them. Training is a function of the config and the data
-    alone, so a resumed run ends like an uninterrupted one: bit by bit on the same
-    number of devices, up to rounding on another.
+    nothing is selected by them. Training is a function of the config, the data and the
+    network that ``config.init_from`` names, so a resumed run ends like an uninterrupted
+    one: bit by bit on the same number of devices, up to rounding on another.
 
     If several processes train together (`parallel.join`), each calls this; the primary
     one writes and reports.
@@ -103,6 +103,10 @@ def train(
     eval_fn = make_eval_step(graphdef, config, devices)
     primary = parallel.is_primary()
     diagnose = make_diagnose(graphdef, config) if config.diagnose_routing else None
+    seen_shape = augment.output_shape(data.image_shape, config)
+    source = None
+    if config.init_from and not resume:  # An error should leave no folder behind.
+        state, source = initial.taken(config, state, seen_shape)
 
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
@@ -116,12 +120,8 @@ def train(
         if resumed is not None:
             state, record = resumed
         first_step = int(state.step)
-        start = f"resumed at step {first_step}" if resumed else ""
-        if config.init_from and not resumed:
-            if primary:
-                seen = augment.output_shape(data.image_shape, config)
-                state, start = initial.taken(config, state, seen)
-            state = parallel.from_primary(state)
+        if config.init_from and resume and resumed is None:
+            state, source = initial.taken(config, state, seen_shape)
         if first_step > num_steps:
             raise UserError(
                 f"the run in {folder.path} has taken {first_step} steps already, more "
@@ -135,17 +135,20 @@ def train(
                 "data": data.provenance,
                 "num_devices": devices.count,
             }
-            if config.init_from:
-                env["init_from"] = os.path.abspath(os.path.expanduser(config.init_from))
+            if source is not None:
+                env["init_from"] = {"path": source.path, "sha256": source.sha256}
             folder.record_env(env, resumed_at=first_step if resumed else None)
             print(_introduction(data, config, num_parameters, env, folder), flush=True)
-            if resumed and record.num_devices != devices.count:
-                start += (
-                    f", on {devices.count} devices instead of {record.num_devices}: "
-                    "the result will be the same up to rounding only"
-                )
-            if start:
-                print(start, flush=True)
+            if source is not None:
+                print(source.in_words, flush=True)
+            if resumed:
+                note = f"resumed at step {first_step}"
+                if record.num_devices != devices.count:
+                    note += (
+                        f", on {devices.count} devices instead of {record.num_devices}"
+                        ": the result will be the same up to rounding only"
+                    )
+                print(note, flush=True)
         record.num_devices = devices.count
 
         def evaluated(images: ImageSet, **options: Any) -> Evaluation:

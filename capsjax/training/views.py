@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 
 from capsjax.config import Config
 from capsjax.errors import UserError
-from capsjax.losses import Scores
+from capsjax.losses import cross_entropy
 from capsjax.training import augment, parallel
 
 NAMES = ("one", "mirror", "crops", "augmented")
@@ -51,8 +51,10 @@ class Views:
                 "there are no crops of whole images; the run has config.preprocess."
                 "crop=0"
             )
-        if self.name == "augmented" and config.augment == type(config.augment)(shift=0):
+        if self.name == "augmented" and not augment.is_random(config):
             raise UserError("the run was trained without augmentation")
+        if self.count < 1:
+            raise UserError(f"there are no {self.count} views; take at least 1")
 
     def in_words(self) -> str:
         """The name, and the number of augmented views."""
@@ -66,8 +68,8 @@ class Views:
     ) -> Float[Array, "B J"]:
         """The mean of the scores over several views.
 
-        Logits are averaged as logarithms of probabilities, APAC's rule; lengths and
-        activations as they are. Augmentation is a function of ``config.seed``, the
+        Logits of a softmax are averaged as logarithms of probabilities, APAC's rule;
+        other scores as they are. Augmentation is a function of ``config.seed``, the
         view and the example's place in the batch.
 
         Args:
@@ -77,7 +79,9 @@ class Views:
         """
 
         def of_view(seen: Array) -> Array:
-            return _averageable(scores_of(seen), config.model.scores)
+            scores = scores_of(seen)
+            softmax = isinstance(config.loss, cross_entropy.Softmax)
+            return jax.nn.log_softmax(scores) if softmax else scores
 
         if self.name == "augmented":
             key = jax.random.key(config.seed)
@@ -108,7 +112,3 @@ def _crops(images: UInt8[Array, "B H W C"], side: int) -> list[Array]:
         images[:, row : row + side, column : column + side]
         for row, column in [*corners, ((H - side) // 2, (W - side) // 2)]
     ]
-
-
-def _averageable(scores: Float[Array, "B J"], kind: Scores) -> Float[Array, "B J"]:
-    return jax.nn.log_softmax(scores) if kind == "logits" else scores

@@ -1,5 +1,6 @@
 """What networks have learned, and what their layers cost."""
 
+import contextlib
 import itertools
 import json
 
@@ -21,15 +22,17 @@ from capsjax.analyses.figures import inspection as plots
 from capsjax.analyses.filters import Units
 from capsjax.analyses.layer_times import LayerTime
 from capsjax.config import Config
-from capsjax.errors import UserError
+from capsjax.errors import NotApplicableError, UserError
 from capsjax.models.capsules import capsnet
 from capsjax.models.cnns import baseline_cnn
 from capsjax.reports import page
 from capsjax.runs import results
+from capsjax.training import parameter_names
 from capsjax.training.train import train
 from capsjax.training.trained import TrainedModel, restore
 from kernels import routing
 from tests.launching import assert_one_line, run
+from tests.models.test_every_model import SMALL
 
 SHAPE = (8, 8, 1)
 CAPSULES = capsnet.Config.preset("digits_quick", conv1_channels=4, decoder_units=())
@@ -98,6 +101,29 @@ def test_gradient_ascent_finds_images_with_larger_scores():
     kernel = np.asarray(variables.params["convs"][0]["kernel"][...])[:, :, 0, 2]
     seen = images[2, 3:6, 3:6, 0] - 0.5
     assert np.corrcoef(seen.ravel(), kernel.ravel())[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_is_looked_at_or_says_why_not(name):
+    """Of one and three dimensions, too; filters are what the layer has."""
+    config = Config(model=SMALL[name])
+    graphdef, variables = made(config.model)
+    image = jnp.asarray(np.random.default_rng(0).uniform(size=SHAPE), jnp.float32)
+    with contextlib.suppress(NotApplicableError):
+        layer, kernel, _ = filters.first_filters(graphdef, variables, SHAPE)
+        assert kernel.ndim == 4
+        assert f"{layer}.kernel" in dict(parameter_names.by_path(variables.params))
+        assert plots.filters("", {"now": kernel}).axes
+    for one in filters.features(graphdef, variables, image):
+        assert one.maps.ndim == 3
+    units = filters.units(graphdef, variables, SHAPE, layers=2, channels=2)
+    found = filters.preferred(
+        graphdef, variables, config, SHAPE, classes=[1], units=units, steps=1
+    )
+    assert np.all(np.isfinite(found))
+    if couplings.are_known(config):
+        routed = couplings.couplings(graphdef, variables, image[None])
+        np.testing.assert_allclose(routed.coefficients.sum(axis=-1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("leaky", [False, True])

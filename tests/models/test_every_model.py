@@ -48,7 +48,7 @@ from capsjax.training import step as train_step
 from capsjax.training.parallel import Devices
 from capsjax.training.train import train
 from capsjax.training.trained import evaluate, restore
-from tests.stepping import ONE, take_steps
+from tests.stepping import ONE, back_to_step, take_steps
 
 # Of capsules, beside the class capsules.
 ONE_LAYER: dict[str, Any] = {
@@ -174,10 +174,9 @@ def test_several_devices_equal_one(config, digits_data):
 
 def test_a_run_resumes_is_restored_and_exported(config, digits_data, tmp_path):
     """In two parts it is the run in one piece, bit by bit."""
+    config.checkpoint_every_steps = 2
     whole = train(config, digits_data, tmp_path / "whole")
-    config.max_steps = 2
-    train(config, digits_data, tmp_path / "parts")
-    config.max_steps = 4
+    back_to_step(2, tmp_path / "whole", tmp_path / "parts")
     parts = train(config, digits_data, tmp_path / "parts", resume=True)
     assert whole is not None
     assert parts is not None

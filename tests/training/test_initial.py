@@ -15,6 +15,7 @@ from capsjax.inference import pretrained
 from capsjax.losses import cross_entropy
 from capsjax.models.cnns import deep_convnet, lenet, resnet
 from capsjax.runs.folder import RunFolder
+from capsjax.runs.provenance import sha256
 from capsjax.training import initial, parameter_names
 from capsjax.training import step as train_step
 from capsjax.training.train import train
@@ -50,7 +51,8 @@ def arrays(variables: models.Variables) -> dict[str, np.ndarray]:
 
 def start(config: Config, num_classes: int = 10, shape=SHAPE):
     _, state = train_step.create(config, shape, num_classes)
-    return state, *initial.taken(config, state, shape)
+    state_then, source = initial.taken(config, state, shape)
+    return state, state_then, source.in_words
 
 
 def test_all_that_fits_is_taken_and_the_rest_named(run, digits_data):
@@ -96,9 +98,20 @@ def test_a_training_goes_on_from_it(run, digits_data, tmp_path, capsys):
     expected = arrays(restore(run, digits_data).variables)
     same = {p for p in found if np.array_equal(found[p], expected[p])}
     assert same == {p for p in found if p.startswith("pairs.")}
-    assert RunFolder(tmp_path / "run").load_env()["init_from"] == str(source)
+    assert RunFolder(tmp_path / "run").load_env()["init_from"] == {
+        "path": str(source),
+        "sha256": sha256(expected),
+    }
     shutil.rmtree(source)
     train(config.replace(max_steps=3), digits_data, tmp_path / "run", resume=True)
+
+
+def test_an_error_leaves_no_folder(digits_data, tmp_path):
+    config = config_of(deep_convnet.Config(channels=(4,), dense_units=8))
+    config.init_from = str(tmp_path / "none")
+    with pytest.raises(UserError, match="there is no file"):
+        train(config, digits_data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_published_file(run, digits_data, tmp_path):

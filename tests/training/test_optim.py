@@ -147,7 +147,7 @@ PARAMS = nnx.State(
     {
         "convs": {0: {"kernel": nnx.Param(jnp.ones((2, 2)))}},
         "logits": {
-            "bias": nnx.Param(jnp.ones(2)),
+            "bias": nnx.Param(jnp.ones((1, 2))),
             "kernel": nnx.Param(jnp.ones((2, 2))),
         },
     }
@@ -172,6 +172,8 @@ def test_rates_multiply_the_updates_of_what_matches(rates, expected):
         with jax.numpy_dtype_promotion("standard"):
             found.append(tx.update(PARAMS, tx.init(PARAMS), PARAMS)[0])
     plain, scaled = (jax.tree.leaves(updates) for updates in found)
+    # The gradient and the decay; biases do not decay, whatever their shape.
+    assert [float(np.mean(x)) for x in plain] == [-2, -1, -2]
     ratios = [float(np.mean(a / b)) for a, b in zip(scaled, plain, strict=True)]
     assert ratios == expected
 
@@ -182,11 +184,18 @@ def test_rates_multiply_the_updates_of_what_matches(rates, expected):
         (("logit=1",), r"'logit', which is no parameter .* has convs\.0, logits"),
         (("logits",), "'logits'; write PATTERN=FACTOR"),
         (("logits=x",), "'logits=x'; write PATTERN=FACTOR"),
+        (("logits=nan",), "'logits=nan'; write PATTERN=FACTOR"),
+        (("logits=-1",), "'logits=-1'; write PATTERN=FACTOR with .* at least 0"),
     ],
 )
 def test_rates_that_match_nothing_or_are_no_numbers(rates, message):
     with pytest.raises(UserError, match=message):
         optim.factors(PARAMS, rates)
+
+
+def test_averages_that_never_move_are_refused():
+    with pytest.raises(UserError, match="average_decay is 1"):
+        optim.build(Optimizer(average_decay=1.0))
 
 
 def test_the_average_of_parameters():

@@ -14,7 +14,7 @@ from capsjax.training import augment
 from capsjax.training.parallel import Devices
 from capsjax.training.train import train
 from capsjax.training.trained import restore
-from tests.stepping import take_steps
+from tests.stepping import back_to_step, take_steps
 
 KEYS = jax.random.split(jax.random.key(0), 6)
 
@@ -67,10 +67,9 @@ def test_frozen_layers_stay_and_averages_follow(config, digits_data):
 def test_a_run_resumes_exactly_and_evaluates_the_averages(
     config, digits_data, tmp_path
 ):
+    config.checkpoint_every_steps = 2
     whole = train(config, digits_data, tmp_path / "whole")
-    config.max_steps = 2
-    train(config, digits_data, tmp_path / "parts")
-    config.max_steps = 4
+    back_to_step(2, tmp_path / "whole", tmp_path / "parts")
     parts = train(config, digits_data, tmp_path / "parts", resume=True)
     assert whole is not None
     assert parts is not None

@@ -83,6 +83,7 @@ def test_views_drawn_as_in_training(config):
     [
         (Views("crops"), "no crops of whole images"),
         (Views("augmented"), "trained without augmentation"),
+        (Views("one", 0), "no 0 views"),
         (Views("flip"), "no views 'flip'; choose one or mirror"),
     ],
 )

@@ -129,10 +129,13 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
 
 
 def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields names and bytes of all WAV files in a folder or a zip file, by name."""
+    """Yields names and bytes of all WAV files in a folder or a zip file, by name.
+
+    Without the hidden twin that macOS puts beside each file.
+    """
     if path.is_dir():
-        files = sorted(path.rglob("*.wav"), key=lambda file: file.name)
-        for file in files:
+        files = [file for file in path.rglob("*.wav") if file.name[0] != "."]
+        for file in sorted(files, key=lambda file: file.name):
             yield file.name, _read(file)
         return
     if not path.is_file():
@@ -140,7 +143,6 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [Path(name) for name in archive.namelist()]
-            # macOS puts a hidden twin beside each file.
             wanted = [
                 member
                 for member in members
@@ -148,7 +150,7 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
             ]
             for member in sorted(wanted, key=lambda member: member.name):
                 yield member.name, archive.read(member.as_posix())
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except Exception as error:  # Encrypted, damaged and unknown files raise many kinds.
         raise UserError(
             f"cannot read {path} as a zip file ({error}); set config.data.path to "
             f"{_WANTED}"
