@@ -1,6 +1,6 @@
 """The layers that models are made of."""
 
-from capsjax.layers.activations import relu
+from capsjax.layers.activations import relu, scaled_tanh
 from capsjax.layers.blocks import ConvBlock
 from capsjax.layers.capsules import ConvCapsules, RoutedCapsules
 from capsjax.layers.convolution import Conv
@@ -69,4 +69,5 @@ __all__ = [
     "primary_grid",
     "relu",
     "residual_blocks",
+    "scaled_tanh",
 ]

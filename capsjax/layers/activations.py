@@ -26,3 +26,13 @@ def _relu_bwd(y: Array, gradient: Array) -> tuple[Array]:
 
 
 relu.defvjp(_relu_fwd, _relu_bwd)
+
+
+def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``1.7159 tanh(2 x / 3)``, which maps 1 and -1 to themselves.
+
+    References:
+        LeCun, Bottou, Bengio and Haffner 1998, "Gradient-Based Learning Applied to
+        Document Recognition", appendix A.
+    """
+    return 1.7159 * jnp.tanh(x * (2 / 3))

@@ -5,13 +5,15 @@ References:
 """
 
 import functools
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from capsjax.errors import SettingsError
+from capsjax.layers.recording import Window, layer_function
 
 Sequences = Literal["pseudorandom", "random"]
 """How the regions are drawn, see `region_starts`."""
@@ -42,6 +44,12 @@ def region_starts(
     return (jnp.arange(regions + 1) * size + offset) // regions
 
 
+def _widest(arguments: Mapping[str, Any]) -> Window:
+    """A bound: regions have one or two steps."""
+    return Window(2 + arguments["overlapping"], 2)
+
+
+@layer_function(_widest)
 def fractional_max_pool(
     x: Float[Array, "B H W C"],
     size: tuple[int, int],

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from capsjax.layers.pooling import average_pool, max_pool, pooled_size
+from capsjax.layers.recording import Window
 from kernels.dtypes import at_least_float32
 
 
@@ -34,6 +35,11 @@ class MixedPool(nnx.Module):
         count = channels if per_channel else 1
         self.share = nnx.Param(jnp.full((count,), 0.5, jnp.float32))
         self.window, self.stride = window, stride
+
+    @property
+    def receptive_window(self) -> Window:
+        """The pixels that one pixel of the result sees."""
+        return Window(self.window, self.stride)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         """Pooled features; raises SettingsError if the window does not fit."""
@@ -59,6 +65,11 @@ class GatedPool(nnx.Module):
         shape = (1, window**2, channels if per_channel else 1)
         self.mask = nnx.Param(jnp.zeros(shape, jnp.float32))
         self.window, self.stride = window, stride
+
+    @property
+    def receptive_window(self) -> Window:
+        """The pixels that one pixel of the result sees."""
+        return Window(self.window, self.stride)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         """Pooled features; raises SettingsError if the window does not fit."""
@@ -98,6 +109,11 @@ class TreePool(nnx.Module):
         self.leaves = nnx.Param((1 + noise / 2) / window**2)
         self.gates = nnx.Param(jnp.zeros((count - 1, *shape), jnp.float32))
         self.window, self.stride = window, stride
+
+    @property
+    def receptive_window(self) -> Window:
+        """The pixels that one pixel of the result sees."""
+        return Window(self.window, self.stride)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         """Pooled features; raises SettingsError if the window does not fit."""

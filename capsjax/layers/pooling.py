@@ -82,12 +82,12 @@ def max_pool(
 
 @layer_function(_window_of)
 def average_pool(
-    x: Float[Array, "B *space C"],
+    x: Float[Array, "B *sizes C"],
     window: int | Sequence[int],
     stride: int | Sequence[int] | None = None,
     *,
     ceil: bool = False,
-) -> Float[Array, "B *pooled C"]:
+) -> Float[Array, "B *outputs C"]:
     """The mean of each window's pixels, of those alone that lie in the image.
 
     See `max_pool`.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from capsjax.errors import SettingsError
 from capsjax.layers.activations import relu
 from capsjax.layers.convolution import Conv
 from capsjax.normalization import BatchNorm
@@ -42,7 +43,16 @@ class _Block(nnx.Module):
         momentum: float,
         rngs: nnx.Rngs,
     ) -> None:
-        """Makes the shortcut's parameters, if it has any."""
+        """Makes the shortcut's parameters, if it has any.
+
+        Raises:
+            SettingsError: the shortcut would have to leave channels out.
+        """
+        if shortcut == "pad" and n_out < n_in:
+            raise SettingsError(
+                f"a shortcut cannot take {n_in} channels to {n_out}; let the channels "
+                "grow, or use projections"
+            )
         self.stride = stride
         projection = projection_norm = None
         if shortcut == "project" and (stride, n_in) != (1, n_out):
@@ -118,7 +128,7 @@ class BottleneckBlock(_Block):
         shortcut: Shortcut,
         momentum: float,
         padding: Padding = "SAME",
-        stride_in_3x3: bool = True,
+        stride_in_3x3: bool,
         rngs: nnx.Rngs,
     ):
         n_out = self.EXPANSION * channels

@@ -1,5 +1,6 @@
 """Local response normalisation, over neighbouring channels."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -37,4 +38,12 @@ def local_response_normalization(
     squares = jnp.pad(wide**2, [(0, 0)] * 3 + [(before, channels - 1 - before)])
     C = x.shape[3]
     total = sum(squares[..., i : i + C] for i in range(channels))
-    return (wide / (k + alpha * total) ** beta).astype(x.dtype)
+    return (wide * _power(k + alpha * total, beta)).astype(x.dtype)
+
+
+def _power(base: Array | float, beta: float) -> Array:
+    """``base ** -beta``; roots are several times as fast as a power on a CPU."""
+    if beta != 0.75:
+        return base**-beta
+    root = jax.lax.rsqrt(base)
+    return root * jnp.sqrt(root)

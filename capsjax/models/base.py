@@ -55,8 +55,8 @@ class Published(NamedTuple):
         preset: name of the preset.
         data: name of the data set, such as ``"mnist"``; ``"imagenet"`` for the top-5
             error on ILSVRC's validation images.
-        error_percent: error on the test images, in percent; None if there is none for
-            this very network.
+        error_percent: error on the test images, in percent, of this network or of a
+            near one that ``note`` names; None if there is none.
         note: what else belongs to the number, in a few words.
         side: pixels along the images' sides, if not as they are stored.
     """
@@ -223,7 +223,7 @@ class Config(fields.Named):
             rngs: generator whose ``params`` stream initialises the parameters.
 
         Raises:
-            ValueError: settings that do not fit together or with the images.
+            SettingsError: settings that do not fit together or with the images.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be built")
 
@@ -245,6 +245,16 @@ class Config(fields.Named):
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A smaller network: for a quick trial, or for training on a CPU."""
         raise NotImplementedError(f"{self.name} has no {size} size")
+
+    def divided(self, share: int, *names: str) -> Self:
+        """The same network with a share of some fields' numbers, at least 1 of each."""
+
+        def part(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(part, value))
+            return max(value // share, 1)
+
+        return self.replace(**{name: part(getattr(self, name)) for name in names})
 
     def without_decoder(self) -> Self:
         """The same network without its decoder."""

@@ -116,9 +116,9 @@ def load(config: Config, model: Model, path: pathlib.Path) -> None:
             f"{path} does not hold {config.name} with these settings and classes: "
             + "; ".join(problems)
         )
-    for key, entry in entries.items():
-        value = entry.convert(found[key])
-        entry.variable[...] = jnp.asarray(value, entry.variable.dtype)
+    converted = [(x.variable, x.convert(found[key])) for key, x in entries.items()]
+    for variable, value in converted:
+        variable[...] = jnp.asarray(value, variable.dtype)
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -164,7 +164,7 @@ def _read_pytorch(path: pathlib.Path) -> dict[str, np.ndarray]:
         isinstance(value, torch.Tensor) for value in state.values()
     ):
         raise UserError(f"{path} does not hold the state dict of a network")
-    return {key: value.float().numpy() for key, value in state.items()}
+    return {key: value.detach().float().numpy() for key, value in state.items()}
 
 
 def _entries(

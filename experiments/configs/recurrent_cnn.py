@@ -6,8 +6,8 @@
 The presets:
 
 ``recurrent_cnn.py:mnist``, the default
-    75,018 parameters (32 channels). The paper reports 0.31 % test error, of the best of
-    its networks, without augmentation; here digits are rotated, scaled, sheared and
+    75,018 parameters (32 channels). The paper reports 0.31 % test error, with 96
+    channels, without augmentation; here digits are rotated, scaled, sheared and
     shifted.
 ``recurrent_cnn.py:cifar10``
     672,202 parameters (96 channels), mirrored and shifted images. The paper reports

@@ -10,7 +10,13 @@ from capsjax import models
 from capsjax.analyses import layer_graph, receptive_field
 from capsjax.layers import recording
 from capsjax.models.capsules import capsnet
-from capsjax.models.cnns import deep_convnet, resnet
+from capsjax.models.cnns import (
+    binarized_net,
+    deep_convnet,
+    lenet,
+    pooling_cnn,
+    resnet,
+)
 
 SHAPE = (40, 40, 1)
 
@@ -60,6 +66,26 @@ def test_the_formula_is_the_support_of_the_gradient(config):
     counted = rows_that_matter(config, graphdef, variables)
     np.testing.assert_array_equal(counted, expected)
     assert [field.size for field in found][-1] is None
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # C1, S2, C3 and S4 of the paper.
+        (lenet.Config(), [5, 6, 14, 16]),
+        # The input is normalised last; so each convolution, pooling and normalisation.
+        (binarized_net.Config.preset("cifar10"), [3, 3, 5, 6, 6, 10, 10, 14, 16, 16]),
+        (pooling_cnn.Config(pooling="mixed"), [3, 3]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_layers_of_other_kinds_tell_their_windows(config, expected):
+    shape = (32, 32, 3) if config.name == "binarized_net" else (28, 28, 1)
+    graphdef, variables = shapes_of(config, shape)
+    nodes = layer_graph.trace(graphdef, variables, shape)
+    found = [field.size for field in receptive_field.fields(nodes)]
+    assert found[: len(expected)] == expected
+    assert None not in found[: found.index(max(filter(None, found)))]
 
 
 def test_the_papers_capsnet():

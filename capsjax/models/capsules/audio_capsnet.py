@@ -6,7 +6,7 @@
 The CapsNet of Sabour, Frosst and Hinton with time in place of the plane of an image;
 our own sizes, and no published error. A primary capsule of this form sees 41 samples, 5
 ms at 8 kHz. The preset ``pooled`` puts the first two convolutions of `audio_cnn`, with
-their pooling, in front of primary capsules that see 42 ms.
+their pooling, in front of primary capsules that see 38 ms.
 
 References:
     Sabour, Frosst and Hinton 2017, "Dynamic Routing Between Capsules", section 4.

@@ -80,7 +80,9 @@ class Config(base.Config):
         },
     }
     PUBLISHED: ClassVar[Sequence[Published]] = (
-        Published("imagenet", "imagenet", 17.0, "ILSVRC-2010", side=227),
+        Published(
+            "imagenet", "imagenet", 17.0, "ten crops, ILSVRC-2010's test", side=227
+        ),
         Published("one_tower", "imagenet", 20.93, "one crop, by torchvision"),
         Published("cifar10", "cifar10", 11.0, "of a smaller network"),
         Published("mnist", "mnist", None),
@@ -114,7 +116,7 @@ class Config(base.Config):
         (4096, 4096), "Units of the hidden dense layers.", at_least=1
     )
     dropout_rate: float = field(
-        0.5, "Dropout rate before each hidden dense layer.", at_least=0, at_most=1
+        0.5, "Dropout rate after each hidden dense layer.", at_least=0, at_most=1
     )
     paper_initializers: bool = field(
         True,
@@ -262,5 +264,5 @@ class AlexNet(base.Model):
                 x = max_pool(x, _WINDOW, _POOL_STRIDE)
         x = x.reshape(x.shape[0], -1)
         for dropout, dense in zip(self.dropouts, self.dense, strict=True):
-            x = relu(dense(dropout(x, keys)))
+            x = dropout(relu(dense(x)), keys)
         return ModelOutput(self.logits(x))

@@ -10,8 +10,8 @@ recognition do. No error of it is published; see experiments/configs/spoken_digi
 The presets ``f``, ``a_f``, ``a_b_f`` and ``a_pool_b_f`` are the figure sequence by
 which such networks are explained: a fully connected layer F on the samples themselves;
 on what one convolution A makes of every window; of two, A and B; and with pooling
-between them, so that B sees four times as much. They have no mean over time and no
-normalisation.
+between them, so that B reads twelve of A's results in place of three. They have no mean
+over time and no normalisation.
 
 References:
     Dai, Dai, Qu, Li and Das 2017, "Very Deep Convolutional Neural Networks for Raw
@@ -44,7 +44,7 @@ class Config(base.Config):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # 24,522 parameters on 8,000 samples of two channels with 10 classes.
         "audio": {},
-        # A fourth convolution, so that a place sees a quarter of a second: 49,994.
+        # A fourth convolution, so that a place sees 0.22 s: 49,994.
         "deeper": {
             "channels": (32, 64, 64, 128),
             "kernel_sizes": (80, 3, 3, 3),
@@ -84,7 +84,8 @@ class Config(base.Config):
             "strides": (4, 1),
             "pools": (4, 1),
         },
-        # The CNN of MNIST-1D's authors, for its signals of 40 samples: 5,335
+        # The CNN of MNIST-1D's authors, for its signals of 40 samples, but for the
+        # first padding, which makes 19 places of them there and 20 here; 5,335
         # parameters, since a sample has two channels here.
         "mnist1d": {
             **_FIGURE,
@@ -135,8 +136,7 @@ class Config(base.Config):
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """An eighth or half of the channels."""
-        share = 8 if size == "quick" else 2
-        return self.replace(channels=tuple(max(n // share, 1) for n in self.channels))
+        return self.divided(8 if size == "quick" else 2, "channels")
 
 
 class AudioCNN(base.Model):

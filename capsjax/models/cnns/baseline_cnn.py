@@ -68,10 +68,7 @@ class Config(base.Config):
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """An eighth or a sixteenth of the channels, and twice that of the units."""
         share = 16 if size == "quick" else 8
-        return self.replace(
-            conv_channels=tuple(n // share for n in self.conv_channels),
-            dense_units=tuple(n // (share // 2) for n in self.dense_units),
-        )
+        return self.divided(share, "conv_channels").divided(share // 2, "dense_units")
 
 
 class BaselineCNN(base.Model):
@@ -83,7 +80,7 @@ class BaselineCNN(base.Model):
         """Builds the network; see `base.Config.build`.
 
         Raises:
-            ValueError: the numbers of kernel sizes and convolutions differ, or the
+            SettingsError: the numbers of kernel sizes and convolutions differ, or the
                 image is too small for the pooling.
         """
         base.check_counts(

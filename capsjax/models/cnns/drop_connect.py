@@ -70,11 +70,7 @@ class Config(base.Config):
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A quarter or half of the channels and units."""
-        share = 4 if size == "quick" else 2
-        return self.replace(
-            conv_channels=tuple(max(n // share, 1) for n in self.conv_channels),
-            dense_units=max(self.dense_units // share, 1),
-        )
+        return self.divided(4 if size == "quick" else 2, "conv_channels", "dense_units")
 
 
 class DropConnectCNN(base.Model):

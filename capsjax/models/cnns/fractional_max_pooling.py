@@ -5,8 +5,8 @@
 
 Sizes follow from the end, where one pixel is left: with 6 poolings by 2^(1/2) images
 have 36x36 pixels, with 12 poolings by 2^(1/3) 94x94; smaller images lie in the middle
-of zeros. With random keys the regions are random, also in evaluation, so that the
-predictions of several passes can be averaged.
+of zeros. Regions are drawn anew in training, and fixed in evaluation; with random keys
+a pass draws them in evaluation, too.
 
 The network for MNIST has 519,946 parameters; the paper reports 0.44 % test error for
 one pass, and 0.34 % for the mean of 12. Its largest for CIFAR-10, with K = 160 and
@@ -55,7 +55,7 @@ class Config(base.Config):
         },
     }
     PUBLISHED: ClassVar[Sequence[Published]] = (
-        Published("mnist", "mnist", 0.44, "one pass"),
+        Published("mnist", "mnist", 0.44, "one pass of random regions"),
         Published("cifar10_large", "cifar10", 4.5, "one pass"),
     )
 
@@ -89,8 +89,7 @@ class Config(base.Config):
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A quarter or half of the channels."""
-        share = 4 if size == "quick" else 2
-        return self.replace(channels=max(self.channels // share, 1))
+        return self.divided(4 if size == "quick" else 2, "channels")
 
 
 def sizes(pools: int, ratio: float) -> list[tuple[int, int]]:
@@ -125,6 +124,11 @@ class FractionalMaxPoolingCNN(base.Model):
                 f"images of {image_shape[0]}x{image_shape[1]} pixels are larger than "
                 f"the {self.side}x{self.side} that {config.pools} pools by "
                 f"{config.ratio:g} end with one pixel of; use more pools"
+            )
+        if any(before - config.overlapping < after for before, after in pairs):
+            raise SettingsError(
+                f"a ratio of {config.ratio:g} is too small to shrink 2 pixels; take a "
+                "larger one, or overlapping=false"
             )
         self.pooled = tuple(after for _, after in pairs)
         self.overlapping = config.overlapping

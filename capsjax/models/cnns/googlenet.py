@@ -244,12 +244,7 @@ class Config(base.Config):
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A quarter or half of the channels."""
         share = 4 if size == "quick" else 2
-        return self.replace(
-            **{
-                name: tuple(max(n // share, 1) for n in getattr(self, name))
-                for name in (*_BRANCHES, "stem_channels")
-            }
-        )
+        return self.divided(share, *_BRANCHES, "stem_channels")
 
     def conv_block(
         self, n_in: int, n_out: int, kernel: int, stride: int = 1, *, rngs: nnx.Rngs

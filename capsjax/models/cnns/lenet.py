@@ -25,7 +25,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from capsjax.errors import SettingsError
 from capsjax.fields import field
-from capsjax.layers import average_pool, pooled_size
+from capsjax.layers import average_pool, pooled_size, scaled_tanh
+from capsjax.layers.recording import Window
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput, Published
 from kernels.convolution import convolve
@@ -196,6 +197,11 @@ class PartialConv(nnx.Module):
         self.kernel = nnx.Param(unit / fan_in[None, None])
         self.bias = nnx.Param(jnp.zeros(len(self.connections)))
 
+    @property
+    def receptive_window(self) -> Window:
+        """The pixels that one pixel of the result sees."""
+        return Window(_KERNEL, 1)
+
     def __call__(self, x: Float[Array, "B H W C_in"]) -> Float[Array, "B h w C_out"]:
         """Convolves without padding."""
         seen = [(i, o) for o, maps in enumerate(self.connections) for i in maps]
@@ -217,16 +223,16 @@ class Subsampling(nnx.Module):
         self.factor = nnx.Param(jnp.full(channels, 0.25))
         self.bias = nnx.Param(jnp.zeros(channels))
 
+    @property
+    def receptive_window(self) -> Window:
+        """The pixels that one pixel of the result sees."""
+        return Window(2, 2)
+
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         """Halves height and width."""
         factor, bias = self.factor[...], self.bias[...]
         total = 4 * average_pool(x, 2)
         return total * factor[None, None, None] + bias[None, None, None]
-
-
-def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``1.7159 tanh(2 x / 3)``, which takes 1 to 1 and -1 to -1 (appendix A)."""
-    return 1.7159 * jnp.tanh(x * (2 / 3))
 
 
 def codes(num_classes: int, units: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from capsjax.errors import SettingsError
 from capsjax.fields import field
-from capsjax.layers import Conv, max_pool, pooled_size
+from capsjax.layers import Conv, max_pool, pooled_size, scaled_tanh
 from capsjax.models import base
 from capsjax.models.base import ImageShape, ModelOutput, Published
 from kernels.convolution import output_size
@@ -66,6 +66,7 @@ class Config(base.Config):
     }
     PUBLISHED: ClassVar[Sequence[Published]] = (
         Published("mnist", "mnist", 0.23, "mean of 35 columns"),
+        Published("cifar10", "cifar10", 11.21, "mean of eight columns"),
     )
 
     padded_size: int = field(
@@ -97,11 +98,7 @@ class Config(base.Config):
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A quarter or half of the channels and units."""
-        share = 4 if size == "quick" else 2
-        return self.replace(
-            conv_channels=tuple(max(n // share, 1) for n in self.conv_channels),
-            dense_units=tuple(max(n // share, 1) for n in self.dense_units),
-        )
+        return self.divided(4 if size == "quick" else 2, "conv_channels", "dense_units")
 
 
 class Column(base.Model):
@@ -171,15 +168,6 @@ class Column(base.Model):
         for dense in list(self.dense)[:-1]:
             x = scaled_tanh(dense(x))
         return ModelOutput(self.dense[-1](x))
-
-
-def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``1.7159 tanh(2 x / 3)``, which maps 1 and -1 to themselves.
-
-    References:
-        LeCun, Bottou, Orr and Mueller 1998, "Efficient BackProp", section 4.4.
-    """
-    return 1.7159 * jnp.tanh(x * (2 / 3))
 
 
 def with_digit_width(

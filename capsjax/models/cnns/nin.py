@@ -72,10 +72,7 @@ class Config(base.Config):
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """An eighth or a quarter of the channels."""
         share = 8 if size == "quick" else 4
-        return self.replace(
-            channels=tuple(max(n // share, 1) for n in self.channels),
-            initial_deviation=None,
-        )
+        return self.divided(share, "channels").replace(initial_deviation=None)
 
 
 class NIN(base.Model):

@@ -84,8 +84,7 @@ class Config(base.Config):
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A quarter or half of the channels."""
-        share = 4 if size == "quick" else 2
-        return self.replace(channels=tuple(max(n // share, 1) for n in self.channels))
+        return self.divided(4 if size == "quick" else 2, "channels")
 
 
 class PoolingCNN(base.Model):

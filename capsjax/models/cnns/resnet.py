@@ -185,9 +185,7 @@ class Config(base.Config):
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """One block in each group; half of the channels to try things out."""
         share = 2 if size == "quick" else 1
-        return self.replace(
-            blocks=1, channels=tuple(max(n // share, 1) for n in self.channels)
-        )
+        return self.divided(share, "channels").replace(blocks=1)
 
 
 class ResNet(base.Model):

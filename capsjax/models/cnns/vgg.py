@@ -128,11 +128,7 @@ class Config(base.Config):
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A quarter or half of the channels and units."""
-        share = 4 if size == "quick" else 2
-        return self.replace(
-            channels=tuple(max(n // share, 1) for n in self.channels),
-            dense_units=tuple(max(n // share, 1) for n in self.dense_units),
-        )
+        return self.divided(4 if size == "quick" else 2, "channels", "dense_units")
 
 
 class VGG(base.Model):

@@ -57,11 +57,7 @@ class Config(base.Config):
 
     def smaller(self, size: Literal["quick", "cpu"]) -> Self:
         """A quarter or half of the channels, and of the dense units."""
-        share = 4 if size == "quick" else 2
-        return self.replace(
-            channels=tuple(max(n // share, 1) for n in self.channels),
-            dense_units=max(self.dense_units // share, 1),
-        )
+        return self.divided(4 if size == "quick" else 2, "channels", "dense_units")
 
 
 class VoxelCNN(base.Model):

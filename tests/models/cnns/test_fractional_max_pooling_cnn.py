@@ -57,6 +57,11 @@ def test_regions_are_random_with_keys_and_dropout_needs_training():
     assert np.std(training, axis=0).mean() > 2 * np.std(passes, axis=0).mean()
 
 
+def test_ratios_that_shrink_nothing():
+    with pytest.raises(UserError, match=r"ratio of 1\.2 is too small"):
+        build((5, 5, 1), pools=2, ratio=1.2)
+
+
 def test_images_that_are_too_large():
     with pytest.raises(UserError, match="28x28 pixels are larger than the 25x25"):
         build(pools=5)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from capsjax import models
 from capsjax.errors import UserError
+from capsjax.layers import scaled_tanh
 from capsjax.models.cnns import lenet
 
 
@@ -77,7 +78,7 @@ def test_subsampling_by_hand():
 def test_scaled_tanh():
     x = np.array([-1, 0, 1, 3])
     expected = 1.7159 * np.tanh(2 * x / 3)
-    np.testing.assert_allclose(lenet.scaled_tanh(jnp.float32(x)), expected, rtol=1e-6)
+    np.testing.assert_allclose(scaled_tanh(jnp.float32(x)), expected, rtol=1e-6)
     np.testing.assert_allclose(expected[:3], [-1, 0, 1], atol=1e-4)
 
 

@@ -1,7 +1,6 @@
 """A column of a multi-column network, and the width of its digits."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -9,7 +8,7 @@ from flax import nnx
 from capsjax import models
 from capsjax.errors import UserError
 from capsjax.models.cnns import multi_column_dnn
-from capsjax.models.cnns.multi_column_dnn import scaled_tanh, with_digit_width
+from capsjax.models.cnns.multi_column_dnn import with_digit_width
 
 
 def build(config, image_shape):
@@ -27,11 +26,6 @@ def test_the_number_of_parameters():
     convolutions = 300 * (9 * 3 + 2 * 4 * 300 + 9 * 300 + 4)
     dense = 301 * 300 + 301 * 100 + 101 * 10
     assert models.num_parameters(model) == convolutions + dense
-
-
-def test_scaled_tanh():
-    x = jnp.float32([-1, 0, 1, 100])
-    np.testing.assert_allclose(scaled_tanh(x), [-1, 0, 1, 1.7159], atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [10, 14, 20])

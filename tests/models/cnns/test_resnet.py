@@ -212,3 +212,10 @@ def test_a_run_with_debug_nans_trains_alike(config, digits_data, tmp_path):
     config.optimizer.learning_rate = 1e38
     with pytest.raises(UserError, match=r"makes a NaN|is nan|is inf"):
         train(config, digits_data, tmp_path / "bad")
+
+
+def test_channels_that_do_not_grow_need_projections():
+    with pytest.raises(UserError, match="cannot take 8 channels to 4; let the"):
+        models.build(
+            resnet.Config(channels=(8, 4), blocks=1), (8, 8, 1), 10, nnx.Rngs(params=0)
+        )
