@@ -42,6 +42,7 @@ def test_it_says_what_evaluation_says(tiny_config, images):
     np.testing.assert_allclose(found["reconstructions"], drawn, atol=1e-6)
 
 
+@pytest.mark.usefixtures("compilation_with_optimizations")
 def test_nothing_is_computed_for_what_is_left_out(tiny_config, images):
     """Not asked to reconstruct, it costs as much as a model without a decoder."""
 

@@ -59,6 +59,7 @@ def test_relu_and_its_gradient():
     np.testing.assert_array_equal(vjp(float32([5, 6, 7, 8, 9]))[0], [0, 0, 0, 8, 9])
 
 
+@pytest.mark.usefixtures("compilation_with_optimizations")
 def test_relu_keeps_its_result_and_not_its_argument():
     """XLA's account for a layer before and one after it: one array less is held."""
     B, C = 256, 512

@@ -48,6 +48,7 @@ def check(config, dataset):
         np.testing.assert_allclose(found, expected, rtol=bound, err_msg=implementation)
 
 
+@pytest.mark.usefixtures("compilation_with_optimizations")
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:mosaic_gpu routing without a GPU")
 def test_digits():
@@ -55,6 +56,7 @@ def test_digits():
     check(small(digits.get_config(), stride=3), dataset)
 
 
+@pytest.mark.usefixtures("compilation_with_optimizations")
 @pytest.mark.gpu
 @pytest.mark.skipif(gpu.interpreted(), reason="the interpreter takes a minute for it")
 def test_mnist(tfds_data_dir):
@@ -62,6 +64,7 @@ def test_mnist(tfds_data_dir):
     check(small(mnist.get_config("authors_code"), stride=6), dataset)
 
 
+@pytest.mark.usefixtures("compilation_with_optimizations")
 @pytest.mark.gpu
 @pytest.mark.skipif(gpu.interpreted(), reason="needs a Hopper GPU")
 def test_mnist_in_full_size(tfds_data_dir):

@@ -136,6 +136,7 @@ def blank_batch(size: int) -> dict[str, np.ndarray]:
     return {"image": images, "label": np.zeros(size, np.int32)}
 
 
+@pytest.mark.usefixtures("compilation_with_optimizations")
 def test_each_device_computes_its_share_only(tiny_config):
     """By XLA's count, which is of one device: a quarter of the work on four."""
     tiny_config.batch_size = 256

@@ -289,8 +289,9 @@ def test_every_configs_quick_variant_runs_a_step(config: Config, tmp_path):
     assert (tmp_path / "plots" / "reconstructions.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("compilation_with_optimizations")
 def test_real_mnist_trains(tfds_data_dir, tmp_path):
-    """100 steps of a small CapsNet: far above chance on the 10,000 test images."""
+    """60 steps of a small CapsNet: far above chance on the 10,000 test images."""
     config = mnist.get_config("authors_code,quick")
     config.max_steps, config.num_devices = 60, 1
     made = data.load("mnist", data_dir=tfds_data_dir, validation_examples=200)

@@ -11,6 +11,9 @@ from flax import nnx
 from capsjax.layers import Conv
 from kernels.convolution import api, convolve, output_size
 
+# As they run for users.
+pytestmark = pytest.mark.usefixtures("compilation_with_optimizations")
+
 # H, W, K, C_in, C_out.
 SIZES = {
     "odd": (9, 12, 3, 2, 5),

@@ -10,6 +10,9 @@ import pytest
 from kernels.routing import diagnose, route
 from tests.kernels.routing import reference as routing_reference
 
+# As they run for users.
+pytestmark = pytest.mark.usefixtures("compilation_with_optimizations")
+
 
 def make_arguments(B=4, I=7, P=5, J=3, Q=6, seed=0):
     """Inputs, weights and bias in float64."""

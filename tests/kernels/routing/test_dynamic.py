@@ -11,6 +11,9 @@ from kernels.routing import IMPLEMENTATIONS, norm, route, squash
 from kernels.routing.dynamic import xla
 from tests.kernels.routing import reference as routing_reference
 
+# As they run for users.
+pytestmark = pytest.mark.usefixtures("compilation_with_optimizations")
+
 # B, I, P, J, Q: usual, odd, single, and more blocks of rows than one.
 SIZES = {
     "small": (4, 12, 8, 10, 16),
