@@ -262,15 +262,16 @@ def test_a_run_is_inspected_and_reported(digits_data, tiny_config, tmp_path):
         repeats=1,
         output=folder / "inspection",
     )
-    # The others, which compile much, are tested above.
-    parts = [name for name in inspection.PARTS if name not in ("maximization", "times")]
-    assert inspection.inspect(inspected, parts) == []
+    assert inspection.inspect(inspected, list(inspection.PARTS)) == []
     captions = json.loads((inspected.output / "captions.json").read_text())
     for name in captions:
         assert (inspected.output / name).stat().st_size > 50, name
     assert {"filters.png", "couplings.png", "features_3.png"} <= captions.keys()
     layers = results.read(inspected.output / "layers.csv")
     assert [row["sees_pixels"] for row in layers] == ["3", "5", "all"]
+    times = results.read(inspected.output / "layer_times.csv")
+    assert [row["layer"] for row in times[:-2]] == [row["layer"] for row in layers]
+    assert all(row.number("forward_ms") > 0 for row in times)
     found = results.read(inspected.output / "precision.csv")
     assert found[0]["predictions changed, %"] == "0"
     assert [row["weights"] for row in found] == list(precision.FORMATS)
