@@ -33,7 +33,6 @@ from capsjax.models import Variables
 from capsjax.runs import provenance, results
 from capsjax.runs.folder import write_json
 from capsjax.runs.progress import Progress
-from capsjax.runs.results import Row
 from capsjax.training import augment, initial
 from capsjax.training import step as train_step
 from capsjax.training.trained import TrainedModel
@@ -283,7 +282,7 @@ def _couplings(of: Inspected) -> Captions:
                 "of the type that sends it most": float(by_type[:, j].max()),
                 "uniform": found.start,
             }
-            rows.append(_row(columns))
+            rows.append(results.as_row(columns))
     results.write(of.output / "couplings.csv", rows)
     return {
         "couplings.png": (
@@ -368,7 +367,7 @@ def _precision(of: Inspected) -> Captions:
             "high": one.error.high,
             "predictions changed, %": one.changed,
         }
-        rows.append(_row(columns))
+        rows.append(results.as_row(columns))
     results.write(of.output / "precision.csv", rows)
     figure = plots.precision(of.title("Test error with rounded weights"), found)
     figures.save(figure, of.output / "precision.png")
@@ -394,10 +393,6 @@ PARTS: Mapping[str, Callable[[Inspected], Captions]] = MappingProxyType(
     }
 )
 """Questions by name; each function writes its files and returns their captions."""
-
-
-def _row(columns: Mapping[str, object]) -> Row:
-    return Row({name: results.as_text(x) for name, x in columns.items()})
 
 
 def _read_json(path: pathlib.Path) -> dict[str, str]:

@@ -135,7 +135,7 @@ def rows(times: Sequence[LayerTime], whole: LayerTime) -> list[Row]:
             * (one.forward + one.backward)
             / (total.forward + total.backward),
         }
-        found.append(Row({name: results.as_text(x) for name, x in columns.items()}))
+        found.append(results.as_row(columns))
     return found
 
 

@@ -68,7 +68,7 @@ def rows(nodes: Sequence[Node]) -> list[Row]:
             "output": "x".join(map(str, (*node.size_out, node.channels))),
             "parameters": node.parameters,
         }
-        found.append(Row({name: results.as_text(x) for name, x in columns.items()}))
+        found.append(results.as_row(columns))
     return found
 
 
@@ -84,5 +84,5 @@ def stacks() -> list[Row]:
             "weights of one large kernel": large,
             "ratio": round(small / large, 3),
         }
-        found.append(Row({name: results.as_text(x) for name, x in columns.items()}))
+        found.append(results.as_row(columns))
     return found

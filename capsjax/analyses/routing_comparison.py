@@ -254,7 +254,7 @@ def write(
     results.write(output / "routings.csv", found)
     results.write(
         output / "routings_table.csv",
-        [Row({key: results.as_text(x) for key, x in line.items()}) for line in lines],
+        [results.as_row(line) for line in lines],
     )
     text = _markdown(lines, found, seeds, data)
     (output / "routings.md").write_text(text)

@@ -147,7 +147,7 @@ def table(
             "std_error_percent": statistics.stdev(errors) if len(errors) > 1 else None,
             "steps": " ".join(map(str, steps)),
         }
-        found.append(Row({name: results.as_text(line[name]) for name in line}))
+        found.append(results.as_row(line))
         lines.append(
             [
                 str(cell.iterations),

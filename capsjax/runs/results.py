@@ -47,7 +47,7 @@ def row(env: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
     """
     known = {name: env[name] for name in _PROVENANCE} | {"jax": env["versions"]["jax"]}
     known |= {**measured, "command": portable(env["command"])}
-    return Row({column: as_text(value) for column, value in known.items()})
+    return as_row(known)
 
 
 def training_row(folder: RunFolder, own: Mapping[str, Any] = {}) -> Row:
@@ -271,6 +271,11 @@ def portable(command: Sequence[str]) -> str:
         re.sub(r"(?<=[=\s])\S*/", "", word) if word.startswith(named) else word
         for word in words
     )
+
+
+def as_row(columns: Mapping[str, Any]) -> Row:
+    """A row of values as text, without a provenance."""
+    return Row({column: as_text(value) for column, value in columns.items()})
 
 
 def as_text(value: Any) -> str:
