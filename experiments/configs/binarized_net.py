@@ -42,6 +42,5 @@ def get_config(words: str = "") -> Config:
     config.optimizer.decay_rate = 3e-7 / config.optimizer.learning_rate
     config.optimizer.decay_steps = config.num_epochs * steps_per_epoch
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

@@ -39,6 +39,5 @@ def get_config(words: str = "") -> Config:
     config.model = capsnet.Config.preset("cifar10")
     config.loss = margin.Config.preset("authors_code")
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

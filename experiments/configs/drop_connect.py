@@ -36,6 +36,5 @@ def get_config(words: str = "") -> Config:
     config.optimizer.decay_rate = 0.1
     config.optimizer.decay_steps = 20_000  # About 47 epochs.
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

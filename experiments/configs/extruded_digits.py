@@ -49,6 +49,5 @@ def get_config(words: str = "") -> Config:
         config.model = capsnet.Config.preset("voxels")
     config.optimizer.decay_steps = 100
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

@@ -25,6 +25,5 @@ def get_config(words: str = "") -> Config:
     config = nin.get_config(preset)
     config.model = maxout_nin.Config.preset(preset)
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

@@ -46,6 +46,5 @@ def get_config(words: str = "") -> Config:
     config.optimizer.decay_rate = 0.5
     config.optimizer.decay_steps = 1_000
     if quick:
-        config.max_steps = 20
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 20)
     return config

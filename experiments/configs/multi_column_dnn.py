@@ -46,6 +46,5 @@ def get_config(words: str = "") -> Config:
     else:
         config.optimizer.decay_steps = 352  # An epoch of 45,000 images.
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

@@ -38,6 +38,5 @@ def get_config(words: str = "") -> Config:
         config.num_epochs = 200
         config.optimizer.decay_steps = 35_000  # 100 epochs.
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

@@ -35,6 +35,5 @@ def get_config(words: str = "") -> Config:
     config.optimizer.decay_rate = 0.8
     config.optimizer.decay_steps = 430  # An epoch of 55,000 images.
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

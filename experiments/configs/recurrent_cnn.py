@@ -60,6 +60,5 @@ def get_config(words: str = "") -> Config:
         config.optimizer.decay_steps *= config.num_epochs
         config.optimizer.min_learning_rate = 0.0
     elif size:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

@@ -56,6 +56,5 @@ def get_config(words: str = "") -> Config:
         config.optimizer.min_learning_rate = 0.0
         config.optimizer.warmup_steps = 375
     elif size:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

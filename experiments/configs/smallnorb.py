@@ -62,6 +62,5 @@ def get_config(words: str = "") -> Config:
         config.data.validation_examples = 810
         config.num_epochs = 5_400
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 100)
     return config

@@ -67,6 +67,5 @@ def get_config(words: str = "") -> Config:
     config.optimizer.min_learning_rate = 0.0
     config.optimizer.warmup_steps = 75
     if quick:
-        config.max_steps = 20
-        config.model = config.model.smaller("quick")
+        variants.quicken(config, 20)
     return config

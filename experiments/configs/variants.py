@@ -67,8 +67,7 @@ def of_small_images(model: type[base.Config], words: str) -> Config:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.decay_steps = 500
     if quick:
-        config.max_steps = 100
-        config.model = config.model.smaller("quick")
+        quicken(config, 100)
     return config
 
 
@@ -78,6 +77,12 @@ def move_digits(config: Config) -> None:
     config.augment.scale = (0.9, 1.1)
     config.augment.shear = 0.1
     config.augment.shift = 2
+
+
+def quicken(config: Config, steps: int) -> None:
+    """Makes the network much smaller, and ends the run after some steps."""
+    config.max_steps = steps
+    config.model = config.model.smaller("quick")
 
 
 def shrink(config: Config, size: Literal["quick", "cpu"], cpu_steps: int) -> None:
