@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from capsjax.runs import results
-from tests.launching import DIGITS, assert_one_line, run
+from tests.launching import DIGITS, ROOT, assert_one_line, run
 
 MNIST = "--config=experiments/configs/mnist.py:paper,quick"
 
@@ -152,28 +152,44 @@ DEVICES = ("coordinator_address", "num_processes", "distributed", "cpu_devices")
 MANY = ("workdir", "jobs", "dry_run")
 
 
-@pytest.mark.parametrize(
-    ("launcher", "names"),
-    [
-        ("train", (*SETTINGS, *DATA, "workdir", "[no]resume", *DEVICES)),
-        ("evaluate", (*DATA, *RUN, "split", "data_name")),
-        ("perturb", (*DATA, *RUN, "class_name")),
-        ("export", (*DATA, *RUN, "platforms")),
-        ("prepare_data", (*DATA, "dataset", "source_dir")),
-        ("record", ("workdirs",)),
-        ("report", ("output",)),
-        ("benchmark_training", (*SETTINGS, "image_shape", "mode")),
-        ("benchmark_routing", ("workloads",)),
-        ("benchmark_scaling", (*SETTINGS, "devices")),
-        ("compile_routing", ("python",)),
-        ("run_on_gpu", DATA),
-        ("speed", ()),
-        ("sweep_routing", (*SETTINGS, *DATA, *MANY, "iterations")),
-        ("reproduce", (*DATA, *MANY, "table")),
-        ("affnist", (*DATA, *MANY, "scale")),
-        ("ensemble", (*SETTINGS, *DATA, *MANY, "members")),
-    ],
-)
+HELPS: list[tuple[str, tuple[str, ...]]] = [
+    ("train", (*SETTINGS, *DATA, "workdir", "[no]resume", *DEVICES)),
+    ("evaluate", (*DATA, *RUN, "split", "data_name")),
+    ("perturb", (*DATA, *RUN, "class_name")),
+    ("export", (*DATA, *RUN, "platforms")),
+    ("prepare_data", (*DATA, "dataset", "source_dir")),
+    ("record", ("workdirs",)),
+    ("report", ("output",)),
+    ("benchmark_training", (*SETTINGS, "image_shape", "mode")),
+    ("benchmark_routing", ("workloads",)),
+    ("benchmark_scaling", (*SETTINGS, "devices")),
+    ("compile_routing", ("python",)),
+    ("run_on_gpu", DATA),
+    ("speed", ()),
+    ("sweep_routing", (*SETTINGS, *DATA, *MANY, "iterations")),
+    ("reproduce", (*DATA, *MANY, "table")),
+    ("affnist", (*DATA, *MANY, "scale")),
+    ("ensemble", (*SETTINGS, *DATA, *MANY, "members")),
+    ("compare_routing", (*DATA, *MANY, "scale")),
+    ("gradient_flow", (*DATA, *MANY)),
+    ("data_efficiency", (*DATA, *MANY, "networks")),
+    ("inspect_network", (*DATA, *RUN, "parts")),
+    ("find_features", ("output",)),
+    ("networks", ("rows", "document")),
+    ("publish", (*DATA, *RUN)),
+]
+
+
+def test_every_launcher_is_in_the_list():
+    launchers = {
+        path.stem
+        for path in (ROOT / "experiments").glob("*.py")
+        if "launch.run(main" in path.read_text()
+    }
+    assert {launcher for launcher, _ in HELPS} == launchers
+
+
+@pytest.mark.parametrize(("launcher", "names"), HELPS)
 def test_help_explains_every_flag_and_none_of_absls(launcher, names):
     process = run(launcher, "--help")
     assert process.returncode == 0
