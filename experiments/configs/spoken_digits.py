@@ -12,17 +12,16 @@ heard, in place of the official split.
 The presets:
 
 ``spoken_digits.py:cnn``, the default
-    Three convolutions along time and their mean. 4.7 % test error (one seed, with a
-    learning rate that fell more slowly).
+    Three convolutions along time and their mean. 1.3 % test error (one seed, 4 of 300).
 ``spoken_digits.py:deeper_cnn``
-    A fourth convolution, and dropout: 3.3 % test error (one seed, 10 of 300), within a
-    quarter of an hour on one CPU core.
+    A fourth convolution, and dropout: all 300 test recordings right (one seed), within
+    six minutes on one CPU core; 22 to 34 % error on a speaker who is held out.
 ``spoken_digits.py:capsnet``, ``spoken_digits.py:pooled_capsnet``
-    CapsNet with time in place of the plane of an image; and with the first
-    convolutions and the pooling of the CNN.
+    CapsNet with time in place of the plane of an image, 14.0 % test error; and with
+    the first convolutions and the pooling of the CNN, 2.3 % (one seed each).
 ``spoken_digits.py:f``, ``a_f``, ``a_b_f``, ``a_pool_b_f``
     The figure sequence that explains such networks, see
-    `capsjax.models.cnns.audio_cnn`. ``f``, which is linear, has 78 % test error.
+    `capsjax.models.cnns.audio_cnn`: 73.3, 8.7, 5.0 and 6.0 % test error.
 
 In training a recording is moved by up to a tenth of a second and made louder or softer,
 by the contrast: silence is black.
