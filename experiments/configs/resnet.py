@@ -10,8 +10,9 @@ paper reports 8.75 % test error, and 6.97 % for ``resnet.py:resnet56``, which ha
 
 ``short``, as in ``resnet.py:resnet20,short``, is the same network for 48 instead of 182
 epochs, in which the rate falls as a cosine, with 2,000 instead of 5,000 images held
-out: two hours on one CPU core. ``quick`` is a much smaller network and ends within
-minutes.
+out: two hours on one CPU core. It was trained on images that had been stored as JPEG of
+quality 75, and makes 12.5 % errors on such ones. ``quick`` is a much smaller network
+and ends within minutes.
 
 References:
     He, Zhang, Ren and Sun 2016, "Deep Residual Learning for Image Recognition",
