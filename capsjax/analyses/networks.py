@@ -23,7 +23,7 @@ END = "<!-- end of networks -->"
 
 _IMAGENET = Sizes((224, 224, 3), 1_000)
 # Of what a row says about its data, if they are not the official ones.
-_OTHER_IMAGES = (" held out", "viewpoints", " training images of each class")
+_OTHER_IMAGES = ("; the speaker ", "viewpoints", " training images of each class")
 _AS_STORED = {"image_size": 0, "base": "mnist", "canvas": 40}
 # For XLA's count, a convolution has to be one, as it is not on a CPU.
 _COUNTED_FOR = ("cuda",)

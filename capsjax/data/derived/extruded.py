@@ -77,7 +77,7 @@ def derive(base: Dataset, source: Source) -> Dataset:
         test=_turned(base.test, test_turns, seed=7),
         class_names=base.class_names,
         provenance=(
-            f"digits extruded to {SIDE}x{SIDE}x{THICKNESS} and turned in {SIDE} cubed "
+            f"extruded digits, {SIDE}x{SIDE}x{THICKNESS}, turned in {SIDE} cubed "
             f"voxels, those of training by {_range(train_turns)} and those of testing "
             f"by {_range(test_turns)} degrees; made of {base.provenance}"
         ),
