@@ -1,0 +1,228 @@
+"""Changing a few pixels to any colour: by differential evolution, or trying them all.
+
+References:
+    Su, Vargas and Sakurai 2019, "One Pixel Attack for Fooling Deep Neural Networks",
+    section 3.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from capsjax.attacks.base import Attacked, Found, Images, Keys, Labels
+from capsjax.errors import NotApplicableError
+
+Judge = Callable[[Images], tuple[Float[Array, " P"], Bool[Array, " P"]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FewPixels:
+    """Differential evolution of pixels and their colours, as in the paper.
+
+    A candidate is a row, a column and a colour for each pixel. A child is
+    ``a + factor * (b - c)`` of three candidates, without crossover, and replaces its
+    parent if the objective is larger. The search ends with the first success.
+
+    Attributes:
+        pixels: pixels that are changed.
+        population: number of candidates.
+        generations: most generations.
+        factor: weight of the difference.
+    """
+
+    pixels: int = 1
+    population: int = 400
+    generations: int = 100
+    factor: float = 0.5
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that it takes at most."""
+        return self.population * (self.generations + 1)
+
+    def __call__(
+        self, attacked: Attacked, images: Images, labels: Labels, keys: Keys
+    ) -> Found:
+        """Attacks images one after another.
+
+        Args:
+            attacked: the network, of which the objective and the scores are asked.
+            images: images in [0, 1].
+            labels: their classes, or the targets.
+            keys: random keys, one for each image.
+
+        Returns:
+            Images with the best candidate's pixels; the given ones where the network
+            already errs.
+        """
+
+        def of_image(example: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            image, label, key = example
+
+            def judge(candidates: Array) -> tuple[Array, Array]:
+                changed = jax.vmap(lambda one: painted(image, one))(candidates)
+                return _judged(attacked, changed, label)
+
+            begin, own = jax.random.split(key)
+            candidates = self._first(begin, image.shape)
+            values, success = judge(candidates)
+
+            def goes_on(carry):
+                number, *_, success = carry
+                return (number < self.generations) & ~jnp.any(success)
+
+            def generation(carry):
+                number, candidates, values, success = carry
+                drawn = jax.random.fold_in(own, number)
+                children = self._children(candidates, drawn, image.shape)
+                new, hit = judge(children)
+                better = hit | (new > values)
+                candidates = jnp.where(better[:, None, None], children, candidates)
+                values = jnp.where(better, new, values)
+                return number + 1, candidates, values, success | hit
+
+            carry = (jnp.zeros((), jnp.int32), candidates, values, success)
+            _, candidates, values, success = jax.lax.while_loop(
+                goes_on, generation, carry
+            )
+            best = _best(values, success)
+            return painted(image, candidates[best]), success[best]
+
+        return _of_each(of_image, attacked, images, labels, keys)
+
+    def _first(self, key: Array, shape: tuple[int, ...]) -> Float[Array, "P n k"]:
+        """Places drawn evenly, and colours from a normal distribution about grey."""
+        H, W, C = shape
+        places, colors = jax.random.split(key)
+        size = (self.population, self.pixels)
+        highest = jnp.array([[[H, W]]], jnp.float32)
+        place = highest * jax.random.uniform(places, (*size, 2))
+        color = (128 + 127 * jax.random.normal(colors, (*size, C))) / 255
+        return _within(jnp.concatenate([place, color], axis=-1), shape)
+
+    def _children(
+        self, candidates: Float[Array, "P n k"], key: Array, shape: tuple[int, ...]
+    ) -> Float[Array, "P n k"]:
+        """One child for each candidate, of three others that differ."""
+        P = self.population
+        steps = jax.random.randint(key, (3, P), 0, jnp.array([[P], [P - 1], [P - 2]]))
+        a, b, c = steps
+        # Draws without repetition: each skips the places that are taken.
+        b = jnp.where(b >= a, b + 1, b)
+        low, high = jnp.minimum(a, b), jnp.maximum(a, b)
+        c = jnp.where(c >= low, c + 1, c)
+        c = jnp.where(c >= high, c + 1, c)
+        children = candidates[a] + self.factor * (candidates[b] - candidates[c])
+        return _within(children, shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryPixel:
+    """Tries each pixel with each of some values: the exact optimum over those.
+
+    For images of one channel.
+
+    Attributes:
+        values: values in [0, 1].
+    """
+
+    values: tuple[float, ...] = tuple(number / 16 for number in range(17))
+
+    @property
+    def passes(self) -> int:
+        """Forward passes for each pixel of the image."""
+        return len(self.values)
+
+    def __call__(
+        self, attacked: Attacked, images: Images, labels: Labels, keys: Keys
+    ) -> Found:
+        """Attacks images one after another; see `FewPixels`.
+
+        Raises:
+            NotApplicableError: the images have several channels.
+        """
+        H, W, C = images.shape[1:]
+        if C != 1:
+            raise NotApplicableError(
+                f"all values of a pixel are tried on images of one channel, not of {C}"
+            )
+        rows, columns = (x.ravel() for x in jnp.mgrid[:H, :W].astype(jnp.float32))
+
+        def of_image(example: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            image, label, _ = example
+
+            def with_value(value: Array) -> tuple[Array, Array]:
+                candidates = jnp.stack([rows, columns, jnp.full_like(rows, value)], 1)
+                changed = jax.vmap(lambda one: painted(image, one[None]))(candidates)
+                return _judged(attacked, changed, label)
+
+            values = jnp.array(self.values, jnp.float32)
+            found, success = (x.ravel() for x in jax.lax.map(with_value, values))
+            best = _best(found, success)
+            value, place = values[best // (H * W)], best % (H * W)
+            candidate = jnp.stack([rows[place], columns[place], value])
+            return painted(image, candidate[None]), success[best]
+
+        return _of_each(of_image, attacked, images, labels, keys)
+
+
+def painted(
+    image: Float[Array, "H W C"], candidate: Float[Array, "n k"]
+) -> Float[Array, "H W C"]:
+    """An image with some pixels changed.
+
+    Args:
+        image: the image.
+        candidate: row, column and C colours of each pixel; later ones cover earlier.
+    """
+    for pixel in candidate:
+        row, column = jnp.floor(pixel[:2]).astype(jnp.int32)
+        image = image.at[row, column].set(pixel[2:])
+    return image
+
+
+def _within(
+    candidates: Float[Array, "P n k"], shape: tuple[int, ...]
+) -> Float[Array, "P n k"]:
+    """Candidates whose places are in the image, and colours in [0, 1]."""
+    H, W, C = shape
+    highest = jnp.array([H - 0.5, W - 0.5, *[1.0] * C], jnp.float32)
+    return jnp.clip(
+        candidates, jnp.zeros_like(highest)[None, None], highest[None, None]
+    )
+
+
+def _judged(
+    attacked: Attacked, images: Images, label: Int[Array, ""]
+) -> tuple[Array, Array]:
+    labels = jnp.broadcast_to(label, len(images))
+    return attacked.objective(images, labels), attacked.success(images, labels)
+
+
+def _best(values: Float[Array, " P"], success: Bool[Array, " P"]) -> Int[Array, ""]:
+    """The successful candidate, if there is any, with the largest value."""
+    among = jnp.where(success | ~jnp.any(success), values, -jnp.inf)
+    return jnp.argmax(among)
+
+
+def _of_each(
+    of_image: Callable[[tuple[Array, Array, Array]], tuple[Array, Array]],
+    attacked: Attacked,
+    images: Images,
+    labels: Labels,
+    keys: Keys,
+) -> Found:
+    """Attacks image after image; those on which the network errs stay as they are."""
+    already = attacked.success(images, labels)
+
+    def one(example: tuple[Array, ...]) -> tuple[Array, Array]:
+        image, label, key, done = example
+        return jax.lax.cond(
+            done, lambda: (image, done), lambda: of_image((image, label, key))
+        )
+
+    changed, success = jax.lax.map(one, (images, labels, keys, already))
+    return Found(changed, success, jnp.zeros((0, len(images))))
