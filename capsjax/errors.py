@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 class NotApplicableError(Exception):
-    """An analysis that a network gives nothing to look at, with the reason."""
+    """An analysis or attack that a network has nothing for, with the reason."""
 
 
 class SettingsError(ValueError):

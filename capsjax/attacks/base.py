@@ -62,6 +62,8 @@ class Attacked:
             may be that of another network, for the sake of its gradient.
         logits: function from images to logits [B, J], of the network that ``objective``
             looks at.
+        evades: function from images to whether they also pass for clean ones [B]; None
+            if nothing asks for that.
         targeted: whether ``labels`` are the classes that the network should see, not
             those that it should not.
     """
@@ -69,21 +71,20 @@ class Attacked:
     scores: ScoresOf
     objective: Objective
     logits: ScoresOf
+    evades: Callable[[Images], Bool[Array, " B"]] | None = None
     targeted: bool = False
 
     def success(self, images: Images, labels: Labels) -> Bool[Array, " B"]:
-        """Whether the network errs on images as the attack wants."""
-        return self.success_of(self.scores(images), labels)
-
-    def success_of(self, scores: Scores, labels: Labels) -> Bool[Array, " B"]:
-        """The same, from the network's scores.
+        """Whether the network errs on images as the attack wants.
 
         Scores that are not finite count as failures of the attack.
         """
+        scores = self.scores(images)
         predictions = jnp.argmax(scores, axis=1).astype(labels.dtype)
         reached = predictions == labels
         finite = jnp.all(jnp.isfinite(scores), axis=1)
-        return finite & (reached if self.targeted else ~reached)
+        success = finite & (reached if self.targeted else ~reached)
+        return success if self.evades is None else success & self.evades(images)
 
     def look(self, images: Images, labels: Labels) -> Look:
         """The objective, its gradient, and whether the network errs."""

@@ -16,11 +16,14 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from capsjax import fields, routings
-from capsjax.errors import SettingsError
+from capsjax.errors import NotApplicableError, SettingsError
 from capsjax.layers import MaskedDecoder
 from capsjax.losses.base import Scores
 from kernels.dtypes import at_least_float32
 from kernels.routing import Diagnosis
+
+Gradient = Literal["routing", "held", "votes"]
+"""What a gradient of scores goes through, see `Config.with_gradient`."""
 
 ImageShape = tuple[int, int, int]
 """Shape (H, W, C) of an image, in pixels and channels."""
@@ -275,6 +278,26 @@ class Config(fields.Named):
         if self.routing is None:
             return self.replace()
         return self.replace(routing=self.routing.portable())
+
+    def with_gradient(self, gradient: Gradient) -> Self:
+        """A network of the same parameters, for the sake of its gradient.
+
+        Args:
+            gradient: ``"routing"``, through all routing iterations; ``"held"``, with
+                coupling coefficients as constants; ``"votes"``, of the scores that
+                equal weights of all votes give, before routing.
+
+        Raises:
+            NotApplicableError: its routing does not have that gradient, or it has
+                none.
+        """
+        if gradient == "routing":
+            return self.replace()
+        if self.routing is None:
+            raise NotApplicableError(f"{self.name} has no routing")
+        if gradient == "held":
+            return self.replace(routing=self.routing.couplings_held())
+        return self.replace(routing=self.routing.couplings_equal())
 
     def columns(self) -> dict[str, str]:
         """Cells of this network in rows of results."""

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from capsjax import fields
+from capsjax.errors import NotApplicableError
 from capsjax.losses.base import Scores
 from kernels import routing
 from kernels.dtypes import at_least_float32
@@ -408,6 +409,24 @@ class Config(fields.Named):
     def portable(self) -> Self:
         """The same routing in plain XLA operations, which run on every platform."""
         return self.replace()
+
+    def couplings_held(self) -> Self:
+        """The same routing, whose gradient takes coupling coefficients as constants.
+
+        Raises:
+            NotApplicableError: it does not have that gradient.
+        """
+        raise NotApplicableError(
+            f"{self.name} routing does not hold coupling coefficients"
+        )
+
+    def couplings_equal(self) -> Self:
+        """A routing for the same parameters that weighs all votes of a capsule alike.
+
+        Raises:
+            NotApplicableError: there is none.
+        """
+        raise NotApplicableError(f"{self.name} routing has no iteration to leave out")
 
     def columns(self) -> dict[str, str]:
         """Cells of this routing in rows of results."""

@@ -47,6 +47,14 @@ class Config(base.Config):
         """Routing without fused kernels."""
         return self.replace(implementation="xla")
 
+    def couplings_held(self) -> Self:
+        """The last coupling coefficients are constants of the gradient."""
+        return self.replace(stop_gradient=True)
+
+    def couplings_equal(self) -> Self:
+        """One iteration, whose coupling coefficients do not depend on the votes."""
+        return self.replace(iterations=1)
+
 
 class Dynamic(base.Routing):
     """Hands poses and matrices to the op `kernels.routing.route`; forms no votes."""

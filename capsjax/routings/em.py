@@ -6,7 +6,7 @@ References:
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 from flax import nnx
@@ -99,6 +99,10 @@ class Config(base.Config):
     def build(self, sizes: Sizes, rngs: nnx.Rngs) -> "EM":
         """The plug-in's module."""
         return EM(self, sizes)
+
+    def couplings_equal(self) -> Self:
+        """One iteration, before which each child is shared alike."""
+        return self.replace(iterations=1)
 
 
 class EM(base.RoutingOfVotes):

@@ -6,7 +6,7 @@ References:
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,10 @@ class Config(base.Config):
     def build(self, sizes: Sizes, rngs: nnx.Rngs) -> "VariationalBayes":
         """The plug-in's module."""
         return VariationalBayes(self, sizes, rngs)
+
+    def couplings_equal(self) -> Self:
+        """One iteration, before which each child is shared alike."""
+        return self.replace(iterations=1)
 
 
 class VariationalBayes(base.RoutingOfVotes):

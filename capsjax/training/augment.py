@@ -76,13 +76,20 @@ def for_evaluation(
     images: UInt8[Array, "B H W C"], config: Config
 ) -> Float[Array, "B h w C"]:
     """Preprocesses evaluation images for the model; they are never augmented."""
+    return preprocessed(to_unit_range(images), config)
+
+
+def preprocessed(
+    images: Float[Array, "B H W C"], config: Config
+) -> Float[Array, "B h w C"]:
+    """Preprocesses images in [0, 1] as evaluation images are, differentiably."""
 
     def one(image: Image) -> Patch:
         if config.preprocess.crop:
             image = central_crop(image, config.preprocess.crop)
         return _normalized(image, config.preprocess)
 
-    return jax.vmap(one)(to_unit_range(images))
+    return jax.vmap(one)(images)
 
 
 def targets(batch: Mapping[str, Array], seen: Array) -> Array:

@@ -1,0 +1,382 @@
+"""Checks that expose an attack that is too weak, or gradients that hide the way.
+
+A network that withstands an attack may be robust, or the attack may have failed for
+another reason: a gradient of exactly zero, too few steps, a bug. Each check compares
+what must be ordered if the attack works. A failed one is said plainly; the network's
+numbers may then overstate its robustness.
+
+References:
+    Athalye, Carlini and Wagner 2018, "Obfuscated Gradients Give a False Sense of
+    Security", section 3.1.
+    Carlini et al. 2019, "On Evaluating Adversarial Robustness", section 5.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell, Images, Outcome
+from capsjax.analyses.robustness.victims import Victim, batches
+from capsjax.attacks import objectives
+from capsjax.attacks.balls import Norm
+
+# Largest change of the success rate that more steps or starts may make, and the largest
+# share of images that may be left: half a point, but one image is always allowed.
+_POINTS = 0.005
+
+_FLAT = 0.05  # Share of images without a gradient that is too many.
+_NOISE = 0.5  # Share of PGD's success that noise may have.
+_AGREES = 0.95  # Correlation of gradients and finite differences.
+_DIRECTIONS, _STEP = 10, 1e-3
+
+
+class Check(NamedTuple):
+    """A check of an evaluation.
+
+    Attributes:
+        name: what should hold.
+        passed: whether it does; None if the evaluation does not tell.
+        measured: the numbers.
+    """
+
+    name: str
+    passed: bool | None
+    measured: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+    """The gradients of an objective at clean images.
+
+    Attributes:
+        objective: its name.
+        zero: share of images where it is exactly zero.
+        not_finite: share of images where it is not finite.
+        median_norm: median Euclidean norm.
+        agreement: correlation of the objective's finite differences in random
+            directions with what the gradient tells; NaN if all gradients are zero.
+    """
+
+    objective: objectives.Name
+    zero: float
+    not_finite: float
+    median_norm: float
+    agreement: float
+
+
+def gradients(
+    victim: Victim, images: Images, names: Sequence[objectives.Name], batch_size: int
+) -> list[Gradients]:
+    """Looks at the gradients of some objectives at clean images."""
+    return [_gradients(victim, images, name, batch_size) for name in names]
+
+
+def _gradients(
+    victim: Victim, images: Images, name: objectives.Name, batch_size: int
+) -> Gradients:
+    @jax.jit
+    def look(variables, images, labels):
+        return victim.attacked(variables, name).look(images, labels)
+
+    @jax.jit
+    def slopes(variables, images, labels, directions):
+        attacked = victim.attacked(variables, name)
+        ahead = attacked.objective(images + _STEP * directions, labels)
+        behind = attacked.objective(images - _STEP * directions, labels)
+        return (ahead - behind) / (2 * _STEP)
+
+    rng = np.random.default_rng(images.seed)
+    found, told, measured = [], [], []
+    parts = zip(
+        batches(images.values, batch_size),
+        batches(images.labels, batch_size),
+        strict=True,
+    )
+    for number, ((pixels, real), (classes, _)) in enumerate(parts):
+        some, labels = jnp.asarray(pixels), jnp.asarray(classes)
+        own = look(victim.variables, some, labels).gradients
+        found.append(np.asarray(own)[:real].reshape(real, -1))
+        if number == 0:
+            for _ in range(_DIRECTIONS):
+                directions = rng.normal(size=some.shape)
+                directions /= np.sqrt(np.mean(directions[0] ** 2) * directions[0].size)
+                directions = directions.astype(np.float32)
+                measured.append(
+                    slopes(victim.variables, some, labels, directions)[:real]
+                )
+                told.append(np.sum(np.asarray(own) * directions, axis=(1, 2, 3))[:real])
+    every = np.concatenate(found)
+    agreement = np.nan
+    if np.std(told) > 0:
+        agreement = np.corrcoef(np.ravel(told), np.ravel(measured))[0, 1]
+    norms = np.linalg.norm(every.astype(np.float64), axis=1)
+    return Gradients(
+        name,
+        zero=float(np.mean(~np.any(every, axis=1))),
+        not_finite=float(np.mean(~np.all(np.isfinite(every), axis=1))),
+        median_norm=float(np.median(norms)),
+        agreement=float(agreement),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """What an evaluation found about one network.
+
+    Attributes:
+        outcomes: what each attack found.
+        wrong: bool [N], images on which the network errs without any attack.
+        focus: radius in each norm at which attacks are compared.
+        transferred: success [N] of images found on other networks, by norm and name.
+        gradients: gradients at clean images.
+    """
+
+    outcomes: Mapping[Cell, Outcome]
+    wrong: np.ndarray
+    focus: Mapping[Norm, float]
+    transferred: Mapping[tuple[Norm, str], np.ndarray]
+    gradients: Sequence[Gradients]
+
+    def cells(self, attack: str, **settings: object) -> list[Cell]:
+        """Cells of an attack with some settings."""
+        return [
+            cell
+            for cell in self.outcomes
+            if cell.attack == attack
+            and all(getattr(cell, name) == value for name, value in settings.items())
+        ]
+
+    def plain(self, attack: str, norm: Norm) -> list[Cell]:
+        """An attack's cells by radius, of those with several the first."""
+        found: dict[float, Cell] = {}
+        for cell in self.cells(attack, norm=norm, targeted=False, gradient="routing"):
+            found.setdefault(cell.radius, cell)
+        return [found[radius] for radius in sorted(found)]
+
+    def rate(self, success: np.ndarray) -> float:
+        """Share of the images that the network errs on."""
+        return float(np.mean(success))
+
+    def worst(self, norm: Norm, radius: float) -> np.ndarray:
+        """Images that any attack within a radius has broken, bool [N]."""
+        broken = self.wrong.copy()
+        for cell, outcome in self.outcomes.items():
+            if cell.targeted or cell.count:
+                continue
+            if cell.radius and cell.norm == norm and cell.radius <= radius:
+                broken |= outcome.success
+            elif not cell.radius and cell.norm == norm:
+                broken |= outcome.success & (outcome.distances <= radius)
+        if radius >= self.focus[norm]:
+            for (of_norm, _), success in self.transferred.items():
+                if of_norm == norm:
+                    broken |= success
+        return broken
+
+
+def checks(evidence: Evidence) -> list[Check]:
+    """All checks of one network's evaluation."""
+    found: list[Check] = []
+    for norm in evidence.focus:
+        for check in (_order, _growth, _noise, _black_box, _effort, _loss):
+            found += check(evidence, norm)
+    return [*found, *_unbounded(evidence), *_slopes(evidence)]
+
+
+def _allowed(evidence: Evidence) -> float:
+    return max(_POINTS, 1 / len(evidence.wrong)) + 1e-9
+
+
+def _order(evidence: Evidence, norm: Norm) -> list[Check]:
+    steps = {cell.radius: cell for cell in evidence.plain("pgd", norm)}
+    ones = {cell.radius: cell for cell in evidence.plain("fgsm", norm)}
+    radii = sorted(steps.keys() & ones.keys())
+    name = f"PGD breaks at least as many images as FGSM, {norm}"
+    if not radii:
+        return [Check(name, None, "not both were run")]
+    pairs = [
+        (
+            radius,
+            evidence.rate(evidence.outcomes[ones[radius]].success),
+            evidence.rate(evidence.outcomes[steps[radius]].success),
+        )
+        for radius in radii
+    ]
+    passed = all(many >= one for _, one, many in pairs)
+    shown = "; ".join(f"{r:g}: {one:.1%} and {many:.1%}" for r, one, many in pairs)
+    return [Check(name, passed, f"FGSM and PGD at {shown}")]
+
+
+def _growth(evidence: Evidence, norm: Norm) -> list[Check]:
+    cells = evidence.plain("pgd", norm)
+    if len(cells) < 2:
+        return []
+    rates = [evidence.rate(evidence.outcomes[cell].success) for cell in cells]
+    falls = min(b - a for a, b in itertools.pairwise(rates))
+    shown = ", ".join(
+        f"{cell.radius:g}: {rate:.1%}" for cell, rate in zip(cells, rates, strict=True)
+    )
+    found = [
+        Check(
+            f"PGD's success grows with the radius, {norm}",
+            falls >= -_allowed(evidence),
+            shown,
+        )
+    ]
+    # All images of the range are nearer than this to uniform grey.
+    if norm == "linf":
+        widest = cells[-1].radius >= 0.5
+        found.append(
+            Check(
+                "PGD breaks every image at a radius of 0.5, linf",
+                rates[-1] >= 1 - _allowed(evidence) if widest else None,
+                f"{rates[-1]:.1%} at {cells[-1].radius:g}",
+            )
+        )
+    return found
+
+
+def _at_focus(evidence: Evidence, attack: str, norm: Norm) -> Cell | None:
+    cells = [
+        c for c in evidence.plain(attack, norm) if c.radius == evidence.focus[norm]
+    ]
+    return cells[0] if cells else None
+
+
+def _noise(evidence: Evidence, norm: Norm) -> list[Check]:
+    noise, pgd = (_at_focus(evidence, name, norm) for name in ("noise", "pgd"))
+    if noise is None or pgd is None:
+        return []
+    # What the network errs on anyway is no success of either.
+    rates = [
+        evidence.rate(evidence.outcomes[cell].success & ~evidence.wrong)
+        for cell in (noise, pgd)
+    ]
+    return [
+        Check(
+            f"random noise is far weaker than PGD, {norm}",
+            rates[0] <= _NOISE * rates[1] + _allowed(evidence),
+            f"{rates[0]:.1%} and {rates[1]:.1%} of the images at "
+            f"{evidence.focus[norm]:g}",
+        )
+    ]
+
+
+def _black_box(evidence: Evidence, norm: Norm) -> list[Check]:
+    pgd = _at_focus(evidence, "pgd", norm)
+    if pgd is None:
+        return []
+    own = evidence.rate(evidence.outcomes[pgd].success)
+    others = {
+        f"images found on {name}": success
+        for (of_norm, name), success in evidence.transferred.items()
+        if of_norm == norm
+    }
+    for attack, kind in ATTACKS.items():
+        cell = _at_focus(evidence, attack, norm)
+        if cell is not None and not kind.gradients and attack != "noise":
+            others[kind.title] = evidence.outcomes[cell].success
+    if not others:
+        return []
+    name, success = max(others.items(), key=lambda item: evidence.rate(item[1]))
+    return [
+        Check(
+            f"PGD is at least as strong as attacks that do not see the network, {norm}",
+            evidence.rate(success) <= own + _allowed(evidence),
+            f"PGD {own:.1%}; the strongest other, {name}, {evidence.rate(success):.1%}",
+        )
+    ]
+
+
+def _effort(evidence: Evidence, norm: Norm) -> list[Check]:
+    base = _at_focus(evidence, "pgd", norm)
+    if base is None:
+        return []
+    found = []
+    for what, setting in (("steps", "steps"), ("starts", "restarts")):
+        twice = dataclasses.replace(
+            base, **{setting: 2 * getattr(base, setting)}, keep=False
+        )
+        if twice not in evidence.outcomes:
+            continue
+        before, after = (
+            evidence.rate(evidence.outcomes[cell].success) for cell in (base, twice)
+        )
+        found.append(
+            Check(
+                f"twice the {what} change PGD's success by less than half a point, "
+                f"{norm}",
+                abs(after - before) <= _allowed(evidence),
+                f"{before:.1%} with {getattr(base, setting)}, {after:.1%} with "
+                f"{getattr(twice, setting)}",
+            )
+        )
+    return found
+
+
+def _loss(evidence: Evidence, norm: Norm) -> list[Check]:
+    cell = _at_focus(evidence, "bim", norm) or _at_focus(evidence, "pgd", norm)
+    if cell is None:
+        return []
+    trace = evidence.outcomes[cell].trace
+    falls = float(np.max(np.maximum.accumulate(trace) - trace))
+    rise = float(trace[-1] - trace[0])
+    return [
+        Check(
+            f"the objective rises from step to step, {norm}",
+            rise > 0 and falls <= 0.05 * rise,
+            f"from {trace[0]:.3g} to {trace[-1]:.3g} in {len(trace)} steps of "
+            f"{ATTACKS[cell.attack].title}; largest fall {falls:.2g}",
+        )
+    ]
+
+
+def _unbounded(evidence: Evidence) -> list[Check]:
+    return [
+        Check(
+            f"{ATTACKS[cell.attack].title} without a bound breaks every image",
+            evidence.rate(outcome.success) >= 1 - _allowed(evidence),
+            f"{evidence.rate(outcome.success):.1%}",
+        )
+        for cell, outcome in evidence.outcomes.items()
+        if not ATTACKS[cell.attack].bounded and ATTACKS[cell.attack].gradients
+    ]
+
+
+def _slopes(evidence: Evidence) -> list[Check]:
+    if not evidence.gradients:
+        return []
+    used, *rest = evidence.gradients
+    shown = ", ".join(f"{one.objective} {one.zero:.1%}" for one in evidence.gradients)
+    return [
+        Check(
+            f"the gradient of {used.objective} is not zero",
+            used.zero <= _FLAT and used.not_finite == 0,
+            f"exactly zero at clean images: {shown}; not finite {used.not_finite:.1%}; "
+            f"median norm {used.median_norm:.3g}",
+        ),
+        Check(
+            "gradients agree with finite differences",
+            used.agreement >= _AGREES,
+            "correlations "
+            + ", ".join(f"{x.objective} {x.agreement:.4f}" for x in (used, *rest)),
+        ),
+    ]
+
+
+def verdict(found: Sequence[Check]) -> str:
+    """A sentence on the checks of one network."""
+    failed = [check.name for check in found if check.passed is False]
+    unknown = sum(check.passed is None for check in found)
+    rest = f"; {unknown} could not be made" if unknown else ""
+    if not failed:
+        return f"All {len(found) - unknown} checks passed{rest}."
+    return (
+        f"{len(failed)} of {len(found) - unknown} checks FAILED{rest}: "
+        f"{'; '.join(failed)}. The numbers may overstate this network's robustness."
+    )

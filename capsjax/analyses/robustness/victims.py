@@ -1,0 +1,151 @@
+"""Trained networks as attacks see them: functions of pixels.
+
+A network is attacked in float32, whatever dtype it was trained in, and an image before
+its preprocessing: standardisation and crops are part of the network.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from capsjax import models
+from capsjax.attacks import Attacked, objectives
+from capsjax.attacks.base import Images
+from capsjax.errors import NotApplicableError
+from capsjax.models import ModelOutput, Variables
+from capsjax.models.base import Gradient
+from capsjax.training import augment
+from capsjax.training import step as train_step
+from capsjax.training.trained import TrainedModel
+
+_DTYPE = "float32"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Victim:
+    """A trained network under attack.
+
+    Attributes:
+        name: name of its run, unique among those attacked.
+        model: the network.
+        image_shape: shape of the data set's images.
+        num_classes: number of classes J.
+        programs: compiled attacks, by their settings.
+    """
+
+    name: str
+    model: TrainedModel
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    programs: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def variables(self) -> Variables:
+        """Its variables on the device."""
+        return jax.device_put(self.model.variables)
+
+    @functools.cached_property
+    def _predict(self) -> Callable[[Variables, Array], Array]:
+        def predict(variables: Variables, images: Array) -> Array:
+            return jnp.argmax(self.output(variables, images).scores, axis=1)
+
+        return jax.jit(predict)
+
+    def predictions(self, images: np.ndarray, batch_size: int) -> np.ndarray:
+        """The predicted class of each image, int [N].
+
+        Args:
+            images: float32 [N, H, W, C] in [0, 1].
+            batch_size: images of a batch; the last one is filled up.
+        """
+        found = [
+            np.asarray(self._predict(self.variables, jnp.asarray(batch)))[:real]
+            for batch, real in batches(images, batch_size)
+        ]
+        return np.concatenate(found)
+
+    def output(
+        self, variables: Variables, images: Images, gradient: Gradient = "routing"
+    ) -> ModelOutput:
+        """What the network makes of images in [0, 1].
+
+        Raises:
+            NotApplicableError: its routing does not have that gradient.
+        """
+        seen = augment.preprocessed(images, self.model.config)
+        graphdef = self.graphdef(gradient)
+        return models.apply(graphdef, variables, seen, None, _DTYPE)[0]
+
+    def graphdef(self, gradient: Gradient) -> nnx.GraphDef:
+        """The structure of the network, or of the one whose gradient is taken."""
+        if gradient == "routing":
+            return self.model.graphdef
+        return self._others(gradient)
+
+    @functools.cached_property
+    def _others(self) -> Callable[[Gradient], nnx.GraphDef]:
+        @functools.cache
+        def build(gradient: Gradient) -> nnx.GraphDef:
+            config = self.model.config
+            model = config.model.with_gradient(gradient)
+            graphdef, state = train_step.create(
+                config.replace(model=model), self.image_shape, self.num_classes
+            )
+            own, new = (
+                jax.tree.map(jax.numpy.shape, params)
+                for params in (self.model.variables.params, state.params)
+            )
+            if own != new:
+                raise NotApplicableError(f"{model.name} would have other parameters")
+            return graphdef
+
+        return build
+
+    def attacked(
+        self,
+        variables: Variables,
+        objective: objectives.Name,
+        gradient: Gradient = "routing",
+        *,
+        targeted: bool = False,
+    ) -> Attacked:
+        """The network for attacks, within a compiled function.
+
+        Args:
+            variables: its variables.
+            objective: what attacks raise.
+            gradient: what the objective's gradient goes through.
+            targeted: whether attacks have targets.
+
+        Raises:
+            NotApplicableError: its routing does not have that gradient.
+        """
+        config = self.model.config
+        kind = config.model.scores
+        of_scores = objectives.of_name(objective, kind, config.loss, targeted=targeted)
+
+        def scores(images: Images) -> Array:
+            return self.output(variables, images, gradient).scores
+
+        return Attacked(
+            scores=lambda images: self.output(variables, images).scores,
+            objective=lambda images, labels: of_scores(scores(images), labels),
+            logits=lambda images: objectives.logits(scores(images), kind),
+            targeted=targeted,
+        )
+
+
+def batches(images: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Batches of equal size, the last one filled up, each with its real number."""
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        missing = batch_size - len(batch)
+        padding = [(0, missing), *[(0, 0)] * (batch.ndim - 1)]
+        yield np.pad(batch, padding, mode="edge"), len(batch)
