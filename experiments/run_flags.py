@@ -1,4 +1,4 @@
-"""The flags of launchers that take a trained network: a run, or a file of one."""
+"""The flags of launchers that take trained networks: runs, or a file of one."""
 
 import atexit
 import functools
@@ -7,12 +7,31 @@ import shutil
 import tempfile
 from typing import Literal
 
+import numpy as np
 from absl import flags
 
+from capsjax.data import Dataset
 from capsjax.errors import UserError
 from capsjax.inference import pretrained
+from capsjax.reports import runs
+from capsjax.runs import data_record
 from capsjax.runs.folder import RunFolder
+from capsjax.training.trained import TrainedModel, restore
 from experiments import launch
+
+
+def _define_checkpoint() -> flags.FlagHolder[str]:
+    return flags.DEFINE_enum(
+        "checkpoint",
+        "last",
+        ["last", "best"],
+        "Which parameters: those of the last step, as in result.json, or the best "
+        "by validation accuracy.",
+    )
+
+
+def _checkpoint_of(flag: flags.FlagHolder[str]) -> Literal["last", "best"]:
+    return "best" if flag.value == "best" else "last"
 
 
 class RunFlags:
@@ -29,19 +48,13 @@ class RunFlags:
             f"({', '.join(pretrained.names()) or 'none yet'}), or the path of a file "
             "that experiments.publish wrote.",
         )
-        self._checkpoint = flags.DEFINE_enum(
-            "checkpoint",
-            "last",
-            ["last", "best"],
-            "Which parameters: those of the last step, as in result.json, or the best "
-            "by validation accuracy.",
-        )
+        self._checkpoint = _define_checkpoint()
         launch.group("Run", "workdir", "pretrained", "checkpoint")
 
     @property
     def checkpoint(self) -> Literal["last", "best"]:
         """Value of ``--checkpoint``."""
-        return "best" if self._checkpoint.value == "best" else "last"
+        return _checkpoint_of(self._checkpoint)
 
     @functools.cached_property
     def folder(self) -> RunFolder:
@@ -72,3 +85,77 @@ class RunFlags:
         """A folder for results: in the run's, or for a pretrained network here."""
         base = self.folder.path if self._workdir.value else pathlib.Path()
         return base / subfolder
+
+
+class RunsFlags:
+    """``--workdirs`` of runs that are compared, and ``--checkpoint``."""
+
+    def __init__(self) -> None:
+        self._workdirs = flags.DEFINE_list(
+            "workdirs",
+            None,
+            "Folders of the runs to compare, with commas between, as given to "
+            "experiments.train; the others are compared with the first.",
+            required=True,
+        )
+        self._checkpoint = _define_checkpoint()
+        launch.group("Runs", "workdirs", "checkpoint")
+
+    @property
+    def checkpoint(self) -> Literal["last", "best"]:
+        """Value of ``--checkpoint``."""
+        return _checkpoint_of(self._checkpoint)
+
+    @functools.cached_property
+    def folders(self) -> dict[str, RunFolder]:
+        """The runs' folders by their names, which are made unique.
+
+        Raises:
+            UserError: there is none, or one is given twice.
+        """
+        found: dict[str, RunFolder] = {}
+        for word in self._workdirs.value:
+            folder = RunFolder(word)
+            if folder.path in {other.path for other in found.values()}:
+                raise UserError(f"{word} is twice in --workdirs; give each run once")
+            found[runs.unique(folder.path.name, found)] = folder
+        if not found:
+            raise UserError("--workdirs is empty; give folders of runs with commas")
+        return found
+
+    def restored(self, data_dir: str | None) -> tuple[Dataset, dict[str, TrainedModel]]:
+        """The first run's data, and the networks by the names of their folders.
+
+        Args:
+            data_dir: value of ``--data_dir``.
+
+        Raises:
+            UserError: a run cannot be restored; or one was trained on other classes,
+                images of another shape, or is tested on other images than the first.
+        """
+        names, folders = [*self.folders], [*self.folders.values()]
+        data = launch.load_run_data(folders[0], data_dir)
+        for folder in folders[1:]:
+            data_record.check_fits(folder, data)
+            if not data_record.is_same(folder, folders[0]):
+                other = launch.load_run_data(folder, data_dir)
+                _check_same_test_images(folders[0], data, folder, other)
+        models = [restore(folder, data, self.checkpoint) for folder in folders]
+        return data, dict(zip(names, models, strict=True))
+
+
+def _check_same_test_images(
+    folder: RunFolder, data: Dataset, other_folder: RunFolder, other: Dataset
+) -> None:
+    same = all(
+        np.array_equal(first, second)
+        for first, second in (
+            (data.test.images, other.test.images),
+            (data.test.labels, other.test.labels),
+        )
+    )
+    if not same:
+        raise UserError(
+            f"the runs in {folder.path} and {other_folder.path} have other test images "
+            f"({data.provenance}; {other.provenance}); compare runs on the same data"
+        )

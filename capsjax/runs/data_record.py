@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from capsjax import fields
 from capsjax.data import Dataset, names
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder, write_json
@@ -81,6 +82,22 @@ def check_same(folder: RunFolder, data: Dataset) -> None:
             f"{'; '.join(_difference(name, before, now) for name in differing)}; "
             "restore the data, or train a new run"
         )
+
+
+def is_same(folder: RunFolder, other: RunFolder) -> bool:
+    """Whether two runs are known to have the same data, all of it.
+
+    Their settings of the data are the same, and so is what identified the content when
+    they started. Data may be the same in the parts that matter where this is False.
+
+    Raises:
+        UserError: a file of a run cannot be read.
+    """
+    before, now = _load(folder), _load(other)
+    if before is None or now is None:
+        return False
+    settings = [fields.flatten(one.load_config().data) for one in (folder, other)]
+    return settings[0] == settings[1] and before["content"] == now["content"]
 
 
 def check_fits(folder: RunFolder, data: Dataset) -> None:

@@ -1,0 +1,1 @@
+"""What trained networks still recognise, on images other than they were trained on."""
