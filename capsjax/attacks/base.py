@@ -19,7 +19,6 @@ Scores = Float[Array, "B J"]
 Keys = Key[Array, " B"]
 
 ScoresOf = Callable[[Images], Scores]
-Objective = Callable[[Images, Labels], Float[Array, " B"]]
 
 
 class Look(NamedTuple):
@@ -43,7 +42,8 @@ class Found(NamedTuple):
         images: [B, H, W, C] in [0, 1], at the distance that the attack allows. Where it
             did not succeed, its best try.
         success: bool [B], whether the network errs on them as the attack wants.
-        trace: [T, B], the objective before each step; empty without steps.
+        trace: [T, B], the objective before each step and at the end; empty without
+            steps.
     """
 
     images: Images
@@ -58,10 +58,11 @@ class Attacked:
     Attributes:
         scores: function from images to the network's scores [B, J]; the largest is the
             prediction.
-        objective: function from images and labels to what the attack raises [B]. It
-            may be that of another network, for the sake of its gradient.
-        logits: function from images to logits [B, J], of the network that ``objective``
-            looks at.
+        objective_of: function from scores and labels to what the attack raises [B].
+        logits_of: function from scores to logits [B, J].
+        surrogate: another network's scores, of which the objective and its gradient are
+            taken; None for the network itself.
+        penalty: function from images to what is subtracted from the objective [B].
         evades: function from images to whether they also pass for clean ones [B]; None
             if nothing asks for that.
         targeted: whether ``labels`` are the classes that the network should see, not
@@ -69,32 +70,58 @@ class Attacked:
     """
 
     scores: ScoresOf
-    objective: Objective
-    logits: ScoresOf
+    objective_of: Callable[[Scores, Labels], Float[Array, " B"]]
+    logits_of: Callable[[Scores], Scores] = lambda scores: scores
+    surrogate: ScoresOf | None = None
+    penalty: Callable[[Images], Float[Array, " B"]] | None = None
     evades: Callable[[Images], Bool[Array, " B"]] | None = None
     targeted: bool = False
 
+    def logits(self, images: Images) -> Scores:
+        """Logits of the network that the objective looks at."""
+        return self.logits_of((self.surrogate or self.scores)(images))
+
+    def judge(
+        self, images: Images, labels: Labels
+    ) -> tuple[Float[Array, " B"], Bool[Array, " B"]]:
+        """The objective, and whether the network errs on images as the attack wants."""
+        values, scores = self._objective(images, labels)
+        return values, self._success(images, scores, labels)
+
     def success(self, images: Images, labels: Labels) -> Bool[Array, " B"]:
-        """Whether the network errs on images as the attack wants.
+        """Whether the network errs on images as the attack wants."""
+        return self._success(images, self.scores(images), labels)
+
+    def look(self, images: Images, labels: Labels) -> Look:
+        """The objective, its gradient, and whether the network errs."""
+
+        def total(images: Images) -> tuple[Array, tuple[Array, Array]]:
+            values, scores = self._objective(images, labels)
+            return jnp.sum(values), (values, scores)
+
+        gradients, (values, scores) = jax.grad(total, has_aux=True)(images)
+        return Look(values, gradients, self._success(images, scores, labels))
+
+    def _objective(self, images: Images, labels: Labels) -> tuple[Array, Array]:
+        """The objective, and the scores that it is one of."""
+        scores = (self.surrogate or self.scores)(images)
+        values = self.objective_of(scores, labels)
+        if self.penalty is not None:
+            values -= self.penalty(images)
+        return values, scores
+
+    def _success(self, images: Images, scores: Scores, labels: Labels) -> Array:
+        """See `success`; ``scores`` are the network's unless there is a surrogate.
 
         Scores that are not finite count as failures of the attack.
         """
-        scores = self.scores(images)
+        if self.surrogate is not None:
+            scores = self.scores(images)
         predictions = jnp.argmax(scores, axis=1).astype(labels.dtype)
         reached = predictions == labels
         finite = jnp.all(jnp.isfinite(scores), axis=1)
         success = finite & (reached if self.targeted else ~reached)
         return success if self.evades is None else success & self.evades(images)
-
-    def look(self, images: Images, labels: Labels) -> Look:
-        """The objective, its gradient, and whether the network errs."""
-
-        def total(images: Images) -> tuple[Array, Array]:
-            values = self.objective(images, labels)
-            return jnp.sum(values), values
-
-        gradients, values = jax.grad(total, has_aux=True)(images)
-        return Look(values, gradients, self.success(images, labels))
 
 
 def where(chosen: Bool[Array, " B"], first: Array, second: Array) -> Array:

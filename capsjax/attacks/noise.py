@@ -42,10 +42,7 @@ class Noise:
             best, values, success = carry
             own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
             drawn = balls.random_points(images, own, radius, self.norm)
-            new, hit = (
-                attacked.objective(drawn, labels),
-                attacked.success(drawn, labels),
-            )
+            new, hit = attacked.judge(drawn, labels)
             better = ~success & (hit | (new > values))
             carry = (
                 where(better, drawn, best),

@@ -198,8 +198,7 @@ def _within(
 def _judged(
     attacked: Attacked, images: Images, label: Int[Array, ""]
 ) -> tuple[Array, Array]:
-    labels = jnp.broadcast_to(label, len(images))
-    return attacked.objective(images, labels), attacked.success(images, labels)
+    return attacked.judge(images, jnp.broadcast_to(label, len(images)))
 
 
 def _best(values: Float[Array, " P"], success: Bool[Array, " P"]) -> Int[Array, ""]:

@@ -72,7 +72,7 @@ class ProjectedGradient:
             radius: radius of the balls, in units of the full range, [] float32.
         """
 
-        def step(carry, number):
+        def step(carry, _):
             current, momentum, best, best_values, found = carry
             look = attacked.look(current, labels)
             better = ~found & (look.success | (look.values > best_values))
@@ -98,12 +98,10 @@ class ProjectedGradient:
             jnp.full(len(images), -jnp.inf),
             jnp.zeros(len(images), bool),
         )
-        carry, trace = jax.lax.scan(step, carry, jnp.arange(self.steps))
-        current, _, best, best_values, found = carry
-        values = attacked.objective(current, labels)
-        success = attacked.success(current, labels)
-        better = ~found & (success | (values > best_values))
-        return Found(where(better, current, best), found | success, trace)
+        # The last look is at where the last step led; what it would do is not kept.
+        carry, trace = jax.lax.scan(step, carry, length=self.steps + 1)
+        _, _, best, _, found = carry
+        return Found(best, found, trace)
 
 
 def fgsm(norm: Norm = "linf") -> ProjectedGradient:

@@ -83,10 +83,7 @@ class Square:
             own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
             moved = jax.vmap(changed, (0, 0, 0, None))(images, current, own, side)
             moved = balls.project(moved, images, radius, "linf")
-            new, hit = (
-                attacked.objective(moved, labels),
-                attacked.success(moved, labels),
-            )
+            new, hit = attacked.judge(moved, labels)
             better = ~success & (hit | (new > values))
             carry = (
                 where(better, moved, current),
@@ -100,11 +97,7 @@ class Square:
 
         start = jax.vmap(stripes)(images, keys)
         start = balls.project(start, images, radius, "linf")
-        begin = (
-            start,
-            attacked.objective(start, labels),
-            attacked.success(start, labels),
-        )
+        begin = (start, *attacked.judge(start, labels))
         sides = self.sides(H, W)
         numbers = (jnp.arange(1, self.queries), jnp.asarray(sides))
         (current, _, success), trace = jax.lax.scan(query, begin, numbers)

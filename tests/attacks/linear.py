@@ -28,13 +28,11 @@ class Linear:
         return jnp.sum(flat[:, None] * self.W[None], axis=2) + self.b[None]
 
     def attacked(self, name="cross_entropy", *, targeted=False):
-        of_scores = objectives.of_name(
-            name, "logits", cross_entropy.Softmax(), targeted=targeted
-        )
         return Attacked(
             self.scores,
-            lambda images, labels: of_scores(self.scores(images), labels),
-            self.scores,
+            objectives.of_name(
+                name, "logits", cross_entropy.Softmax(), targeted=targeted
+            ),
             targeted=targeted,
         )
 

@@ -57,7 +57,7 @@ def trained():
 def ours(attack, trained, *radius):
     scores, images, labels = trained
     objective = objectives.of_name("cross_entropy", "logits", cross_entropy.Softmax())
-    attacked = Attacked(scores, lambda x, y: objective(scores(x), y), scores)
+    attacked = Attacked(scores, objective)
     keys = jax.random.split(jax.random.key(1), COUNT)
     found = jax.jit(attack, static_argnums=0)(attacked, images, labels, keys, *radius)
     return found

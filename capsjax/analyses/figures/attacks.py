@@ -159,3 +159,48 @@ def pixels(
                 fontsize=8,
             )
     return figure
+
+
+def detector(one: Evaluated, title: str) -> Figure:
+    """Distances to reconstructions, and images that deceive network and detector."""
+    figure = figures.new(figsize=(9.5, 6.2))
+    figure.suptitle(title)
+    top, bottom = (
+        figure.subfigures(2, 1, height_ratios=[1.5, 1], squeeze=False).ravel().tolist()
+    )
+    axes = top.subplots()
+    bins = np.linspace(0, max(x.distances.max() for x in one.detected.values()), 60)
+    knowing = None
+    for cell, found in one.detected.items():
+        shown, name = found.distances, "clean"
+        if cell is not None:
+            if cell.attack not in ("pgd", "carlini_wagner") or _in_l2_ball(cell):
+                continue
+            shown, name = shown[found.success], ATTACKS[cell.attack].title
+            if cell.evades:
+                name += f", knowing, weight {cell.distance_weight:g}"
+                count = np.sum(found.undetected)
+                if knowing is None or count > np.sum(knowing[1].undetected):
+                    knowing = cell, found
+        axes.hist(shown, bins, histtype="step", label=name, density=True)
+    axes.axvline(one.victim.threshold, color="black", linestyle="--", label="threshold")
+    axes.set(xlabel="distance of image and reconstruction", ylabel="density")
+    axes.legend(fontsize=8)
+    grid = pictures.grid(bottom, 2, 10)
+    if knowing is not None:
+        cell, found = knowing
+        shown = np.flatnonzero(found.undetected)[:10]
+        images = one.evidence.outcomes[cell].images[shown]
+        drawn = one.victim.reconstructions(images)
+        pictures.name_row(grid[0, 0], "undetected", fontsize=8)
+        pictures.name_row(grid[1, 0], "drawn again", fontsize=8)
+        for column, (image, again) in enumerate(zip(images, drawn, strict=True)):
+            for row, picture in enumerate((image, again)):
+                grid[row, column].imshow(
+                    pictures.shown(picture), cmap="gray", vmin=0, vmax=1
+                )
+    return figure
+
+
+def _in_l2_ball(cell: Cell) -> bool:
+    return cell.norm == "l2" and cell.radius > 0

@@ -39,6 +39,9 @@ class Cell:
         objective: what it raises.
         gradient: what its gradient goes through.
         targeted: whether it wants a certain class, drawn for each image.
+        evades: whether it counts only where the detector lets the image pass.
+        distance_weight: weight of the squared distance to the reconstruction, which it
+            keeps small.
         count: number of images, the first ones of the evaluation.
         keep: whether all its images are kept, not only `SHOWN`.
     """
@@ -51,6 +54,8 @@ class Cell:
     objective: objectives.Name = "cross_entropy"
     gradient: Gradient = "routing"
     targeted: bool = False
+    evades: bool = False
+    distance_weight: float = 0.0
     count: int = 0
     keep: bool = False
 
@@ -63,6 +68,7 @@ class Cell:
         words += [f"{self.steps}x{self.restarts}", self.objective]
         words += [] if self.gradient == "routing" else [self.gradient]
         words += ["targeted"] * self.targeted
+        words += [f"evades_{self.distance_weight:g}"] * self.evades
         return "-".join(words)
 
     @property
@@ -256,6 +262,7 @@ def run(
     """
     began = time.monotonic()
     count = min(cell.count or len(images), len(images))
+    batch_size = min(batch_size, count)
     clean = images.values[:count]
     labels = (images.targets if cell.targeted else images.labels)[:count]
     attack = _compiled(victim, cell)
@@ -310,7 +317,12 @@ def _compiled(victim: Victim, cell: Cell) -> Callable[..., Found]:
 
         def call(variables, images, labels, keys, radius):
             attacked = victim.attacked(
-                variables, cell.objective, cell.gradient, targeted=cell.targeted
+                variables,
+                cell.objective,
+                cell.gradient,
+                targeted=cell.targeted,
+                evades=cell.evades,
+                distance_weight=cell.distance_weight,
             )
             bound = (radius,) if kind.bounded else ()
             return attack(attacked, images, labels, keys, *bound)

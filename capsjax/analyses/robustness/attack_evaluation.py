@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from capsjax.analyses.robustness import attack_cells, trust
+from capsjax.analyses.robustness import attack_cells, detection, trust
 from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell, Images, Outcome
+from capsjax.analyses.robustness.detection import Detected
 from capsjax.analyses.robustness.trust import Evidence
 from capsjax.analyses.robustness.victims import Victim
 from capsjax.attacks import objectives
@@ -68,6 +69,14 @@ def planned(victim: Victim, settings: Settings) -> tuple[list[Cell], list[str]]:
         restarts=settings.restarts,
         pixel_images=settings.pixel_images,
     )
+    if victim.threshold is not None and "pgd" in settings.attacks:
+        for norm, radius in settings.focus.items():
+            base = next(
+                cell
+                for cell in planned
+                if (cell.attack, cell.norm, cell.radius) == ("pgd", norm, radius)
+            )
+            planned += detection.knowing(base)
     return planned, left_out
 
 
@@ -91,6 +100,7 @@ class Store:
             "images": hashlib.sha256(images.pixels.tobytes()).hexdigest(),
             "numbers": hashlib.sha256(images.numbers.tobytes()).hexdigest(),
             "seed": images.seed,
+            "threshold": victim.threshold,
         }
         path = self.folder / "about.json"
         if not path.exists():
@@ -126,11 +136,13 @@ class Evaluated:
     Attributes:
         victim: the network.
         evidence: outcomes of the attacks, and what they are compared with.
+        detected: what the detector says, see `detection.detected`; empty without one.
         left_out: what could not be attacked, a sentence each.
     """
 
     victim: Victim
     evidence: Evidence
+    detected: Mapping[Cell | None, Detected]
     left_out: list[str]
 
 
@@ -202,14 +214,17 @@ def evaluate(
         store = Store(folder, victim, images)
         for cell in plans[victim.name]:
             outcomes[victim.name][cell] = store.load(cell)
-    return [
-        Evaluated(
-            victim,
-            _evidence(victim, victims, outcomes, images, settings),
-            left_out[victim.name],
-        )
-        for victim in victims
-    ]
+    found = []
+    for victim in victims:
+        own = outcomes[victim.name]
+        evidence = _evidence(victim, victims, outcomes, images, settings)
+        detected: Mapping[Cell | None, Detected] = {}
+        if victim.threshold is not None:
+            detected = detection.detected(
+                victim, own, images, evidence.wrong, settings.batch_size
+            )
+        found.append(Evaluated(victim, evidence, detected, left_out[victim.name]))
+    return found
 
 
 def _costs(

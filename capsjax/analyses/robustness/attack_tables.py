@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from capsjax.analyses import intervals
-from capsjax.analyses.robustness import trust
+from capsjax.analyses.robustness import detection, trust
 from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell, Outcome
 from capsjax.analyses.robustness.attack_evaluation import Evaluated
 from capsjax.attacks.balls import Norm
@@ -45,6 +45,8 @@ def rows(evaluated: Sequence[Evaluated]) -> list[Row]:
                         "objective": cell.objective,
                         "gradient": cell.gradient,
                         "targeted": cell.targeted,
+                        "evades": cell.evades,
+                        "distance_weight": cell.distance_weight,
                         "examples": len(outcome.success),
                         "accuracy": left.value,
                         "low": left.low,
@@ -106,6 +108,14 @@ def markdown(evaluated: Sequence[Evaluated], title: str) -> str:
     parts += ["## Without a bound\n", _unbounded(evaluated)]
     if transfer := _transfer(evaluated):
         parts += ["## Images found on other networks\n", transfer]
+    if detectors := _detectors(evaluated):
+        parts += [
+            "## The reconstruction's error as a detector\n",
+            "It refuses images whose reconstruction is further away than those of "
+            f"{detection.HONEST:.0%} of the validation images. Undetected are images "
+            "on which the network errs and which pass.\n",
+            detectors,
+        ]
     if left_out := [sentence for one in evaluated for sentence in one.left_out]:
         parts += ["## Left out\n", *(f"- {sentence}\n" for sentence in left_out)]
     return "\n".join(parts)
@@ -122,6 +132,8 @@ def title_of(cell: Cell) -> str:
         cell.gradient, []
     )
     details += ["targeted"] * cell.targeted
+    if cell.evades:
+        details.append(f"knows of the detector, weight {cell.distance_weight:g}")
     return words[0] + (f" ({', '.join(details)})" if details else "")
 
 
@@ -160,7 +172,7 @@ def _at_focus(evaluated: Sequence[Evaluated], norm: Norm, radius: float) -> str:
         cell
         for one in evaluated
         for cell in one.evidence.outcomes
-        if cell.norm == norm and cell.radius == radius
+        if cell.norm == norm and cell.radius == radius and not cell.evades
     )
     lines = [["none", *(percent(~one.evidence.wrong) for one in evaluated)]]
     for cell in sorted(cells, key=lambda cell: (cell.targeted, cell.attack)):
@@ -227,6 +239,10 @@ def _unbounded(evaluated: Sequence[Evaluated]) -> str:
     return results.markdown_table(header, lines, numeric=numeric) + "\n"
 
 
+def _left(broken: np.ndarray | None) -> str:
+    return "" if broken is None else percent(~broken)
+
+
 def _transfer(evaluated: Sequence[Evaluated]) -> str:
     sources = dict.fromkeys(
         key for one in evaluated for key in one.evidence.transferred
@@ -247,3 +263,27 @@ def _transfer(evaluated: Sequence[Evaluated]) -> str:
     if not lines:
         return ""
     return results.markdown_table(["found on", *names], lines, numeric=names) + "\n"
+
+
+def _detectors(evaluated: Sequence[Evaluated]) -> str:
+    lines = []
+    for one in evaluated:
+        for cell, found in one.detected.items():
+            bound = (
+                f", {_NORMS[cell.norm]} {cell.radius:g}" if cell and cell.radius else ""
+            )
+            lines.append(
+                [
+                    one.victim.name,
+                    title_of(cell) + bound if cell else "clean images",
+                    percent(found.success),
+                    percent(found.refused),
+                    percent(found.undetected),
+                    "" if np.isnan(found.auc) else f"{found.auc:.3f}",
+                ]
+            )
+    if not lines:
+        return ""
+    numeric = ("errors, %", "refused, %", "undetected, %", "ROC-AUC")
+    header = ("network", "images", *numeric)
+    return results.markdown_table(header, lines, numeric=numeric) + "\n"

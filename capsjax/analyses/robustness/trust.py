@@ -86,8 +86,8 @@ def _gradients(
     @jax.jit
     def slopes(variables, images, labels, directions):
         attacked = victim.attacked(variables, name)
-        ahead = attacked.objective(images + _STEP * directions, labels)
-        behind = attacked.objective(images - _STEP * directions, labels)
+        ahead, _ = attacked.judge(images + _STEP * directions, labels)
+        behind, _ = attacked.judge(images - _STEP * directions, labels)
         return (ahead - behind) / (2 * _STEP)
 
     rng = np.random.default_rng(images.seed)

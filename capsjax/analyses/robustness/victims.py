@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from capsjax import models
 from capsjax.attacks import Attacked, objectives
@@ -37,6 +37,8 @@ class Victim:
         model: the network.
         image_shape: shape of the data set's images.
         num_classes: number of classes J.
+        threshold: distance of an image to its reconstruction beyond which it is
+            refused, see `capsjax.analyses.robustness.detection`; None without that.
         programs: compiled attacks, by their settings.
     """
 
@@ -44,6 +46,7 @@ class Victim:
     model: TrainedModel
     image_shape: tuple[int, int, int]
     num_classes: int
+    threshold: float | None = None
     programs: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -70,6 +73,35 @@ class Victim:
             for batch, real in batches(images, batch_size)
         ]
         return np.concatenate(found)
+
+    @functools.cached_property
+    def distances(self) -> Callable[[Variables, Array], Array]:
+        """The compiled function to distances of images to their reconstructions.
+
+        For networks with a decoder.
+        """
+
+        def distances(variables: Variables, images: Array) -> Array:
+            return jnp.sqrt(self.squared_distances(variables, images))
+
+        return jax.jit(distances)
+
+    def reconstructions(self, images: np.ndarray) -> np.ndarray:
+        """Reconstructions of the predicted classes, for a few images [n, H, W, C]."""
+        found = jax.jit(self.output)(self.variables, jnp.asarray(images))
+        return np.asarray(found.reconstructions)
+
+    def squared_distances(
+        self, variables: Variables, images: Images
+    ) -> Float[Array, " B"]:
+        """Squared distances of images to their reconstructions, [B].
+
+        The decoder reads the pose of the predicted class.
+        """
+        reconstructions = self.output(variables, images).reconstructions
+        assert reconstructions is not None
+        seen = augment.preprocessed(images, self.model.config)
+        return jnp.sum(jnp.square(seen - reconstructions), axis=(1, 2, 3))
 
     def output(
         self, variables: Variables, images: Images, gradient: Gradient = "routing"
@@ -115,6 +147,8 @@ class Victim:
         gradient: Gradient = "routing",
         *,
         targeted: bool = False,
+        evades: bool = False,
+        distance_weight: float = 0.0,
     ) -> Attacked:
         """The network for attacks, within a compiled function.
 
@@ -123,21 +157,35 @@ class Victim:
             objective: what attacks raise.
             gradient: what the objective's gradient goes through.
             targeted: whether attacks have targets.
+            evades: whether attacks count only where the image passes the detector.
+            distance_weight: weight of the squared distance to the reconstruction, which
+                is subtracted from the objective.
 
         Raises:
             NotApplicableError: its routing does not have that gradient.
         """
         config = self.model.config
         kind = config.model.scores
-        of_scores = objectives.of_name(objective, kind, config.loss, targeted=targeted)
 
-        def scores(images: Images) -> Array:
+        def surrogate(images: Images) -> Array:
             return self.output(variables, images, gradient).scores
+
+        def penalty(images: Images) -> Array:
+            return distance_weight * self.squared_distances(variables, images)
+
+        def passes(images: Images) -> Array:
+            assert self.threshold is not None
+            return self.squared_distances(variables, images) <= self.threshold**2
 
         return Attacked(
             scores=lambda images: self.output(variables, images).scores,
-            objective=lambda images, labels: of_scores(scores(images), labels),
-            logits=lambda images: objectives.logits(scores(images), kind),
+            objective_of=objectives.of_name(
+                objective, kind, config.loss, targeted=targeted
+            ),
+            logits_of=lambda scores: objectives.logits(scores, kind),
+            surrogate=None if gradient == "routing" else surrogate,
+            penalty=penalty if distance_weight else None,
+            evades=passes if evades else None,
             targeted=targeted,
         )
 
