@@ -124,6 +124,29 @@ class Augment(fields.Config):
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class Adversarial(fields.Config):
+    """Training on images that an attack (PGD) has made of the training images."""
+
+    radius: float = field(
+        0.0,
+        "Radius of the ball in which each image is changed, in units of the pixels' "
+        "full range, such as 0.3 for MNIST; 0: images as they are.",
+        at_least=0,
+    )
+    norm: str = field(
+        "linf",
+        "Norm of the ball: linf, of the largest change; l2, the Euclidean norm.",
+        choices=("linf", "l2"),
+    )
+    steps: int = field(
+        7, "Steps of the attack, each as costly as a training step.", at_least=1
+    )
+    step_size: float = field(
+        0.0, "Length of each step as a share of the radius; 0: 2.5 / steps.", at_least=0
+    )
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class Optimizer(fields.Config):
     """The optimizer, its learning rate, and what it regularises.
 
@@ -284,6 +307,7 @@ class Config(fields.Config):
         Preprocess, "Applied to training and evaluation images alike."
     )
     augment: Augment = field(Augment, "Applied to training images only.")
+    adversarial: Adversarial = field(Adversarial, "Adversarial training.")
     model: ModelConfig = field(capsnet.Config, "Network.", registry=MODELS)
     loss: LossConfig = field(margin.Config, "Loss.", registry=LOSSES)
     optimizer: Optimizer = field(Optimizer, "Optimizer and learning rate.")
@@ -317,6 +341,8 @@ def check(config: Config) -> None:
                 f"config.augment.{name} is {(low, high)}; "
                 f"it must be (smallest, largest) with {least:g} <= smallest <= largest"
             )
+    if config.adversarial.radius:
+        _check_adversarial(config)
     if config.init_layers and not config.init_from:
         raise UserError(
             f"config.init_layers is {config.init_layers}, but config.init_from names "
@@ -354,6 +380,21 @@ def check(config: Config) -> None:
         raise UserError(
             f"config.{path} and a decoder do not go together: the decoder's output "
             f"lies in [0, 1], such images do not; set {off} or leave config.{path} out"
+        )
+
+
+def _check_adversarial(config: Config) -> None:
+    if classes_per_image(config) > 1:
+        raise UserError(
+            f"config.adversarial.radius is {config.adversarial.radius:g}, but images "
+            f"of {config.data.name} show several classes; leave it out"
+        )
+    # Changes are bounded before means are taken out, and cut off at 0 and 1.
+    out = ("augment.brightness", "augment.contrast", "augment.mixup")
+    if path := _first_set(config, out):
+        raise UserError(
+            f"config.adversarial.radius and config.{path} do not go together: attacks "
+            "take images in [0, 1], of one class; leave one of them out"
         )
 
 

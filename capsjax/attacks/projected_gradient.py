@@ -33,6 +33,8 @@ class ProjectedGradient:
             ``2.5 / steps``, with which any point of the ball can be reached.
         random_start: starts at a random point of the ball, not at the image.
         momentum: factor of the earlier gradients in the direction; 0: none.
+        keeps_first: keeps the first images of each example that the network errs on,
+            and of the others those with the largest objective; if not, these of all.
     """
 
     norm: Norm = "linf"
@@ -40,6 +42,7 @@ class ProjectedGradient:
     step_size: float = 0.0
     random_start: bool = True
     momentum: float = 0.0
+    keeps_first: bool = True
 
     @property
     def share(self) -> float:
@@ -61,9 +64,6 @@ class ProjectedGradient:
     ) -> Found:
         """Attacks images within balls of a radius.
 
-        It keeps the first images of each example that the network errs on, or else
-        those with the largest objective.
-
         Args:
             attacked: the network.
             images: images in [0, 1].
@@ -75,7 +75,9 @@ class ProjectedGradient:
         def step(carry, _):
             current, momentum, best, best_values, found = carry
             look = attacked.look(current, labels)
-            better = ~found & (look.success | (look.values > best_values))
+            better = look.values > best_values
+            if self.keeps_first:
+                better = ~found & (look.success | better)
             best = where(better, current, best)
             best_values = jnp.where(better, look.values, best_values)
             found |= look.success

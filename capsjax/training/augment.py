@@ -31,6 +31,13 @@ def for_training(
     Returns:
         float32 in [0, 1], unless brightness, contrast or standardisation leave it.
     """
+    return normalized(augmented(images, keys, config), config.preprocess)
+
+
+def augmented(
+    images: UInt8[Array, "B H W C"], keys: Key[Array, " B"], config: Config
+) -> Float[Array, "B h w C"]:
+    """Images as in `for_training`, before means and deviations are taken out."""
     augment, crop = config.augment, config.preprocess.crop
     moves = {name: getattr(augment, name) for name in ("rotation", "scale", "shear")}
     moves_images = moves != {"rotation": 0.0, "scale": (1.0, 1.0), "shear": 0.0}
@@ -44,7 +51,7 @@ def for_training(
 
     def one(image: Image, key: Array) -> Patch:
         # The number of keys must not change, so that later versions repeat a run: any
-        # further draw takes fold_in(key, 12), 13, ...; 5 to 7, 10 and 11 are taken.
+        # further draw takes fold_in(key, 13), 14, ...; 5 to 7 and 10 to 12 are taken.
         keys = jax.random.split(key, 5)
         if augment.colors_before_crop:
             image = colors(image, keys)
@@ -67,7 +74,7 @@ def for_training(
             image = random_shift(image, keys[4], augment.shift)
         if augment.cutout:
             image = cutout(image, jax.random.fold_in(key, 10), augment.cutout)
-        return _normalized(image, config.preprocess)
+        return image
 
     return jax.vmap(one)(to_unit_range(images), keys)
 

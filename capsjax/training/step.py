@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from capsjax import losses, models
 from capsjax.config import Config
 from capsjax.losses import classification
-from capsjax.training import augment, optim, parallel
+from capsjax.training import adversarial, augment, optim, parallel
 from capsjax.training.parallel import Devices
 
 Batch = Mapping[str, Any]  # NumPy or JAX arrays by name.
@@ -155,7 +155,17 @@ def step_of_one_device(graphdef: nnx.GraphDef, config: Config) -> Step:
             jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
             for key in jax.random.split(step_key)
         )
-        images = augment.for_training(batch["image"], augment_keys, config)
+        images = augment.augmented(batch["image"], augment_keys, config)
+        if config.adversarial.radius:
+            images = adversarial.attacked_images(
+                graphdef,
+                config,
+                state.variables.replace(params=state.params),
+                images,
+                batch["label"],
+                augment_keys,
+            )
+        images = augment.normalized(images, config.preprocess)
         shares = None
         if config.augment.mixup:
             images, shares = augment.mixup(images, augment_keys, config.augment.mixup)
