@@ -265,7 +265,7 @@ def _part_table(same: Sequence[Curve]) -> str:
     header += [f"{curve.run} less {first.run}" for curve in same[1:]]
     lines = [
         [
-            f"{first.changes[place]}",
+            _in_words(first.changes[place]),
             *(in_percent(curve.accuracies[place]) for curve in same),
             *(_points(curve.less(first)[place]) for curve in same[1:]),
         ]
@@ -285,6 +285,10 @@ def _halving_in_words(curve: Curve) -> str:
         words.append("never below" if below is None else f"{below:.3g}")
     words.append("never above" if above is None else f"{above:.3g}")
     return ", ".join(words)
+
+
+def _in_words(change: float | str) -> str:
+    return change if isinstance(change, str) else f"{change:g}"
 
 
 def _points(interval: Interval) -> str:

@@ -87,6 +87,8 @@ def examine(
     _say_cost(counts, subjects, chosen, say)
     with Progress("testing", sum(counts.values()), unit="images") as progress:
         for part in names:
+            if not missing[part]:
+                continue
             progress.show(now=part)
             made = transformations.measure(
                 missing[part], part, chosen, cells, progress.advance
