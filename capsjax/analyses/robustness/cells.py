@@ -38,7 +38,9 @@ class Cells:
             key: all that the arrays depend on, as JSON.
         """
         try:
-            with np.load(self._path(run, part), allow_pickle=False) as file:
+            # Of a damaged file, NumPy would leave the path open.
+            content = io.BytesIO(self._path(run, part).read_bytes())
+            with np.load(content, allow_pickle=False) as file:
                 arrays = dict(file)
             before = json.loads(str(arrays.pop("key")))
         except FileNotFoundError:
