@@ -51,7 +51,7 @@ class Cells:
         now = json.loads(json.dumps(key))
         changed = [name for name in now if before.get(name) != now[name]]
         if changed or before.keys() != now.keys():
-            _say(run, part, f"other {' and '.join(changed) or 'settings'} than before")
+            _say(run, part, f"changed is its {', '.join(changed) or 'version'}")
             return None
         return arrays
 

@@ -117,9 +117,9 @@ def _halving_in_words(curve: Curve) -> str:
     below, above = halving(curve)
     words = []
     if curve.unchanged > 0:
-        words.append("never below" if below is None else f"{below:.3g}")
-    words.append("never above" if above is None else f"{above:.3g}")
-    return ", ".join(words)
+        words.append("none below" if below is None else f"{below:.3g}")
+    words.append("none above" if above is None else f"{above:.3g}")
+    return " and ".join(words)
 
 
 def _in_words(change: float | str) -> str:

@@ -199,7 +199,8 @@ def test_the_whole_path(runs, digits_data, tmp_path, monkeypatch, capsys):
             )
     printed = capsys.readouterr().err
     assert (
-        "shift of second is computed again: other images and images_sha256" in printed
+        "shift of second is computed again: changed is its number of images, images"
+        in printed
     )
     cell = tmp_path / "cells/second/shift.npz"
     cell.write_bytes(cell.read_bytes()[:100])
