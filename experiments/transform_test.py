@@ -5,10 +5,10 @@ python -m experiments.transform_test --workdirs=runs/capsnet,runs/cnn --output=D
 Capsules are said to generalise over viewpoints; here that is measured. All runs see the
 same test images, which are changed: the accuracy by the amount of the change, and the
 difference to the first run, image by image, with 95 % intervals. The corruptions are
-the fifteen of MNIST-C. The part "equivariance" asks what a movement of the image does
-to the pose of the winning capsule: whether a linear map predicts it, and whether the
-angle, size or place can be read from the pose; a network without capsules has the input
-of its last dense layer in place of a pose.
+the fifteen of MNIST-C, written anew. The part "equivariance" asks what a movement of
+the image does to the pose of the winning capsule: whether a linear map predicts it, and
+whether the angle, size or place can be read from the pose; a network without capsules
+has the input of its last dense layer in place of a pose.
 
 Runs are comparable if their accuracy on unchanged images is the same; the table says
 where it is not. Turned by 180 degrees, a 6 is a 9: --without_classes=6,9.

@@ -174,6 +174,7 @@ HELPS: list[tuple[str, tuple[str, ...]]] = [
     ("gradient_flow", (*DATA, *MANY)),
     ("data_efficiency", (*DATA, *MANY, "networks")),
     ("inspect_network", (*DATA, *RUN, "parts")),
+    ("transform_test", (*DATA, "workdirs", "checkpoint", "output", "transformations")),
     ("find_features", ("output",)),
     ("networks", ("rows", "document")),
     ("publish", (*DATA, *RUN)),

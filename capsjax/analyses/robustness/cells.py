@@ -38,7 +38,9 @@ class Cells:
             key: all that the arrays depend on, as JSON.
         """
         try:
-            with np.load(self._path(run, part), allow_pickle=False) as file:
+            # Of a damaged file, NumPy would leave the path open.
+            content = io.BytesIO(self._path(run, part).read_bytes())
+            with np.load(content, allow_pickle=False) as file:
                 arrays = dict(file)
             before = json.loads(str(arrays.pop("key")))
         except FileNotFoundError:
@@ -49,7 +51,7 @@ class Cells:
         now = json.loads(json.dumps(key))
         changed = [name for name in now if before.get(name) != now[name]]
         if changed or before.keys() != now.keys():
-            _say(run, part, f"other {' and '.join(changed) or 'settings'} than before")
+            _say(run, part, f"changed is its {', '.join(changed) or 'version'}")
             return None
         return arrays
 

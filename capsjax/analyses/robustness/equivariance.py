@@ -22,6 +22,7 @@ References:
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -35,7 +36,7 @@ from capsjax.analyses.robustness.warps import WARPS
 LEAST_IMAGES = 10
 """Images of a class to which a map is fitted; classes with fewer are left out."""
 
-_RESAMPLES = 2000
+_RESAMPLES = 1000
 
 R2 = Interval
 """A share of a sum of squares, with its 95 % interval; NaN of an empty sum."""
@@ -157,11 +158,13 @@ def of_amount(
     """
     errors: list[Float[np.ndarray, " n"]] = [np.zeros(0)]
     for fitted, held_out in _by_class(classes, half):
-        targets = np.repeat(amounts, len(fitted))[:, None]
-        predict = ridge.fit(np.concatenate(views[:, fitted]), targets)
-        found = predict(np.concatenate(views[:, held_out]))
-        found = found.reshape(len(amounts), len(held_out))
-        errors.append(np.sum((found - amounts[:, None]) ** 2, axis=0))
+        by_image = views.swapaxes(0, 1)
+        targets = np.tile(amounts, len(fitted))[:, None]
+        predict = ridge.fit(
+            np.concatenate(by_image[fitted]), targets, views=len(amounts)
+        )
+        found = predict(np.concatenate(by_image[held_out])).reshape(-1, len(amounts))
+        errors.append(np.sum((found - amounts) ** 2, axis=1))
     error = np.concatenate(errors)
     spread = np.sum((amounts - amounts.mean()) ** 2)
     return share(error, np.full_like(error, spread), seed)
@@ -190,11 +193,15 @@ def share(
     """
     if not baseline.sum() > 0:
         return R2(np.nan, np.nan, np.nan)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(
-        len(error), np.full(len(error), 1 / len(error)), size=_RESAMPLES
-    )
-    sums = counts @ np.stack([error, baseline], axis=1)
-    drawn = 1 - sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)
+    sums = _resamples(len(error), seed) @ np.stack([error, baseline], axis=1)
+    errors, baselines = sums.T
+    drawn = 1 - errors / np.where(baselines > 0, baselines, np.nan)
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return R2(float(1 - error.sum() / baseline.sum()), float(low), float(high))
+
+
+@functools.lru_cache(maxsize=2)
+def _resamples(count: int, seed: int) -> Float[np.ndarray, "R n"]:
+    """How often each of some images is in each bootstrap sample of as many."""
+    drawn = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+    return np.stack([np.bincount(one, minlength=count) for one in drawn]).astype(float)

@@ -11,7 +11,7 @@ from capsjax.analyses.figures import equivariance as plots
 from capsjax.analyses.robustness.equivariance import R2, Equivariance, Moved
 from capsjax.analyses.robustness.poses import MOVES
 from capsjax.analyses.robustness.subjects import Chosen, Subject
-from capsjax.analyses.robustness.transformations import about_row
+from capsjax.analyses.robustness.transformations_table import about_row
 from capsjax.analyses.robustness.warps import WARPS
 from capsjax.runs import results
 from capsjax.runs.results import Row

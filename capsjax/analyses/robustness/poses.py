@@ -14,11 +14,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from capsjax import models
 from capsjax.analyses.robustness.cells import Cells
 from capsjax.analyses.robustness.subjects import Chosen, OnBatch, Subject
 from capsjax.analyses.robustness.warps import WARPS, warped
 from capsjax.errors import NotApplicableError
-from capsjax.inference.predict import make_predict
 from capsjax.layers import recording
 from capsjax.models import Variables
 from capsjax.training import augment
@@ -26,6 +26,9 @@ from capsjax.training.trained import TrainedModel
 
 WIDTH = 16
 """Numbers of a pose, unless a network with capsules has others: the paper's."""
+
+Function = Callable[[Variables, Array], tuple[Array, Array]]
+"""From variables and images to scores [B, J], and to poses or features, float32."""
 
 MOVES = tuple((name, amount) for name, warp in WARPS.items() for amount in warp.small)
 """Movements, by name and amount."""
@@ -48,13 +51,15 @@ class Poses:
         self.upright, self.moved = poses[0].astype(float), poses[1:].astype(float)
 
 
-def width_of(models: Sequence[TrainedModel], image_shape: tuple[int, ...]) -> int:
+def width_of(networks: Sequence[TrainedModel], image_shape: tuple[int, ...]) -> int:
     """Numbers of a pose of the first network that has capsules, or `WIDTH`."""
-    for model in models:
-        if model.config.model.has_capsules:
-            predict = make_predict(model.graphdef, model.config)
+    for network in networks:
+        if network.config.model.has_capsules:
             images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-            return jax.eval_shape(predict, model.variables, images)["poses"].shape[2]
+            _, found = jax.eval_shape(
+                _capsule_poses(network), network.variables, images
+            )
+            return found.shape[2]
     return WIDTH
 
 
@@ -147,24 +152,30 @@ def principal_components(
     return lambda given: (given - mean) @ directions.T
 
 
-def _features(
-    model: TrainedModel,
-) -> Callable[[np.ndarray], tuple[Array, Array]]:
+def _features(model: TrainedModel) -> Callable[[np.ndarray], tuple[Array, Array]]:
     """The compiled function from images to scores [B, J], poses or dense features.
 
     Images are uint8 [B, H, W, C]; poses [B, J, Q], or features [B, D], are float32.
     """
-    variables = jax.device_put(model.variables)
-    if model.config.model.has_capsules:
-        predict = make_predict(model.graphdef, model.config)
+    has_capsules = model.config.model.has_capsules
+    function = _capsule_poses(model) if has_capsules else _dense_features(model)
+    return functools.partial(jax.jit(function), jax.device_put(model.variables))
 
-        def of_capsules(variables: Variables, images: Array) -> tuple[Array, Array]:
-            found = predict(variables, images)
-            return found["scores"], found["poses"]
 
-        return functools.partial(jax.jit(of_capsules), variables)
+def _capsule_poses(model: TrainedModel) -> Function:
+    def function(variables: Variables, images: Array) -> tuple[Array, Array]:
+        seen = augment.for_evaluation(images, model.config)
+        output, _ = models.apply(
+            model.graphdef, variables, seen, None, model.config.dtype
+        )
+        assert output.poses is not None  # It has capsules.
+        return output.scores, output.poses
 
-    def of_dense(variables: Variables, images: Array) -> tuple[Array, Array]:
+    return function
+
+
+def _dense_features(model: TrainedModel) -> Function:
+    def function(variables: Variables, images: Array) -> tuple[Array, Array]:
         dtype = model.config.dtype
         seen = augment.for_evaluation(images, model.config)
         params, seen = jax.tree.map(lambda x: x.astype(dtype), (variables.params, seen))
@@ -179,4 +190,4 @@ def _features(
         features = dense[-1].arguments[0].reshape(len(images), -1)
         return scores[0].astype(jnp.float32), features.astype(jnp.float32)
 
-    return functools.partial(jax.jit(of_dense), variables)
+    return function

@@ -16,7 +16,9 @@ _PENALTIES = 10.0 ** np.arange(-8, 4)
 Predict = Callable[[Float[np.ndarray, "m P"]], Float[np.ndarray, "m Q"]]
 
 
-def fit(x: Float[np.ndarray, "n P"], y: Float[np.ndarray, "n Q"]) -> Predict:
+def fit(
+    x: Float[np.ndarray, "n P"], y: Float[np.ndarray, "n Q"], *, views: int = 1
+) -> Predict:
     """Fits ``y = x W + b``, with a penalty on W.
 
     The penalty is a multiple of the inputs' largest squared singular value: of powers
@@ -24,8 +26,9 @@ def fit(x: Float[np.ndarray, "n P"], y: Float[np.ndarray, "n Q"]) -> Predict:
     others.
 
     Args:
-        x: inputs, at least two examples.
+        x: inputs, of at least two examples.
         y: outputs.
+        views: rows of each example, which follow each other and are left out together.
     """
     mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
     left, sizes, right = np.linalg.svd(x - mean_x, full_matrices=False)
@@ -38,10 +41,15 @@ def fit(x: Float[np.ndarray, "n P"], y: Float[np.ndarray, "n Q"]) -> Predict:
 
     def left_out_error(penalty: float) -> float:
         kept = shrink(penalty)
-        # An example's own share in its prediction, the mean's part included.
-        own = (left**2) @ kept + 1 / len(x)
         residuals = centred - left @ (kept[:, None] * projected)
-        return float(np.sum((residuals / np.maximum(1 - own, 1e-12)[:, None]) ** 2))
+        parts = left.reshape(-1, views, left.shape[1])
+        # An example's own share in its prediction, the mean's part included.
+        own = (parts * kept) @ parts.swapaxes(1, 2) + 1 / len(x)
+        # A little more than 1 keeps examples that nothing else determines finite.
+        rest = (1 + 1e-9) * np.eye(views) - own
+        return float(
+            np.sum(np.linalg.solve(rest, residuals.reshape(len(parts), views, -1)) ** 2)
+        )
 
     penalty = min(_PENALTIES, key=left_out_error)
     inverse = np.divide(

@@ -46,7 +46,7 @@ class Subject:
         return {
             "checkpoint": provenance.fingerprint(self.model.variables.params),
             "step": self.model.step,
-            "config": hashlib.sha256(config.encode()).hexdigest(),
+            "settings": hashlib.sha256(config.encode()).hexdigest(),
         }
 
     @functools.cached_property
@@ -148,10 +148,10 @@ def choose(
     digest = hashlib.sha256(np.ascontiguousarray(images.images).tobytes())
     digest.update(images.labels.tobytes())
     content = {
-        "images": len(images),
-        "images_sha256": digest.hexdigest(),
+        "number of images": len(images),
+        "images": digest.hexdigest(),
         "seed": seed,
-        "without_classes": list(without),
+        "classes left out": list(without),
     }
     return Chosen(
         images=ImageSet(images.images, images.labels),

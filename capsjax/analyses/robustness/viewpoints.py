@@ -11,6 +11,7 @@ from capsjax.analyses.robustness import (
     equivariance_table,
     poses,
     transformations,
+    transformations_table,
 )
 from capsjax.analyses.robustness.cells import Cells
 from capsjax.analyses.robustness.equivariance import Equivariance
@@ -87,6 +88,8 @@ def examine(
     _say_cost(counts, subjects, chosen, say)
     with Progress("testing", sum(counts.values()), unit="images") as progress:
         for part in names:
+            if not missing[part]:
+                continue
             progress.show(now=part)
             made = transformations.measure(
                 missing[part], part, chosen, cells, progress.advance
@@ -106,7 +109,7 @@ def examine(
         by_part = [
             [one for name in subjects if (one := curves[name, part])] for part in names
         ]
-        text, captions = transformations.write(output, subjects, chosen, by_part)
+        text, captions = transformations_table.write(output, subjects, chosen, by_part)
     if known := [one for one in found_poses.values() if one]:
         found = _analysed(known, chosen)
         more, caption = equivariance_table.write(output, subjects, chosen, found)
