@@ -17,6 +17,7 @@ import pathlib
 from absl import flags
 
 from capsjax.analyses import matched
+from capsjax.errors import UserError
 from capsjax.runs import grid
 from experiments import launch, scales
 
@@ -51,6 +52,11 @@ _DRY_RUN = launch.define_dry_run()
 
 def main() -> None:
     """Trains what is not trained yet, tests it, and writes the table."""
+    if {"seed", "stop_at_validation_accuracy"} & set(_OVERRIDES.overrides):
+        raise UserError(
+            "--config.seed and --config.stop_at_validation_accuracy are set here; use "
+            "--seeds and --target instead"
+        )
     shared = [
         *scales.data_flags(_IMAGES.value, _DATA_DIR.value, derived=False),
         f"--config.evaluate_every_steps={_EVERY.value}",
