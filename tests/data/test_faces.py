@@ -56,8 +56,8 @@ def test_the_data_set():
 
 
 def test_an_image_is_a_function_of_its_number():
-    few, many = faces.train_scenes(5), faces.train_scenes(40)
-    np.testing.assert_array_equal(draw(few.scenes), draw(many.scenes)[:5])
+    images = [draw(faces.train_scenes(count).scenes) for count in (5, 40)]
+    np.testing.assert_array_equal(images[0], images[1][:5])
     for kind in faces_scrambled.KINDS:
         few, many = scrambled(kind, count=3), scrambled(kind, count=8)
         np.testing.assert_array_equal(few.images, many.images[:3])
@@ -177,7 +177,7 @@ def test_moved_is_by_the_amount_and_not_at_all_by_none():
         moved = scrambled("moved", d, 50).positions - correct.positions
         np.testing.assert_allclose(np.linalg.norm(moved, axis=-1), d)
         units.append(moved / d)
-    np.testing.assert_allclose(*units, atol=1e-12)
+    np.testing.assert_allclose(units[0], units[1], atol=1e-12)
     at = scrambled("moved", 8.0, 1_000).positions
     assert at.min() > 1.9
     assert at.max() < SIDE - 2.9

@@ -1,0 +1,1 @@
+"""What trained networks say to images unlike those that they were trained on."""
