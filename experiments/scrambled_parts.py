@@ -40,8 +40,8 @@ _SCALE = flags.DEFINE_enum(
     "scale",
     "cpu",
     ["smoke", "cpu"],
-    "smoke: tiny networks and half a minute, to see that all works; cpu: for a CPU, "
-    "some minutes for each training.",
+    "smoke: tiny networks, to see within a minute or two that all works; cpu: for a "
+    "CPU, some minutes for each training.",
 )
 _NETWORKS = flags.DEFINE_list(
     "networks",

@@ -9,7 +9,11 @@ The score of an image is the length of the capsule of "face", or the probability
 "face" by the softmax of logits. How well a network tells correct faces from others is
 the area under the ROC curve of the score of "face" less that of "not a face", or of
 logits their difference: 1 if every correct face has more than every other image, 0.5 if
-the network is blind to what distinguishes them.
+the network is blind to what distinguishes them. Capsules of both classes may be long,
+so that the score alone, the other column of areas in the rows, can tell less.
+
+A network that is not misled has learned what belongs where, and may have learned it
+from the doodles: each lies in the place of a part, and says that this is no face.
 """
 
 import itertools
@@ -151,7 +155,7 @@ def ask(
 
 
 def auc(correct: Floats, others: Floats) -> float:
-    """Area under the ROC curve that tells correct faces from others by their margin."""
+    """Area under the ROC curve that tells correct faces from others by a number."""
     # Imported here since it takes a second, which other analyses need not spend.
     from sklearn.metrics import roc_auc_score
 
@@ -217,7 +221,7 @@ def differences(
 
 def rows(found: Sequence[Answers], folders: Mapping[Cell, RunFolder]) -> list[Row]:
     """A row for each network, seed and question, with the provenance of its run."""
-    correct = {one.cell: one.margin for one in found if one.question == CORRECT}
+    correct = {one.cell: one for one in found if one.question == CORRECT}
     made = []
     for one in found:
         folder = folders[one.cell]
@@ -236,7 +240,8 @@ def rows(found: Sequence[Answers], folders: Mapping[Cell, RunFolder]) -> list[Ro
             "images": len(one.called),
             **_columns("called_face", called),
             **_columns("score", score),
-            "auc": auc(correct[one.cell], one.margin),
+            "auc": auc(correct[one.cell].margin, one.margin),
+            "auc_of_score_alone": auc(correct[one.cell].score, one.score),
         }
         made.append(results.row(env, measured))
     return made

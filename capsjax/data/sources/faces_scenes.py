@@ -46,7 +46,6 @@ class Scenes:
             the face's coordinates.
         places: [N, 4, 2], the middle of each part, in the face's coordinates.
         drawn: bool [N, 4]; the other parts are not there.
-        whole: bool [N], whether all parts are there, and none is a doodle.
         turn: [N], radians by which the face is turned, counter-clockwise.
         scale: [N].
         shift: [N, 2], from the middle of the image.
@@ -57,7 +56,6 @@ class Scenes:
     strokes: Floats
     places: Floats
     drawn: npt.NDArray[np.bool_]
-    whole: npt.NDArray[np.bool_]
     turn: Floats
     scale: Floats
     shift: Floats
@@ -158,7 +156,6 @@ def faces(seed: Sequence[int], indices: npt.NDArray[np.integer]) -> Scenes:
         strokes=strokes,
         places=places,
         drawn=np.ones((count, len(PARTS)), bool),
-        whole=np.ones(count, bool),
         turn=np.radians(draw(-15, 15)),
         scale=draw(0.85, 1.08),
         shift=np.stack([draw(-1.5, 1.5), draw(-1.5, 1.5)], axis=1),
@@ -192,9 +189,7 @@ def without_parts(
         strokes[:, part] = np.where(
             (lacks & is_doodle)[:, None, None], doodle, strokes[:, part]
         )
-    return dataclasses.replace(
-        scenes, strokes=strokes, drawn=drawn, whole=np.zeros(len(scenes), bool)
-    )
+    return dataclasses.replace(scenes, strokes=strokes, drawn=drawn)
 
 
 def lengths(strokes: Floats) -> Floats:

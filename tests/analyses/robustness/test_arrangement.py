@@ -121,6 +121,9 @@ def test_what_is_written(tmp_path):
     assert len(rows) == 2 * len(QUESTIONS)
     assert {row["network"] for row in rows} == {"a", "b:c"}
     assert rows[0].number("called_face") == 0.75
+    # These scores are a function of the difference.
+    assert [row["auc"] for row in rows] == [row["auc_of_score_alone"] for row in rows]
+    assert rows[0].number("auc") == 0.5
     assert "| moved by 4 px" in text
     assert "a less b:c" in text
     assert "25.0 (" in text
