@@ -19,6 +19,7 @@ from absl import flags
 
 from capsjax import data, figures
 from capsjax.analyses import affnist as robustness
+from capsjax.analyses import matched
 from capsjax.analyses.figures import affnist as plots_robustness
 from capsjax.data.derived import affnist
 from capsjax.runs import data_record, grid
@@ -66,7 +67,9 @@ def main() -> None:
         grid.refuse_failures(outcomes, workdir)
         return {name: RunFolder(workdir / run.name) for name, run in runs.items()}
 
-    folders = robustness.train_to_same_accuracy(train, target)
+    folders = matched.train_to_same_accuracy(
+        train, (robustness.CAPSNET, robustness.CNN), target
+    )
     config, data_dir = folders[robustness.CAPSNET].load_config(), _DATA_DIR.value
     clean = launch.load_data(config, data_dir)
     for folder in folders.values():

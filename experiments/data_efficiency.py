@@ -16,7 +16,6 @@ import pathlib
 from absl import flags
 
 from capsjax.analyses import data_efficiency
-from capsjax.errors import UserError
 from capsjax.runs import grid
 from experiments import launch, scales
 
@@ -58,22 +57,17 @@ _DRY_RUN = launch.define_dry_run()
 def main() -> None:
     """Trains what is not trained yet, and makes the table."""
     networks = list(dict.fromkeys(_NETWORKS.value))
-    if not networks:
-        raise UserError("--networks is empty; give names of configs with commas")
     shared = [
         *scales.data_flags(_IMAGES.value, _DATA_DIR.value, derived=False),
         *scales.step_flags(_MAX_STEPS.value),
         # An epoch has at least one step: only the number of steps ends a training.
         f"--config.num_epochs={_MAX_STEPS.value}",
     ]
-    words = {name: [_config_flag(name), *shared] for name in networks}
-    data = {name: launch.config_of(words[name]).data for name in networks}
-    for name, source in data.items():
-        if source != data[networks[0]]:
-            raise UserError(
-                f"{name} and {networks[0]} in --networks have other data; choose "
-                "configs of one data set"
-            )
+    words = {
+        name: [scales.network_flag(name, quick=_QUICK.value), *shared]
+        for name in networks
+    }
+    scales.data_of(words)
     cells = data_efficiency.cells(networks, data_efficiency.counts(_PER_CLASS.value))
     runs = data_efficiency.runs(cells, _SEEDS.value, words)
     workdir = pathlib.Path(_WORKDIR.value)
@@ -85,14 +79,6 @@ def main() -> None:
     print(data_efficiency.write(workdir, output, cells, _SEEDS.value))
     print(f"rows, table and figure in {output}")
     grid.refuse_failures(outcomes, workdir)
-
-
-def _config_flag(network: str) -> str:
-    """The flag that chooses a network's config."""
-    name, *words = network.split(":")
-    if _QUICK.value:
-        words = [word for word in words if word not in ("cpu", "quick")] + ["quick"]
-    return f"--config={name}" + (f":{','.join(words)}" if words else "")
 
 
 if __name__ == "__main__":

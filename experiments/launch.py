@@ -103,8 +103,8 @@ def group(title: str, *names: str) -> None:
     _groups.setdefault(title, []).extend(names)
 
 
-class ConfigFlag:
-    """``--config`` and the flags of its fields, ``--config.FIELD=VALUE``.
+class Overrides:
+    """The flags of a config's fields, ``--config.FIELD=VALUE``.
 
     Attributes:
         overrides: values of the fields' flags as text, by path, in their order.
@@ -112,6 +112,35 @@ class ConfigFlag:
 
     def __init__(self) -> None:
         self.overrides: dict[str, str] = {}
+
+    def words(self) -> list[str]:
+        """The fields' flags, for trainings that are commands."""
+        return [f"--config.{path}={text}" for path, text in self.overrides.items()]
+
+    def take_overrides(self, argv: Sequence[str]) -> list[str]:
+        """Takes the fields' flags out of a command; returns the rest of it."""
+        rest: list[str] = []
+        words = list(argv)
+        while words:
+            word = words.pop(0)
+            match = _OVERRIDE.fullmatch(word)
+            if match is None:
+                rest.append(word)
+                continue
+            no, path, text = match.groups()
+            if text is None:
+                has_value = not no and words and not words[0].startswith("--")
+                text = words.pop(0) if has_value else ("false" if no else "true")
+            self.overrides.pop(path, None)  # The last one counts, in its place.
+            self.overrides[path] = text
+        return rest
+
+
+class ConfigFlag(Overrides):
+    """``--config`` and the flags of its fields, ``--config.FIELD=VALUE``."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._file = flags.DEFINE_string(
             "config",
             None,
@@ -142,37 +171,23 @@ class ConfigFlag:
 
     def words(self) -> list[str]:
         """``--config`` and the fields' flags, for trainings that are commands."""
-        return [
-            f"--config={self._file.value}",
-            *(f"--config.{path}={text}" for path, text in self.overrides.items()),
-        ]
-
-    def take_overrides(self, argv: Sequence[str]) -> list[str]:
-        """Takes the fields' flags out of a command; returns the rest of it."""
-        rest: list[str] = []
-        words = list(argv)
-        while words:
-            word = words.pop(0)
-            match = _OVERRIDE.fullmatch(word)
-            if match is None:
-                rest.append(word)
-                continue
-            no, path, text = match.groups()
-            if text is None:
-                has_value = not no and words and not words[0].startswith("--")
-                text = words.pop(0) if has_value else ("false" if no else "true")
-            self.overrides.pop(path, None)  # The last one counts, in its place.
-            self.overrides[path] = text
-        return rest
+        return [f"--config={self._file.value}", *super().words()]
 
 
-_config_flag: list[ConfigFlag] = []  # At most one, once a launcher has defined it.
+_overrides: list[Overrides] = []  # At most one, once a launcher has defined it.
 
 
 def define_config() -> ConfigFlag:
     """Defines ``--config=FILE[:WORDS]`` and ``--help_config``."""
-    _config_flag.append(ConfigFlag())
-    return _config_flag[0]
+    flag = ConfigFlag()
+    _overrides.append(flag)
+    return flag
+
+
+def define_overrides() -> Overrides:
+    """Defines the flags of fields, of launchers that choose several configs."""
+    _overrides.append(Overrides())
+    return _overrides[0]
 
 
 def _known_configs() -> list[str]:
@@ -225,14 +240,14 @@ def config_of(words: Sequence[str]) -> Config:
     return _load_config(name, overrides)
 
 
-def _help_config(argv: Sequence[str], flag: ConfigFlag) -> str | None:
+def _help_config(argv: Sequence[str], flag: Overrides) -> str | None:
     """Returns the text that ``--help_config`` asks for, or None without that flag."""
     found = {}
     for word, following in zip(argv, [*argv[1:], "-"], strict=True):
         if match := re.fullmatch(r"--?(help_config|config)(?:=(.*))?", word):
             value = match[2] or ("" if following.startswith("-") else following)
             found[match[1]] = value
-    if "help_config" not in found:
+    if "help_config" not in found or not isinstance(flag, ConfigFlag):
         return None
     name = found["help_config"] or found.get("config") or capsnet.Config.name
     if name in MODELS:
@@ -436,9 +451,9 @@ def _parse(argv: list[str]) -> list[str]:
         if any(re.fullmatch(r"--?(h|help|helpshort|helpfull)", word) for word in argv):
             print(flag_help.text(sys.modules["__main__"].__doc__ or "", _groups))
             sys.exit(0)
-        if _config_flag:
-            argv = _config_flag[0].take_overrides(argv)
-            if (text := _help_config(argv, _config_flag[0])) is not None:
+        for flag in _overrides:
+            argv = flag.take_overrides(argv)
+            if (text := _help_config(argv, flag)) is not None:
                 print(text)
                 sys.exit(0)
         return flags.FLAGS(argv)

@@ -1,8 +1,12 @@
 """Flags that the launchers of the paper's experiments share: scale and images."""
 
+from collections.abc import Mapping, Sequence
+
 from absl import flags
 
+from capsjax.data import Source
 from capsjax.errors import UserError
+from experiments import launch
 
 _SIZES = {"smoke": "quick", "cpu": "cpu", "paper": ""}
 
@@ -68,3 +72,38 @@ def step_flags(steps: int | None) -> list[str]:
         "--config.optimizer.decay_rate=0.96",
         f"--config.optimizer.decay_steps={max(steps // 56, 1)}",
     ]
+
+
+def network_flag(network: str, *, quick: bool = False) -> str:
+    """The flag that chooses the config of a network, NAME, NAME:PRESET or with :SIZE.
+
+    Args:
+        network: name and words, such as ``"mnist:paper:cpu"``.
+        quick: whether to take the quick size in place of the named one.
+    """
+    name, *words = network.split(":")
+    if quick:
+        words = [word for word in words if word not in ("cpu", "quick")] + ["quick"]
+    return f"--config={name}" + (f":{','.join(words)}" if words else "")
+
+
+def data_of(words: Mapping[str, Sequence[str]]) -> Source:
+    """The data that the networks to be compared have in common.
+
+    Args:
+        words: flags of experiments.train by the network's name.
+
+    Raises:
+        UserError: no networks, or their configs have other data.
+    """
+    if not words:
+        raise UserError("--networks is empty; give names of configs with commas")
+    data = {name: launch.config_of(flags).data for name, flags in words.items()}
+    first, *others = data
+    for name in others:
+        if data[name] != data[first]:
+            raise UserError(
+                f"{name} and {first} in --networks have other data; choose configs of "
+                "one data set"
+            )
+    return data[first]

@@ -20,7 +20,7 @@ from capsjax.models.capsules import capsnet
 from capsjax.models.cnns import baseline_cnn
 from capsjax.training import augment
 from capsjax.training import step as train_step
-from experiments.configs import cifar10, digits, mnist, smallnorb, svhn, variants
+from experiments.configs import cifar10, digits, faces, mnist, smallnorb, svhn, variants
 from tests.stepping import ONE
 
 FOLDER = Path(variants.__file__).parent
@@ -31,6 +31,7 @@ IMAGE_SHAPES = {
     "digits": (8, 8, 1),
     "expanded": (40, 40, 1),
     "extruded": (16, 16, 16),
+    "faces": (28, 28, 1),
     "mnist": (28, 28, 1),
     "mnist1d": (1, 40, 2),
     "multimnist": (36, 36, 1),
@@ -38,7 +39,7 @@ IMAGE_SHAPES = {
     "spoken_digits": (1, 8_000, 2),
     "svhn_cropped": (32, 32, 3),
 }
-NUM_CLASSES = dict.fromkeys(IMAGE_SHAPES, 10) | {"smallnorb": 5}
+NUM_CLASSES = dict.fromkeys(IMAGE_SHAPES, 10) | {"smallnorb": 5, "faces": 2}
 EVERY_CONFIG = [
     *itertools.product(
         ("mnist", "expanded", "multimnist"), ("paper", "authors_code", "baseline")
@@ -63,6 +64,7 @@ EVERY_CONFIG = [
     ("fractional_max_pooling", "mnist"),
     *itertools.product(("extruded_digits",), ("cnn", "capsnet")),
     *itertools.product(("mnist1d",), ("cnn", "capsnet")),
+    *itertools.product(("faces",), faces.PRESETS),
     *itertools.product(
         ("spoken_digits",),
         (

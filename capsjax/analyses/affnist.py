@@ -1,8 +1,8 @@
 """CapsNet and a CNN on affNIST, stopped at the same accuracy on digits as trained on.
 
 Both models train on expanded MNIST until they reach the same accuracy on its validation
-images; if one does not get there, the other is trained again, up to the best that both
-reach. Neither has seen a digit that was rotated, sheared or scaled.
+images, or the best that both reach (`capsjax.analyses.matched`). Neither has seen a
+digit that was rotated, sheared or scaled.
 
 References:
     Sabour, Frosst and Hinton 2017, section 5.2.
@@ -10,7 +10,7 @@ References:
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from capsjax.analyses.intervals import Interval
 from capsjax.data import Dataset
 from capsjax.data import names as data_names
 from capsjax.data.derived.affnist import Transformed
-from capsjax.errors import UserError
 from capsjax.losses.classification import is_right
 from capsjax.runs import results
 from capsjax.runs.folder import RunFolder, write_json
@@ -31,9 +30,6 @@ CAPSNET, CNN = "CapsNet", "CNN"
 
 PAPER_ACCURACY = {CAPSNET: (0.9923, 0.79), CNN: (0.9922, 0.66)}
 """On expanded MNIST and on affNIST, in the paper."""
-
-Train = Callable[[Mapping[str, float]], Mapping[str, RunFolder]]
-"""Trains each named model until its validation accuracy is the given one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,32 +55,6 @@ class Outcome:
     affnist: Interval
     clean_right: np.ndarray
     affnist_right: np.ndarray
-
-
-def train_to_same_accuracy(train: Train, target: float) -> dict[str, RunFolder]:
-    """Trains both models to a validation accuracy, or to the best that both reach.
-
-    Returns:
-        The run of each model. Its best checkpoint is the one to compare.
-    """
-    folders = dict(train({CAPSNET: target, CNN: target}))
-    best = {name: best_accuracy(folder) for name, folder in folders.items()}
-    common = min(target, *best.values())
-    # A model that got no further than this has its best checkpoint there.
-    again = {name: common for name in best if best[name] > common < target}
-    return folders | dict(train(again)) if again else folders
-
-
-def best_accuracy(folder: RunFolder) -> float:
-    """The best validation accuracy of a run that has ended.
-
-    Raises:
-        UserError: it has not ended, or had no validation images.
-    """
-    best = folder.load_result()["best_validation_accuracy"]
-    if best is None:
-        raise UserError(f"the run in {folder.path} had no validation images")
-    return best
 
 
 def test(

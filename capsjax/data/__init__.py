@@ -20,6 +20,7 @@ from capsjax.data.known import Sizes, known_sizes
 from capsjax.data.source import FROM_PATH, Source
 from capsjax.data.sources import (
     digits,
+    faces,
     folder,
     mnist1d,
     npz,
@@ -60,6 +61,7 @@ DATASETS: dict[str, Callable[[Source, str | None], Dataset]] = {
     "smallnorb": smallnorb.load,
     "spoken_digits": spoken_digits.load,
     "mnist1d": mnist1d.load,
+    "faces": faces.load,
     **_OWN_DATA,
 }
 """Loaders by name. They return the whole training set; `load` splits it."""
@@ -76,6 +78,7 @@ DERIVED: dict[str, Callable[[Dataset, Source], Dataset]] = {
 _OF_SOME = (
     ("held_out_speaker", "speakers", ("spoken_digits",)),
     ("novel_viewpoint", "viewpoints", ("smallnorb", "extruded")),
+    ("scrambled_share", "faces", ("faces",)),
 )
 
 

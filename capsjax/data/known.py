@@ -19,6 +19,7 @@ _STORED = {
     "svhn_cropped": Sizes((32, 32, 3), 10),
     "smallnorb": Sizes((48, 48, 2), 5),
     "mnist1d": Sizes((1, 40, 2), 10),
+    "faces": Sizes((28, 28, 1), 2),
     "spoken_digits": Sizes((1, 8_000, 2), 10),
 }
 VOXELS = (16, 16, 16)

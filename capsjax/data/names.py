@@ -14,6 +14,7 @@ _WORDS = {
     "svhn_cropped": "SVHN",
     "smallnorb": "smallNORB",
     "mnist1d": "MNIST-1D",
+    "faces": "drawn faces",
     "spoken_digits": "the Free Spoken Digit Dataset",
 }
 _OWN = {"folder": "folder", "npz": "file"}

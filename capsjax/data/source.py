@@ -82,6 +82,13 @@ class Source(fields.Config):
         "spoken_digits: speaker whose recordings are the test set, and no others; "
         "empty: official.",
     )
+    scrambled_share: float = field(
+        0.0,
+        "faces: share of the training images without a face that are faces whose parts "
+        "are shuffled, to see whether that can be learned.",
+        at_least=0,
+        at_most=1,
+    )
 
     def unused(self) -> frozenset[str]:
         """Names of fields that do not matter for this data set."""

@@ -9,7 +9,7 @@ from matplotlib.legend import Legend
 
 from capsjax import data
 from capsjax.analyses import affnist as robustness
-from capsjax.analyses import intervals
+from capsjax.analyses import intervals, matched
 from capsjax.analyses.affnist import CAPSNET, CNN, Outcome
 from capsjax.analyses.figures import affnist as plots_robustness
 from capsjax.data import ImageSet
@@ -53,7 +53,7 @@ def test_the_better_model_is_trained_anew_up_to_what_both_reach(
     tmp_path, reachable, again
 ):
     fake, calls = training(tmp_path, reachable)
-    folders = robustness.train_to_same_accuracy(fake, 0.99)
+    folders = matched.train_to_same_accuracy(fake, (CAPSNET, CNN), 0.99)
     assert calls == [{CAPSNET: 0.99, CNN: 0.99}, *([again] if again else [])]
     for name, folder in folders.items():
         target = (again or {}).get(name, 0.99)
@@ -62,7 +62,7 @@ def test_the_better_model_is_trained_anew_up_to_what_both_reach(
 
 def test_a_run_without_validation_is_refused(tmp_path):
     with pytest.raises(UserError, match="no validation images"):
-        robustness.best_accuracy(made_run(tmp_path))
+        matched.best_accuracy(made_run(tmp_path))
 
 
 def made_outcomes(tmp_path) -> tuple[list[Outcome], Transformed]:

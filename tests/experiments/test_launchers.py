@@ -173,6 +173,8 @@ HELPS: list[tuple[str, tuple[str, ...]]] = [
     ("compare_routing", (*DATA, *MANY, "scale")),
     ("gradient_flow", (*DATA, *MANY)),
     ("data_efficiency", (*DATA, *MANY, "networks")),
+    ("train_matched", (*DATA, *MANY, "networks", "target")),
+    ("scrambled_parts", (*DATA, *MANY, "scale", "scrambled_share", "quarters")),
     ("inspect_network", (*DATA, *RUN, "parts")),
     ("transform_test", (*DATA, "workdirs", "checkpoint", "output", "transformations")),
     ("find_features", ("output",)),
@@ -210,6 +212,18 @@ def test_help_explains_every_flag_and_none_of_absls(launcher, names):
         ("reproduce", ["--scale=paper"], 24, ["mnist.py:authors_code", "=()"]),
         ("affnist", ["--scale=cpu"], 2, ["expanded.py:paper,cpu", "=0.9923"]),
         ("ensemble", [DIGITS, "--config.max_steps=3"], 7, ["seed=6", "max_steps=3"]),
+        (
+            "train_matched",
+            ["--networks=mnist:paper:cpu,deep_convnet", "--config.max_steps=3"],
+            6,
+            ["--config=mnist:paper,cpu", "max_steps=3", "accuracy=0.99", "seed=2"],
+        ),
+        (
+            "scrambled_parts",
+            ["--seeds=2", "--scrambled_share=0.01"],
+            8,
+            ["faces:efficient_capsnet", "scrambled_share=0.01", "accuracy=0.97"],
+        ),
     ],
 )
 def test_a_dry_run_prints_the_commands(tmp_path, launcher, flags, count, words):
@@ -230,6 +244,9 @@ def test_a_dry_run_prints_the_commands(tmp_path, launcher, flags, count, words):
         ("reproduce", ["--cells=mnist_r2"], ["mnist_r2", "mnist_r3_decoder"]),
         ("affnist", ["--images=digits", "--data_dir=x"], ["--data_dir"]),
         ("ensemble", [DIGITS, "--config.seed=3"], ["--config.seed", "--members"]),
+        ("train_matched", ["--networks=mnist,cifar10"], ["cifar10 and mnist", "data"]),
+        ("train_matched", ["--config.seed=3"], ["--config.seed", "--seeds"]),
+        ("scrambled_parts", ["--networks=mnist"], ["data mnist", "faces:capsnet"]),
     ],
 )
 def test_bad_flags_of_experiments_are_one_clear_line(tmp_path, launcher, flags, words):

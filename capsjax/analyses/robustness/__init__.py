@@ -1,1 +1,1 @@
-"""What trained networks still recognise, on images other than they were trained on."""
+"""What trained networks say to images unlike those that they were trained on."""
