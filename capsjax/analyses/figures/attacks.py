@@ -9,8 +9,9 @@ from matplotlib.patches import Rectangle
 from capsjax import figures
 from capsjax.analyses import intervals
 from capsjax.analyses.figures import pictures
-from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell, Images, Outcome
+from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell
 from capsjax.analyses.robustness.attack_evaluation import Evaluated
+from capsjax.analyses.robustness.attack_runs import Images, Outcome
 
 _STYLES = {"noise": ":", "fgsm": "--", "pgd": "-"}
 _EXAMPLES = 8

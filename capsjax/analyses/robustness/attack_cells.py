@@ -1,29 +1,14 @@
-"""The attacks of an evaluation, each with its settings, and what each found.
-
-A cell is one attack on one network at one radius. Its outcome is a file, so that an
-evaluation that was stopped goes on, and depends on the cell, the images, the seed and
-the network alone.
-"""
+"""The attacks of an evaluation: one cell is an attack with its settings at a radius."""
 
 import dataclasses
-import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from capsjax import attacks
-from capsjax.analyses.robustness.victims import Victim, batches
-from capsjax.attacks import Found, objectives
+from capsjax.attacks import objectives
 from capsjax.attacks.balls import Norm
 from capsjax.models.base import Gradient
-
-# Images of a cell that are kept for pictures; of some cells all are kept.
-SHOWN = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +28,7 @@ class Cell:
         distance_weight: weight of the squared distance to the reconstruction, which it
             keeps small.
         count: number of images, the first ones of the evaluation.
-        keep: whether all its images are kept, not only `SHOWN`.
+        keep: whether all the images that it finds are kept, not only the first.
     """
 
     attack: str
@@ -158,178 +143,6 @@ ATTACKS: Mapping[str, Kind] = MappingProxyType(
     }
 )
 """Kinds of attacks by name."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Images:
-    """The images of an evaluation, the same for all networks.
-
-    Attributes:
-        pixels: uint8 [N, H, W, C].
-        labels: int32 [N].
-        numbers: int [N], places in the test set, which determine random numbers.
-        num_classes: number of classes.
-        seed: seed of all draws.
-    """
-
-    pixels: np.ndarray
-    labels: np.ndarray
-    numbers: np.ndarray
-    num_classes: int
-    seed: int
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def values(self) -> np.ndarray:
-        """The pixels as float32 in [0, 1]."""
-        return self.pixels.astype(np.float32) / np.float32(255)
-
-    @property
-    def targets(self) -> np.ndarray:
-        """A class for each image that is not its own, int32 [N]."""
-        drawn = [
-            np.random.default_rng((self.seed, int(number))).integers(
-                1, self.num_classes
-            )
-            for number in self.numbers
-        ]
-        return ((self.labels + np.array(drawn)) % self.num_classes).astype(np.int32)
-
-    def keys(self, restart: int) -> jax.Array:
-        """Random keys of the images, [N]."""
-        key = jax.random.fold_in(jax.random.key(self.seed), restart)
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(self.numbers))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outcome:
-    """What an attack found.
-
-    Attributes:
-        success: bool [n], images on which the network errs as the attack wants.
-        success_8_bits: the same after rounding to 8 bits, towards the image.
-        distances: float32 [n], sizes of the changes in the cell's norm.
-        predictions: int [n], what the network sees in the found images.
-        trace: float32 [T], mean objective before each step of the first start.
-        images: float32 [k, H, W, C], found images, all or the first.
-        seconds: time that it took, with compilation.
-    """
-
-    success: np.ndarray
-    success_8_bits: np.ndarray
-    distances: np.ndarray
-    predictions: np.ndarray
-    trace: np.ndarray
-    images: np.ndarray
-    seconds: float
-
-    def save(self, path: pathlib.Path) -> None:
-        """Writes the outcome completely or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **dataclasses.asdict(self))
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: pathlib.Path) -> "Outcome":
-        """Reads an outcome that `save` wrote."""
-        with np.load(path) as file:
-            found = {name: file[name] for name in file.files}
-        return cls(**found | {"seconds": float(found["seconds"])})
-
-
-def run(
-    victim: Victim,
-    cell: Cell,
-    images: Images,
-    batch_size: int,
-    on_batch: Callable[[int], None] = lambda images: None,
-) -> Outcome:
-    """Attacks a network.
-
-    Args:
-        victim: the network.
-        cell: the attack.
-        images: images of the evaluation.
-        batch_size: images of a batch.
-        on_batch: function that is called after each batch with its number of images.
-
-    Raises:
-        NotApplicableError: the network has nothing for this attack.
-    """
-    began = time.monotonic()
-    count = min(cell.count or len(images), len(images))
-    batch_size = min(batch_size, count)
-    clean = images.values[:count]
-    labels = (images.targets if cell.targeted else images.labels)[:count]
-    attack = _compiled(victim, cell)
-    found, success = clean.copy(), np.zeros(count, bool)
-    trace: list[np.ndarray] = []
-    for restart in range(cell.restarts):
-        rest = np.flatnonzero(~success)
-        keys = np.asarray(jax.random.key_data(images.keys(restart)))[:count][rest]
-        parts = zip(
-            batches(clean[rest], batch_size),
-            batches(labels[rest], batch_size),
-            batches(keys, batch_size),
-            strict=True,
-        )
-        for start, ((some, real), (own, _), (key, _)) in enumerate(parts):
-            got = attack(some, own, jax.random.wrap_key_data(jnp.asarray(key)))
-            places = rest[start * batch_size :][:real]
-            found[places] = np.asarray(got.images)[:real]
-            success[places] = np.asarray(got.success)[:real]
-            if not restart:
-                trace.append(np.asarray(got.trace)[:, :real])
-            on_batch(real)
-    predictions = victim.predictions(found, batch_size)
-    rounded = victim.predictions(in_8_bits(found, clean), batch_size)
-    wanted = np.equal if cell.targeted else np.not_equal
-    change = (found - clean).reshape(count, -1)
-    return Outcome(
-        success=success,
-        success_8_bits=wanted(rounded, labels),
-        distances=np.linalg.norm(change, np.inf if cell.norm == "linf" else 2, axis=1),
-        predictions=predictions,
-        trace=np.concatenate(trace, axis=1).mean(axis=1) if trace else np.zeros(0),
-        images=found if cell.keep else found[:SHOWN],
-        seconds=time.monotonic() - began,
-    )
-
-
-def in_8_bits(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """Found images with 256 values for each pixel, rounded towards the clean ones."""
-    bits = images.astype(np.float64) * 255
-    # A pixel of 8 bits times 255 is a whole number but for float32's error.
-    down, up = np.floor(bits + 1e-4), np.ceil(bits - 1e-4)
-    return (np.where(images > clean, down, up) / 255).astype(np.float32)
-
-
-def _compiled(victim: Victim, cell: Cell) -> Callable[..., Found]:
-    """The compiled attack, from images, labels and keys; one for all radii."""
-    settings = dataclasses.replace(cell, radius=0.0, count=0, keep=False, restarts=1)
-    compiled = victim.programs.get(settings)
-    if compiled is None:
-        kind, attack = ATTACKS[cell.attack], ATTACKS[cell.attack].make(cell)
-
-        def call(variables, images, labels, keys, radius):
-            attacked = victim.attacked(
-                variables,
-                cell.objective,
-                cell.gradient,
-                targeted=cell.targeted,
-                evades=cell.evades,
-                distance_weight=cell.distance_weight,
-            )
-            bound = (radius,) if kind.bounded else ()
-            return attack(attacked, images, labels, keys, *bound)
-
-        compiled = victim.programs[settings] = jax.jit(call)
-    radius = jnp.float32(cell.radius)
-    return lambda *batch: compiled(victim.variables, *map(jnp.asarray, batch), radius)
 
 
 def plan(

@@ -2,24 +2,24 @@
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from capsjax.analyses.robustness import attack_cells, detection, trust
-from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell, Images, Outcome
+from capsjax.analyses.robustness import attack_cells, attack_runs, detection, trust
+from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell
+from capsjax.analyses.robustness.attack_runs import Images, Outcome
+from capsjax.analyses.robustness.cells import Cells
 from capsjax.analyses.robustness.detection import Detected
 from capsjax.analyses.robustness.trust import Evidence
 from capsjax.analyses.robustness.victims import Victim
 from capsjax.attacks import objectives
 from capsjax.attacks.balls import Norm
-from capsjax.errors import NotApplicableError, UserError
+from capsjax.errors import NotApplicableError
 from capsjax.models.base import Gradient
-from capsjax.runs import provenance
-from capsjax.runs.folder import write_json
 from capsjax.runs.progress import Progress
 
 _GRADIENTS: tuple[Gradient, ...] = ("held", "votes")
@@ -80,53 +80,16 @@ def planned(victim: Victim, settings: Settings) -> tuple[list[Cell], list[str]]:
     return planned, left_out
 
 
-class Store:
-    """The outcomes of an evaluation in a folder, one file each.
-
-    Attributes:
-        folder: the folder.
-    """
-
-    def __init__(self, folder: pathlib.Path, victim: Victim, images: Images):
-        """Opens the folder of a network, or makes it.
-
-        Raises:
-            UserError: it holds outcomes of other parameters, images or seeds.
-        """
-        self.folder = folder / victim.name
-        about = {
-            "parameters": provenance.sha256(victim.model.variables.params),
-            "state": provenance.sha256(victim.model.variables.model_state),
-            "images": hashlib.sha256(images.pixels.tobytes()).hexdigest(),
-            "numbers": hashlib.sha256(images.numbers.tobytes()).hexdigest(),
-            "seed": images.seed,
-            "threshold": victim.threshold,
-        }
-        path = self.folder / "about.json"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, about)
-        elif json.loads(path.read_text()) != about:
-            raise UserError(
-                f"{self.folder} holds attacks on other parameters or images; choose "
-                "another --output, or remove that folder"
-            )
-
-    def path(self, cell: Cell) -> pathlib.Path:
-        """The file of a cell's outcome."""
-        return self.folder / f"{cell.name}-{cell.count}.npz"
-
-    def load(self, cell: Cell) -> Outcome:
-        """The outcome of a cell.
-
-        Raises:
-            UserError: its file cannot be read.
-        """
-        path = self.path(cell)
-        try:
-            return Outcome.load(path)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"cannot read {path}: {error}; remove it") from error
+def _key(victim: Victim, images: Images, cell: Cell) -> dict[str, Any]:
+    """All that the outcome of a cell depends on, besides the program."""
+    return {
+        **victim.identity,
+        "images": hashlib.sha256(images.pixels.tobytes()).hexdigest(),
+        "numbers": hashlib.sha256(images.numbers.tobytes()).hexdigest(),
+        "seed": images.seed,
+        "threshold": victim.threshold if cell.evades else None,
+        "attack": dataclasses.asdict(cell),
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,9 +123,9 @@ def seconds_per_image(
     found = []
     for attack in ("bim", "noise"):
         cell = Cell(attack, "linf", 0.1, steps=4)
-        attack_cells.run(victim, cell, some, batch_size)
+        attack_runs.run(victim, cell, some, batch_size)
         began = time.monotonic()
-        attack_cells.run(victim, cell, some, batch_size)
+        attack_runs.run(victim, cell, some, batch_size)
         found.append((time.monotonic() - began) / batch_size / cell.passes)
     return found[0], found[1]
 
@@ -180,44 +143,42 @@ def evaluate(
         victims: the networks.
         images: the images, the same for all.
         settings: the attacks.
-        folder: folder of the outcomes.
+        folder: folder of the results; outcomes are kept in its ``cells``.
         say: function that is told the costs beforehand.
-
-    Raises:
-        UserError: the folder holds other outcomes.
     """
-    todo: list[tuple[Victim, Store, Cell]] = []
+    kept = Cells(folder / "cells")
     plans, left_out = {}, {}
+    outcomes: dict[str, dict[Cell, Outcome]] = {}
+    todo: list[tuple[Victim, Cell]] = []
     for victim in victims:
-        store = Store(folder, victim, images)
         plans[victim.name], left_out[victim.name] = planned(victim, settings)
-        todo += [
-            (victim, store, cell)
-            for cell in plans[victim.name]
-            if not store.path(cell).exists()
-        ]
+        outcomes[victim.name] = {}
+        for cell in plans[victim.name]:
+            key = _key(victim, images, cell)
+            if (arrays := kept.read(victim.name, cell.name, key)) is None:
+                todo.append((victim, cell))
+            else:
+                outcomes[victim.name][cell] = Outcome.of(arrays)
     costs = _costs(todo, images, settings.batch_size)
-    done = sum(map(len, plans.values())) - len(todo)
+    done = sum(map(len, outcomes.values()))
     say(
         f"{len(todo)} attacks on {len(victims)} networks, {len(images)} images"
         + (f"; {done} were made before" if done else "")
         + f"; about {sum(costs) / 60:.0f} minutes at most"
     )
-    outcomes: dict[str, dict[Cell, Outcome]] = {victim.name: {} for victim in victims}
     with Progress("attacking", max(round(sum(costs)), 1), unit="s") as progress:
-        for (victim, store, cell), cost in zip(todo, costs, strict=True):
+        for (victim, cell), cost in zip(todo, costs, strict=True):
             progress.show(attack=f"{victim.name} {cell.name}")
-            outcome = attack_cells.run(victim, cell, images, settings.batch_size)
-            outcome.save(store.path(cell))
+            outcome = attack_runs.run(victim, cell, images, settings.batch_size)
+            key = _key(victim, images, cell)
+            arrays = kept.write(victim.name, cell.name, key, outcome.arrays)
+            outcomes[victim.name][cell] = Outcome.of(arrays)
             progress.advance(round(cost))
-    for victim in victims:
-        store = Store(folder, victim, images)
-        for cell in plans[victim.name]:
-            outcomes[victim.name][cell] = store.load(cell)
     found = []
     for victim in victims:
-        own = outcomes[victim.name]
-        evidence = _evidence(victim, victims, outcomes, images, settings)
+        # In the order of the plan, whatever was made before.
+        own = {cell: outcomes[victim.name][cell] for cell in plans[victim.name]}
+        evidence = _evidence(victim, own, outcomes, victims, images, settings)
         detected: Mapping[Cell | None, Detected] = {}
         if victim.threshold is not None:
             detected = detection.detected(
@@ -228,15 +189,15 @@ def evaluate(
 
 
 def _costs(
-    todo: Sequence[tuple[Victim, Store, Cell]], images: Images, batch_size: int
+    todo: Sequence[tuple[Victim, Cell]], images: Images, batch_size: int
 ) -> list[float]:
     """Seconds that each attack takes at most, by timing passes."""
     times = {
         victim.name: seconds_per_image(victim, images, batch_size)
-        for victim in {id(one): one for one, *_ in todo}.values()
+        for victim in {id(one): one for one, _ in todo}.values()
     }
     found = []
-    for victim, _, cell in todo:
+    for victim, cell in todo:
         gradient, forward = times[victim.name]
         passes = cell.passes
         if cell.attack == "every_pixel":
@@ -248,8 +209,9 @@ def _costs(
 
 def _evidence(
     victim: Victim,
-    victims: Sequence[Victim],
+    own: Mapping[Cell, Outcome],
     outcomes: Mapping[str, Mapping[Cell, Outcome]],
+    victims: Sequence[Victim],
     images: Images,
     settings: Settings,
 ) -> Evidence:
@@ -264,7 +226,7 @@ def _evidence(
                 name = f"{other.name} by {ATTACKS[cell.attack].title}"
                 transferred[cell.norm, name] = found != images.labels
     return Evidence(
-        outcomes[victim.name],
+        own,
         clean != images.labels,
         settings.focus,
         transferred,

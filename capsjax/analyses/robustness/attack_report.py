@@ -8,11 +8,21 @@ import numpy as np
 from capsjax import figures
 from capsjax.analyses.figures import attacks as plots
 from capsjax.analyses.robustness import attack_tables, trust
-from capsjax.analyses.robustness.attack_cells import ATTACKS, Images
+from capsjax.analyses.robustness.attack_cells import ATTACKS
 from capsjax.analyses.robustness.attack_evaluation import Evaluated
+from capsjax.analyses.robustness.attack_runs import Images
 from capsjax.data import Dataset
 from capsjax.runs import results
 from capsjax.runs.folder import write_json
+
+# Attacks of which examples are shown, in the norm in which they are bounded.
+_SHOWN = (
+    ("fgsm", "linf"),
+    ("pgd", "linf"),
+    ("pgd", "l2"),
+    ("deepfool", "l2"),
+    ("carlini_wagner", "l2"),
+)
 
 
 def write(
@@ -69,7 +79,11 @@ def _pictures(
     }
     verdict = trust.verdict(trust.checks(evidence))
     captions = {}
-    changes = [(c, o) for c, o in kept.items() if not c.count and c.attack != "noise"]
+    changes = [
+        (cell, outcome)
+        for cell, outcome in kept.items()
+        if (cell.attack, cell.norm) in _SHOWN
+    ]
     if changes:
         figure = plots.examples(
             f"{name} under attack", images, data.class_names, changes, clean

@@ -7,8 +7,9 @@ import numpy as np
 
 from capsjax.analyses import intervals
 from capsjax.analyses.robustness import detection, trust
-from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell, Outcome
+from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell
 from capsjax.analyses.robustness.attack_evaluation import Evaluated
+from capsjax.analyses.robustness.attack_runs import Outcome
 from capsjax.attacks.balls import Norm
 from capsjax.runs import provenance, results
 from capsjax.runs.results import Row
@@ -54,6 +55,7 @@ def rows(evaluated: Sequence[Evaluated]) -> list[Row]:
                         "accuracy_8_bits": float(np.mean(~outcome.success_8_bits)),
                         "median_distance": _median_distance(outcome),
                         "seconds": outcome.seconds,
+                        "attacked_commit": outcome.commit,
                     },
                 )
             )

@@ -4,6 +4,7 @@ A cell holds arrays: what one network did under one kind of change. A test that 
 stopped goes on from the cells that are finished.
 """
 
+import hashlib
 import io
 import json
 import pathlib
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from capsjax import fields
 from capsjax.runs import provenance
 from capsjax.runs.folder import write_whole
+from capsjax.training.trained import TrainedModel
 
 Arrays = dict[str, np.ndarray]
 
@@ -71,6 +74,17 @@ class Cells:
 
     def _path(self, run: str, part: str) -> pathlib.Path:
         return self.folder / run / f"{part}.npz"
+
+
+def identity(model: TrainedModel) -> dict[str, Any]:
+    """What tells a network from every other one: parameters, state and settings."""
+    config = json.dumps(fields.to_json(model.config), sort_keys=True)
+    return {
+        "checkpoint": provenance.fingerprint(model.variables.params),
+        "state": provenance.sha256(model.variables.model_state),
+        "step": model.step,
+        "config": hashlib.sha256(config.encode()).hexdigest(),
+    }
 
 
 def _say(run: str, part: str, why: str) -> None:

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from capsjax.analyses.robustness.attack_cells import Cell, Images, Outcome
+from capsjax.analyses.robustness.attack_cells import Cell
+from capsjax.analyses.robustness.attack_runs import Images, Outcome
 from capsjax.analyses.robustness.victims import Victim, batches
 
 HONEST = 0.95

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from capsjax import fields
+from capsjax.analyses.robustness import cells
 from capsjax.data import Dataset, ImageSet
 from capsjax.errors import UserError
 from capsjax.losses.classification import is_right
-from capsjax.runs import provenance
 from capsjax.runs.folder import RunFolder
 from capsjax.training import evaluate as evaluation
 from capsjax.training import parallel
@@ -41,13 +39,8 @@ class Subject:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells this network from every other one: parameters and settings."""
-        config = json.dumps(fields.to_json(self.model.config), sort_keys=True)
-        return {
-            "checkpoint": provenance.fingerprint(self.model.variables.params),
-            "step": self.model.step,
-            "settings": hashlib.sha256(config.encode()).hexdigest(),
-        }
+        """What tells this network from every other one."""
+        return cells.identity(self.model)
 
     @functools.cached_property
     def _evaluate(self) -> Callable[[ImageSet, OnBatch], evaluation.Evaluation]:

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell, Images, Outcome
+from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell
+from capsjax.analyses.robustness.attack_runs import Images, Outcome
 from capsjax.analyses.robustness.victims import Victim, batches
 from capsjax.attacks import objectives
 from capsjax.attacks.balls import Norm

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from capsjax import models
+from capsjax.analyses.robustness import cells
 from capsjax.attacks import Attacked, objectives
 from capsjax.attacks.base import Images
 from capsjax.errors import NotApplicableError
@@ -53,6 +54,11 @@ class Victim:
     def variables(self) -> Variables:
         """Its variables on the device."""
         return jax.device_put(self.model.variables)
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells this network from every other one."""
+        return cells.identity(self.model)
 
     @functools.cached_property
     def _predict(self) -> Callable[[Variables, Array], Array]:
