@@ -202,8 +202,9 @@ def write(
     figures.save(plots.stays_confident(shown, cut, said), workdir / "quarters.png")
     caption = (
         f"Images of {title} cut into {grid}x{grid} tiles that have changed places, "
-        "with the class that each network gives them and its score; and the share of "
-        "all test images for which it stays confident of the whole image's class."
+        "with the class that each network gives them and its score, in the order of "
+        "the bars; and the share of all test images for which it stays confident of "
+        "the whole image's class."
     )
     write_json(workdir / "captions.json", {"quarters.png": caption})
     return text
