@@ -68,6 +68,12 @@ _SHARE = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+_DOODLES = flags.DEFINE_bool(
+    "doodles",
+    True,
+    "Draws doodles in the places of half of the missing parts; without them nothing "
+    "tells a network what may not be there.",
+)
 _QUARTERS = flags.DEFINE_list(
     "quarters", None, "Folders of finished runs, to ask about images cut into quarters."
 )
@@ -94,6 +100,8 @@ def main() -> None:
     shared = [f"--config.evaluate_every_steps={10 if smoke else 70}"]
     if _SHARE.value:
         shared.append(f"--config.data.scrambled_share={_SHARE.value}")
+    if not _DOODLES.value:
+        shared.append("--config.data.without_doodles=true")
     words = {
         name: [scales.network_flag(name, quick=smoke), *shared] for name in networks
     }

@@ -79,6 +79,7 @@ _OF_SOME = (
     ("held_out_speaker", "speakers", ("spoken_digits",)),
     ("novel_viewpoint", "viewpoints", ("smallnorb", "extruded")),
     ("scrambled_share", "faces", ("faces",)),
+    ("without_doodles", "faces", ("faces",)),
 )
 
 

@@ -82,6 +82,11 @@ class Source(fields.Config):
         "spoken_digits: speaker whose recordings are the test set, and no others; "
         "empty: official.",
     )
+    without_doodles: bool = field(
+        False,
+        "faces: nothing stands in the place of a missing part; by default a doodle "
+        "does in half of all cases.",
+    )
     scrambled_share: float = field(
         0.0,
         "faces: share of the training images without a face that are faces whose parts "

@@ -45,7 +45,7 @@ def test_the_data_set():
     assert loaded.test.labels.mean() == loaded.validation.labels.mean() == 0.5
     # What is drawn for other purposes are the same images.
     np.testing.assert_array_equal(
-        loaded.test.images[:6], draw(faces.test_scenes(6).scenes)
+        loaded.test.images[:6], draw(faces.drawn_for_testing(6).scenes)
     )
     np.testing.assert_array_equal(
         loaded.test.images[1::2][:9], scrambled("correct", count=9).images
@@ -56,7 +56,7 @@ def test_the_data_set():
 
 
 def test_an_image_is_a_function_of_its_number():
-    images = [draw(faces.train_scenes(count).scenes) for count in (5, 40)]
+    images = [draw(faces.drawn_for_training(count).scenes) for count in (5, 40)]
     np.testing.assert_array_equal(images[0], images[1][:5])
     for kind in faces_scrambled.KINDS:
         few, many = scrambled(kind, count=3), scrambled(kind, count=8)
@@ -65,7 +65,7 @@ def test_an_image_is_a_function_of_its_number():
 
 @pytest.mark.parametrize("part", range(len(PARTS)))
 def test_parts_are_where_they_are_recorded(part):
-    drawn = faces.test_scenes(60)
+    drawn = faces.drawn_for_testing(60)
     at, shown = drawn.positions()[:, part], drawn.scenes.drawn[:, part]
     images = only(drawn.scenes, part)
     np.testing.assert_array_equal(ink(images) > 0, shown)
@@ -79,7 +79,7 @@ def test_parts_are_where_they_are_recorded(part):
 
 
 def test_others_lack_a_part_or_have_a_doodle():
-    drawn = faces.train_scenes(2_000)
+    drawn = faces.drawn_for_training(2_000)
     whole = faces_scenes.faces(faces._TRAIN_SEED, np.arange(2_000))
     there, strokes = drawn.scenes.drawn, drawn.scenes.strokes
     intact = there & np.all(strokes == whole.strokes, axis=(2, 3))
@@ -93,6 +93,21 @@ def test_others_lack_a_part_or_have_a_doodle():
     doodle = there & ~intact
     ratio = faces_scenes.lengths(strokes)[doodle]
     np.testing.assert_allclose(ratio, faces_scenes.lengths(whole.strokes)[doodle])
+
+
+def test_without_doodles_nothing_is_in_their_places():
+    drawn, usual = (
+        faces.drawn_for_training(400, doodle_share=0.0),
+        faces.drawn_for_training(400),
+    )
+    whole = faces_scenes.faces(faces._TRAIN_SEED, np.arange(400))
+    np.testing.assert_array_equal(drawn.scenes.strokes, whole.strokes)
+    intact = np.all(usual.scenes.strokes == whole.strokes, axis=(2, 3))
+    np.testing.assert_array_equal(drawn.scenes.drawn, usual.scenes.drawn & intact)
+    assert not np.all(intact)
+    few = data.load("faces", without_doodles=True)
+    np.testing.assert_array_equal(few.train.images[:400], draw(drawn.scenes))
+    assert few.content != data.load("faces").content
 
 
 def test_a_stroke_has_the_area_of_its_shape():
@@ -207,7 +222,7 @@ def test_upside_down_is_the_turned_image():
 
 
 def test_some_of_the_others_may_be_shuffled_faces():
-    none, some, more = (faces.train_scenes(2_000, s) for s in (0.0, 0.1, 0.3))
+    none, some, more = (faces.drawn_for_training(2_000, s) for s in (0.0, 0.1, 0.3))
     chosen = [
         np.any(part.scenes.places != none.scenes.places, axis=(1, 2))
         for part in (some, more)
@@ -219,6 +234,11 @@ def test_some_of_the_others_may_be_shuffled_faces():
     assert not np.any(chosen[0] & ~chosen[1])
     assert some.scenes.drawn[chosen[0]].all()
     np.testing.assert_array_equal(some.labels, none.labels)
+
+
+def test_only_faces_lack_doodles():
+    with pytest.raises(UserError, match="without_doodles is True, but digits has no"):
+        data.load("digits", without_doodles=True)
 
 
 def test_only_faces_have_a_share_of_scrambled_ones():

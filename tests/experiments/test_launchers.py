@@ -176,6 +176,7 @@ HELPS: list[tuple[str, tuple[str, ...]]] = [
     ("train_matched", (*DATA, *MANY, "networks", "target")),
     ("scrambled_parts", (*DATA, *MANY, "scale", "scrambled_share", "quarters")),
     ("inspect_network", (*DATA, *RUN, "parts")),
+    ("attack", (*DATA, "workdirs", "checkpoint", "output", "attacks", "linf")),
     ("transform_test", (*DATA, "workdirs", "checkpoint", "output", "transformations")),
     ("find_features", ("output",)),
     ("networks", ("rows", "document")),
@@ -220,9 +221,9 @@ def test_help_explains_every_flag_and_none_of_absls(launcher, names):
         ),
         (
             "scrambled_parts",
-            ["--seeds=2", "--scrambled_share=0.01"],
+            ["--seeds=2", "--scrambled_share=0.01", "--nodoodles"],
             8,
-            ["faces:efficient_capsnet", "scrambled_share=0.01", "accuracy=0.97"],
+            ["scrambled_share=0.01", "without_doodles=true", "accuracy=0.97"],
         ),
     ],
 )

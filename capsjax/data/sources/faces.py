@@ -21,6 +21,9 @@ NUM_TRAIN, NUM_TEST = 10_000, faces_scrambled.NUM_TEST
 CLASS_NAMES = ("not a face", "face")
 NOT_A_FACE, FACE = range(2)
 
+DOODLE_SHARE = 0.5
+"""Share of the missing parts that a doodle replaces, unless there are to be none."""
+
 _TRAIN_SEED, _TEST_SEED = (1_742, 0), faces_scrambled.TEST_SEED
 _WITHOUT, _SHARE = 0, 1  # Streams of random numbers besides those of the faces.
 
@@ -46,7 +49,8 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
     """Draws the faces, the same in every run.
 
     Args:
-        source: the data set's arguments, of which `scrambled_share` counts.
+        source: the data set's arguments, of which `scrambled_share` and
+            `without_doodles` count.
         data_dir: unused; the images are made here.
 
     Returns:
@@ -54,29 +58,34 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
     """
     del data_dir
     share = source.scrambled_share
-    train = _image_set(train_scenes(NUM_TRAIN, share))
+    doodles = 0.0 if source.without_doodles else DOODLE_SHARE
+    train = _image_set(drawn_for_training(NUM_TRAIN, share, doodles))
     scrambled = f"; {share:g} of the training images without a face are shuffled faces"
     about = "drawn faces, version 1" + scrambled * (share > 0)
+    about += "; no doodles" * source.without_doodles
     return Dataset(
         name="faces",
         train=train,
         validation=empty_like(train),
-        test=_image_set(test_scenes(NUM_TEST)),
+        test=_image_set(drawn_for_testing(NUM_TEST, doodles)),
         class_names=CLASS_NAMES,
         provenance=f"{about}, {NUM_TRAIN + NUM_TEST} images made here",
         content=about,
     )
 
 
-def train_scenes(count: int, scrambled_share: float = 0.0) -> Drawn:
+def drawn_for_training(
+    count: int, scrambled_share: float = 0.0, doodle_share: float = DOODLE_SHARE
+) -> Drawn:
     """The first of the training images, every second of which is a face.
 
     Args:
         count: number of images.
         scrambled_share: share of the others that are faces whose parts are shuffled;
             a larger share contains the images of a smaller one.
+        doodle_share: share of the missing parts that a doodle replaces.
     """
-    indices, drawn = np.arange(count), _scenes(_TRAIN_SEED, count)
+    indices, drawn = np.arange(count), _scenes(_TRAIN_SEED, count, doodle_share)
     if not scrambled_share:
         return drawn
     chosen = faces_scenes.Numbers([*_TRAIN_SEED, _SHARE], indices).uniform(0, 1)
@@ -86,16 +95,18 @@ def train_scenes(count: int, scrambled_share: float = 0.0) -> Drawn:
     return drawn._replace(scenes=drawn.scenes.replaced(where, shuffled))
 
 
-def test_scenes(count: int) -> Drawn:
+def drawn_for_testing(count: int, doodle_share: float = DOODLE_SHARE) -> Drawn:
     """The first of the test images, every second of which is a face."""
-    return _scenes(_TEST_SEED, count)
+    return _scenes(_TEST_SEED, count, doodle_share)
 
 
-def _scenes(seed: tuple[int, ...], count: int) -> Drawn:
+def _scenes(seed: tuple[int, ...], count: int, doodle_share: float) -> Drawn:
     indices = np.arange(count)
     labels = (indices % 2).astype(np.int32)
     scenes = faces_scenes.faces(seed, indices)
-    without = faces_scenes.without_parts(scenes, [*seed, _WITHOUT], indices)
+    without = faces_scenes.without_parts(
+        scenes, [*seed, _WITHOUT], indices, doodle_share
+    )
     return Drawn(scenes.replaced(labels == NOT_A_FACE, without), labels)
 
 

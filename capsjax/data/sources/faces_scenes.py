@@ -163,25 +163,29 @@ def faces(seed: Sequence[int], indices: npt.NDArray[np.integer]) -> Scenes:
 
 
 def without_parts(
-    scenes: Scenes, seed: Sequence[int], indices: npt.NDArray[np.integer]
+    scenes: Scenes,
+    seed: Sequence[int],
+    indices: npt.NDArray[np.integer],
+    doodle_share: float,
 ) -> Scenes:
     """The same scenes without some of their parts, at least one.
 
     Two of three lack one part, the others two or three. In the place of each is
-    nothing, or in half of all cases a doodle, a zigzag about as long as the part's
-    stroke, so that the amount of ink does not tell.
+    nothing, or a doodle, a zigzag about as long as the part's stroke, with which the
+    amount of ink does not tell.
 
     Args:
         scenes: N faces.
         seed: numbers of the set of images.
         indices: [N], number of each image in the set.
+        doodle_share: share of the missing parts that a doodle replaces.
     """
     numbers = Numbers(seed, indices)
     count = 1 + np.searchsorted([0.67, 0.9], numbers.uniform(0, 1))
     missing = numbers.order(len(PARTS)) < count[:, None]
     strokes, drawn = scenes.strokes.copy(), scenes.drawn.copy()
     for part in range(len(PARTS)):
-        is_doodle = numbers.uniform(0, 1) < 0.5
+        is_doodle = numbers.uniform(0, 1) < doodle_share
         turns = _OPEN if part in (_LEFT_EYE, _RIGHT_EYE) else _FOLDED
         doodle = _doodle(numbers, lengths(scenes.strokes[:, part]), turns)
         lacks = missing[:, part]

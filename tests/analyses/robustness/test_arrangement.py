@@ -44,7 +44,7 @@ def made(network, seed, called_by_question, images=N) -> list[Answers]:
 
 
 def few_faces() -> Dataset:
-    drawn = faces.test_scenes(2 * N)
+    drawn = faces.drawn_for_testing(2 * N)
     images = ImageSet(draw(drawn.scenes), drawn.labels)
     return Dataset("faces", images, empty_like(images), images, faces.CLASS_NAMES, "")
 
