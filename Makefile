@@ -100,6 +100,16 @@ experiments-smoke: $(READY) ## Runs each of the paper's experiments, tiny, in mi
 		--workdir=$(SMOKE)/data_efficiency
 	@$(BIN)/python -m experiments.find_features --images=100,1000 --seeds=2 --steps=100 \
 		--output=$(SMOKE)/found_features
+	@$(BIN)/python -m experiments.attack --workdirs=$(SMOKE)/ensemble/seed0 \
+		--attacks=fgsm,pgd --linf=0.1,0.5 --l2= --num_images=40 --steps=5 \
+		--restarts=1 --output=$(SMOKE)/attacks
+	@$(BIN)/python -m experiments.transform_test \
+		--workdirs=$(SMOKE)/ensemble/seed0,$(SMOKE)/ensemble/seed1 --num_images=100 \
+		--output=$(SMOKE)/transformations
+	@$(BIN)/python -m experiments.scrambled_parts --workdir=$(SMOKE)/quarters \
+		--quarters=$(SMOKE)/ensemble/seed0,$(SMOKE)/ensemble/seed1
+	@$(BIN)/python -m experiments.scrambled_parts --scale=smoke \
+		--workdir=$(SMOKE)/scrambled_parts
 	@$(BIN)/python -m experiments.report $(SMOKE)/* --output=$(SMOKE)/report.html
 
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY)) ## Tests, benchmark and training on a GPU, 10 minutes

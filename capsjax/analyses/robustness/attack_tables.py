@@ -107,7 +107,8 @@ def markdown(evaluated: Sequence[Evaluated], title: str) -> str:
             f"## {_NORMS[norm]}, by radius\n",
             _curve(evaluated, norm),
         ]
-    parts += ["## Without a bound\n", _unbounded(evaluated)]
+    if unbounded := _unbounded(evaluated):
+        parts += ["## Without a bound\n", unbounded]
     if transfer := _transfer(evaluated):
         parts += ["## Images found on other networks\n", transfer]
     if detectors := _detectors(evaluated):
@@ -236,6 +237,8 @@ def _unbounded(evaluated: Sequence[Evaluated]) -> str:
                     f"{np.median(sizes):.3g}" if len(sizes) else "",
                 ]
             )
+    if not lines:
+        return ""
     numeric = ("images", "broken of the right ones, %", "median L2 change")
     header = ("attack", "network", *numeric)
     return results.markdown_table(header, lines, numeric=numeric) + "\n"

@@ -73,26 +73,36 @@ class Gradients:
 def gradients(
     victim: Victim, images: Images, names: Sequence[objectives.Name], batch_size: int
 ) -> list[Gradients]:
-    """Looks at the gradients of some objectives at clean images."""
-    return [_gradients(victim, images, name, batch_size) for name in names]
+    """Looks at the gradients of some objectives at clean images.
 
+    Args:
+        victim: the network.
+        images: clean images.
+        names: the objectives.
+        batch_size: images of a batch.
+    """
 
-def _gradients(
-    victim: Victim, images: Images, name: objectives.Name, batch_size: int
-) -> Gradients:
     @jax.jit
     def look(variables, images, labels):
-        return victim.attacked(variables, name).look(images, labels)
+        return [
+            victim.attacked(variables, name).look(images, labels).gradients
+            for name in names
+        ]
 
     @jax.jit
     def slopes(variables, images, labels, directions):
-        attacked = victim.attacked(variables, name)
-        ahead, _ = attacked.judge(images + _STEP * directions, labels)
-        behind, _ = attacked.judge(images - _STEP * directions, labels)
-        return (ahead - behind) / (2 * _STEP)
+        found = []
+        for name in names:
+            attacked = victim.attacked(variables, name)
+            ahead, _ = attacked.judge(images + _STEP * directions, labels)
+            behind, _ = attacked.judge(images - _STEP * directions, labels)
+            found.append((ahead - behind) / (2 * _STEP))
+        return found
 
     rng = np.random.default_rng(images.seed)
-    found, told, measured = [], [], []
+    found: list[list[np.ndarray]] = [[] for _ in names]
+    told: list[list[np.ndarray]] = [[] for _ in names]
+    measured: list[list[np.ndarray]] = [[] for _ in names]
     parts = zip(
         batches(images.values, batch_size),
         batches(images.labels, batch_size),
@@ -100,18 +110,28 @@ def _gradients(
     )
     for number, ((pixels, real), (classes, _)) in enumerate(parts):
         some, labels = jnp.asarray(pixels), jnp.asarray(classes)
-        own = look(victim.variables, some, labels).gradients
-        found.append(np.asarray(own)[:real].reshape(real, -1))
-        if number == 0:
-            for _ in range(_DIRECTIONS):
-                directions = rng.normal(size=some.shape)
-                directions /= np.sqrt(np.mean(directions[0] ** 2) * directions[0].size)
-                directions = directions.astype(np.float32)
-                measured.append(
-                    slopes(victim.variables, some, labels, directions)[:real]
-                )
-                told.append(np.sum(np.asarray(own) * directions, axis=(1, 2, 3))[:real])
-    every = np.concatenate(found)
+        own = [np.asarray(x)[:real] for x in look(victim.variables, some, labels)]
+        for one, every in zip(own, found, strict=True):
+            every.append(one.reshape(real, -1))
+        for _ in range(_DIRECTIONS if number == 0 else 0):
+            directions = rng.normal(size=some.shape).astype(np.float32)
+            directions /= np.sqrt(np.mean(np.sum(directions**2, axis=(1, 2, 3))))
+            steep = slopes(victim.variables, some, labels, directions)
+            for place, gradient in enumerate(own):
+                measured[place].append(np.asarray(steep[place])[:real])
+                told[place].append(np.sum(gradient * directions[:real], axis=(1, 2, 3)))
+    return [
+        _facts(name, np.concatenate(found[place]), told[place], measured[place])
+        for place, name in enumerate(names)
+    ]
+
+
+def _facts(
+    name: objectives.Name,
+    every: np.ndarray,
+    told: Sequence[np.ndarray],
+    measured: Sequence[np.ndarray],
+) -> Gradients:
     agreement = np.nan
     if np.std(told) > 0:
         agreement = np.corrcoef(np.ravel(told), np.ravel(measured))[0, 1]
