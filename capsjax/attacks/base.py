@@ -42,8 +42,8 @@ class Found(NamedTuple):
         images: [B, H, W, C] in [0, 1], at the distance that the attack allows. Where it
             did not succeed, its best try.
         success: bool [B], whether the network errs on them as the attack wants.
-        trace: [T, B], the objective before each step and at the end; empty without
-            steps.
+        trace: [T, B], the objective before each step and at the end; it may stay as it
+            is once the attack has succeeded. Empty without steps.
     """
 
     images: Images

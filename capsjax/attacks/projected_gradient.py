@@ -33,8 +33,8 @@ class ProjectedGradient:
             ``2.5 / steps``, with which any point of the ball can be reached.
         random_start: starts at a random point of the ball, not at the image.
         momentum: factor of the earlier gradients in the direction; 0: none.
-        keeps_first: keeps the first images of each example that the network errs on,
-            and of the others those with the largest objective; if not, these of all.
+        keeps_first: whether the first images of each example that the network errs on
+            are kept, and only of the others those with the largest objective.
     """
 
     norm: Norm = "linf"
@@ -72,37 +72,45 @@ class ProjectedGradient:
             radius: radius of the balls, in units of the full range, [] float32.
         """
 
-        def step(carry, _):
-            current, momentum, best, best_values, found = carry
+        def step(carry):
+            current, momentum, best, best_values, found, shown = carry
             look = attacked.look(current, labels)
             better = look.values > best_values
             if self.keeps_first:
                 better = ~found & (look.success | better)
+                shown = jnp.where(found, shown, look.values)
+            else:
+                shown = look.values
             best = where(better, current, best)
             best_values = jnp.where(better, look.values, best_values)
-            found |= look.success
-            size = jnp.mean(jnp.abs(look.gradients), axis=(1, 2, 3), keepdims=True)
+            found = jnp.where(better, look.success, found)
             gradients = look.gradients
             if self.momentum:
+                size = jnp.mean(jnp.abs(gradients), axis=(1, 2, 3), keepdims=True)
                 scaled = gradients / jnp.where(size > 0, size, 1.0)
                 gradients = momentum = self.momentum * momentum + scaled
             moved = current + self.share * radius * balls.steepest(gradients, self.norm)
             current = balls.project(moved, images, radius, self.norm)
-            return (current, momentum, best, best_values, found), look.values
+            return current, momentum, best, best_values, found, shown
+
+        def step_of_scan(carry, _):
+            if self.keeps_first:
+                # Nothing changes any more once the network errs on all images.
+                done = jnp.all(carry[4])
+                carry = jax.lax.cond(done, lambda carry: carry, step, carry)
+            else:
+                carry = step(carry)
+            return carry, carry[5]
 
         start = images
         if self.random_start:
             start = balls.random_points(images, keys, radius, self.norm)
-        carry = (
-            start,
-            jnp.zeros_like(images),
-            start,
-            jnp.full(len(images), -jnp.inf),
-            jnp.zeros(len(images), bool),
-        )
+        lowest = jnp.full(len(images), -jnp.inf)
+        none = jnp.zeros(len(images), bool)
+        carry = (start, jnp.zeros_like(images), start, lowest, none, lowest)
         # The last look is at where the last step led; what it would do is not kept.
-        carry, trace = jax.lax.scan(step, carry, length=self.steps + 1)
-        _, _, best, _, found = carry
+        carry, trace = jax.lax.scan(step_of_scan, carry, length=self.steps + 1)
+        _, _, best, _, found, _ = carry
         return Found(best, found, trace)
 
 
@@ -122,7 +130,15 @@ def pgd(norm: Norm = "linf", steps: int = 40) -> ProjectedGradient:
 
 
 def mi_fgsm(norm: Norm = "linf", steps: int = 10) -> ProjectedGradient:
-    """Several steps with momentum, whose examples other networks err on more often."""
+    """Several steps with momentum, for images on which other networks err, too.
+
+    It keeps the images with the largest objective, not those that only just succeed.
+    """
     return ProjectedGradient(
-        norm, steps=steps, step_size=1 / steps, random_start=False, momentum=1.0
+        norm,
+        steps=steps,
+        step_size=1 / steps,
+        random_start=False,
+        momentum=1.0,
+        keeps_first=False,
     )

@@ -213,7 +213,7 @@ def _evidence(
         if other.name == victim.name:
             continue
         for cell, outcome in outcomes[other.name].items():
-            if cell.keep and cell.radius and cell.attack in ("pgd", "mi_fgsm"):
+            if cell.keep and cell.attack == "mi_fgsm":
                 found = victim.predictions(outcome.images, settings.batch_size)
                 name = f"{other.name} by {ATTACKS[cell.attack].title}"
                 transferred[cell.norm, name] = found != images.labels
