@@ -1,6 +1,7 @@
 """Networks that were not trained, as attacks see them."""
 
 import jax
+import numpy as np
 
 from capsjax.analyses.robustness.victims import Victim
 from capsjax.config import Config
@@ -21,8 +22,15 @@ def fitting(model) -> Config:
     return config
 
 
-def untrained(config: Config, shape=SHAPE) -> Victim:
-    """A network with its initial parameters."""
+def untrained(config: Config, shape=SHAPE, noise=None) -> Victim:
+    """A network with its initial parameters, and perhaps noise from a generator."""
     graphdef, state = train_step.create(config, shape, 10)
-    trained = TrainedModel(config, graphdef, jax.device_get(state.variables))
+    variables = jax.device_get(state.variables)
+    if noise is not None:
+        params = jax.tree.map(
+            lambda x: x + noise.normal(0, 0.1, x.shape).astype(np.float32),
+            variables.params,
+        )
+        variables = variables.replace(params=params)
+    trained = TrainedModel(config, graphdef, variables)
     return Victim(config.model.name, trained, shape, 10)
