@@ -175,6 +175,7 @@ HELPS: list[tuple[str, tuple[str, ...]]] = [
     ("data_efficiency", (*DATA, *MANY, "networks")),
     ("inspect_network", (*DATA, *RUN, "parts")),
     ("transform_test", (*DATA, "workdirs", "checkpoint", "output", "transformations")),
+    ("attack", (*DATA, "workdirs", "checkpoint", "output", "attacks", "detection")),
     ("find_features", ("output",)),
     ("networks", ("rows", "document")),
     ("publish", (*DATA, *RUN)),
