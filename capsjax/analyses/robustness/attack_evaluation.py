@@ -259,7 +259,10 @@ def _evidence(
         if other.name == victim.name:
             continue
         for cell, outcome in outcomes[other.name].items():
-            if cell.keep and cell.radius and cell.attack in ("pgd", "mi_fgsm"):
+            # An attack that evades a detector has another goal, by the same name.
+            if cell.evades or not (cell.keep and cell.radius):
+                continue
+            if cell.attack in ("pgd", "mi_fgsm"):
                 found = victim.predictions(outcome.images, settings.batch_size)
                 name = f"{other.name} by {ATTACKS[cell.attack].title}"
                 transferred[cell.norm, name] = found != images.labels

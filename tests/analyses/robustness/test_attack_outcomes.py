@@ -1,0 +1,81 @@
+"""What becomes of outcomes: files that are found again, images tried on others."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from capsjax.analyses.robustness import (
+    attack_cells,
+    attack_evaluation,
+    detection,
+    trust,
+)
+from capsjax.analyses.robustness.attack_cells import Outcome
+from capsjax.analyses.robustness.attack_evaluation import Settings
+from capsjax.analyses.robustness.victims import Victim
+from tests.analyses.robustness.random_victims import fitting, untrained
+from tests.models.test_every_model import SMALL
+
+SETTINGS = Settings(
+    attacks=("pgd",),
+    radii={"linf": (0.1, 0.2)},
+    focus={"linf": 0.1},
+    steps=2,
+    restarts=1,
+    pixel_images=3,
+    batch_size=5,
+)
+
+
+@pytest.fixture(scope="module")
+def victims():
+    """A network that has a detector, and one that others' images are tried on."""
+    model = SMALL["capsnet"]
+    first = dataclasses.replace(untrained(fitting(model)), threshold=1.0)
+    return [first, untrained(fitting(SMALL["baseline_cnn"]))]
+
+
+@pytest.fixture
+def evaluate(victims, images, tmp_path, monkeypatch):
+    """Evaluates with outcomes that are made up, and returns what is transferred.
+
+    A network sees the class that a pixel tells, and attacks that know of the detector
+    find images that nobody errs on.
+    """
+
+    def attack(victim, cell, images, batch_size):
+        told = images.labels if cell.evades else (images.labels + 1) % 10
+        found = np.ones_like(images.values) * told[:, None, None, None] / 10
+        wrong = np.full(len(images), not cell.evades)
+        return Outcome(
+            success=wrong,
+            success_8_bits=wrong,
+            distances=np.zeros(len(images), np.float32),
+            predictions=told,
+            trace=np.zeros(3),
+            images=found if cell.keep else found[:2],
+            seconds=1.0,
+        )
+
+    def see(self, images, batch_size):
+        return np.rint(10 * images[:, 0, 0, 0]).astype(int)
+
+    monkeypatch.setattr(attack_cells, "run", attack)
+    monkeypatch.setattr(attack_evaluation, "seconds_per_image", lambda *_: (1, 1))
+    monkeypatch.setattr(detection, "detected", lambda *_: {})
+    monkeypatch.setattr(trust, "gradients", lambda *_: [])
+    monkeypatch.setattr(Victim, "predictions", see)
+
+    def evaluate(settings, some=images):
+        found = attack_evaluation.evaluate(victims, some, settings, tmp_path, print)
+        return [one.evidence for one in found]
+
+    return evaluate
+
+
+def test_images_for_the_network_are_tried_on_others(evaluate):
+    """Not those that also had to pass its detector."""
+    _, other = evaluate(SETTINGS)
+    assert [*other.transferred] == [("linf", "capsnet by PGD")]
+    assert np.all(other.transferred["linf", "capsnet by PGD"])
