@@ -114,7 +114,8 @@ class Store:
 
     def path(self, cell: Cell) -> pathlib.Path:
         """The file of a cell's outcome."""
-        return self.folder / f"{cell.name}-{cell.count}.npz"
+        kept = "-all_images" if cell.keep else ""
+        return self.folder / f"{cell.name}-{cell.count}{kept}.npz"
 
     def load(self, cell: Cell) -> Outcome:
         """The outcome of a cell.

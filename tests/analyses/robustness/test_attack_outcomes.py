@@ -79,3 +79,15 @@ def test_images_for_the_network_are_tried_on_others(evaluate):
     _, other = evaluate(SETTINGS)
     assert [*other.transferred] == [("linf", "capsnet by PGD")]
     assert np.all(other.transferred["linf", "capsnet by PGD"])
+
+
+def test_another_focus_finds_all_images_it_needs(evaluate, images):
+    for settings in (
+        SETTINGS,
+        dataclasses.replace(SETTINGS, focus={"linf": 0.2}),
+        dataclasses.replace(SETTINGS, steps=4),
+        SETTINGS,
+    ):
+        for evidence in evaluate(settings):
+            for cell, outcome in evidence.outcomes.items():
+                assert len(outcome.images) == (len(images) if cell.keep else 2)
