@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -21,6 +22,9 @@ from capsjax.models.base import Gradient
 from capsjax.runs import provenance
 from capsjax.runs.folder import write_json
 from capsjax.runs.progress import Progress
+
+# What NumPy raises for files that are damaged, and `Outcome` for others than its own.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 _GRADIENTS: tuple[Gradient, ...] = ("held", "votes")
 
@@ -126,7 +130,7 @@ class Store:
         path = self.path(cell)
         try:
             return Outcome.load(path)
-        except (OSError, ValueError, KeyError) as error:
+        except _UNREADABLE as error:
             raise UserError(f"cannot read {path}: {error}; remove it") from error
 
 

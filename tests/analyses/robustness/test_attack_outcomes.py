@@ -14,6 +14,7 @@ from capsjax.analyses.robustness import (
 from capsjax.analyses.robustness.attack_cells import Outcome
 from capsjax.analyses.robustness.attack_evaluation import Settings
 from capsjax.analyses.robustness.victims import Victim
+from capsjax.errors import UserError
 from tests.analyses.robustness.random_victims import fitting, untrained
 from tests.models.test_every_model import SMALL
 
@@ -91,3 +92,20 @@ def test_another_focus_finds_all_images_it_needs(evaluate, images):
         for evidence in evaluate(settings):
             for cell, outcome in evidence.outcomes.items():
                 assert len(outcome.images) == (len(images) if cell.keep else 2)
+
+
+def test_damaged_files_are_named(evaluate, tmp_path, capsys):
+    evaluate(SETTINGS)
+    paths = [*tmp_path.rglob("*.npz")]
+    path = paths[3]
+    whole = path.read_bytes()
+    for damaged in (b"", b"not NumPy's", whole[:100], whole[:-100]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"cannot read .*{path.name}: .*remove it"):
+            evaluate(SETTINGS)
+    path.unlink()
+    capsys.readouterr()
+    evaluate(SETTINGS)
+    said = capsys.readouterr().out
+    assert said.startswith("1 attacks on 2 networks, 10 images;")
+    assert f"; {len(paths) - 1} were made before" in said
