@@ -109,3 +109,16 @@ def test_damaged_files_are_named(evaluate, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("1 attacks on 2 networks, 10 images;")
     assert f"; {len(paths) - 1} were made before" in said
+
+
+def test_colors_have_no_attack_that_tries_every_pixel(victims, images):
+    settings = dataclasses.replace(SETTINGS, attacks=("fgsm", "every_pixel"))
+    plan, left_out = attack_evaluation.planned(victims[1], settings)
+    assert {cell.attack for cell in plan} == {"fgsm", "every_pixel"}
+    assert left_out == []
+    colored = dataclasses.replace(victims[1], image_shape=(8, 8, 3))
+    plan, left_out = attack_evaluation.planned(colored, settings)
+    assert {cell.attack for cell in plan} == {"fgsm"}
+    assert left_out == [
+        "baseline_cnn, one pixel, all tried: made for images of 1 channel, not of 3"
+    ]
