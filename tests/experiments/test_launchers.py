@@ -178,6 +178,7 @@ HELPS: list[tuple[str, tuple[str, ...]]] = [
     ("inspect_network", (*DATA, *RUN, "parts")),
     ("attack", (*DATA, "workdirs", "checkpoint", "output", "attacks", "linf")),
     ("transform_test", (*DATA, "workdirs", "checkpoint", "output", "transformations")),
+    ("attack", (*DATA, "workdirs", "checkpoint", "output", "attacks", "detection")),
     ("find_features", ("output",)),
     ("networks", ("rows", "document")),
     ("publish", (*DATA, *RUN)),

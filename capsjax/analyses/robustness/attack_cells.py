@@ -73,6 +73,7 @@ class Kind:
         bounded: whether it searches in a ball.
         norms: norms that it is made for.
         gradients: whether it uses gradients.
+        channels: number of channels that images must have; None for any.
     """
 
     title: str
@@ -81,6 +82,7 @@ class Kind:
     bounded: bool = True
     norms: tuple[Norm, ...] = ("linf", "l2")
     gradients: bool = True
+    channels: int | None = None
 
 
 def _few_pixels(count: int) -> Kind:
@@ -138,6 +140,7 @@ ATTACKS: Mapping[str, Kind] = MappingProxyType(
             bounded=False,
             norms=("l2",),
             gradients=False,
+            channels=1,
         ),
         **{f"pixels_{count}": _few_pixels(count) for count in (1, 3, 5)},
     }

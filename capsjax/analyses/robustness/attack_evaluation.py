@@ -52,8 +52,18 @@ class Settings:
 
 
 def planned(victim: Victim, settings: Settings) -> tuple[list[Cell], list[str]]:
-    """The attacks on a network, and what of its routing cannot be attacked."""
-    gradients, left_out = [], []
+    """The attacks on a network, and what is left out, a sentence each."""
+    names, gradients, left_out = [], [], []
+    channels = victim.image_shape[2]
+    for name in settings.attacks:
+        wanted = ATTACKS[name].channels
+        if wanted in (None, channels):
+            names.append(name)
+        else:
+            left_out.append(
+                f"{victim.name}, {ATTACKS[name].title}: made for images of {wanted} "
+                f"channel, not of {channels}"
+            )
     for gradient in _GRADIENTS:
         try:
             victim.graphdef(gradient)
@@ -63,7 +73,7 @@ def planned(victim: Victim, settings: Settings) -> tuple[list[Cell], list[str]]:
                 left_out.append(f"{victim.name}, gradient of {gradient}: {error}")
     kind = victim.model.config.model.scores
     planned = attack_cells.plan(
-        settings.attacks,
+        names,
         settings.radii,
         settings.focus,
         objectives.for_gradients(kind),
