@@ -6,6 +6,7 @@ the network alone.
 """
 
 import dataclasses
+import io
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -239,8 +240,9 @@ class Outcome:
     @classmethod
     def load(cls, path: pathlib.Path) -> "Outcome":
         """Reads an outcome that `save` wrote."""
-        with np.load(path) as file:
-            found = {name: file[name] for name in file.files}
+        # Of a damaged file, NumPy would leave the path open.
+        with np.load(io.BytesIO(path.read_bytes())) as file:
+            found = dict(file)
         return cls(**found | {"seconds": float(found["seconds"])})
 
 
