@@ -148,12 +148,15 @@ def run(
                 trace.append(np.asarray(got.trace)[:, :real])
             on_batch(real)
     predictions = victim.predictions(found, batch_size)
-    rounded = victim.predictions(in_8_bits(found, clean), batch_size)
+    rounded = in_8_bits(found, clean)
     wanted = np.equal if cell.targeted else np.not_equal
+    success_8_bits = wanted(victim.predictions(rounded, batch_size), labels)
+    if cell.evades:
+        success_8_bits &= victim.distances(rounded, batch_size) <= victim.threshold
     change = (found - clean).reshape(count, -1)
     return Outcome(
         success=success,
-        success_8_bits=wanted(rounded, labels),
+        success_8_bits=success_8_bits,
         distances=np.linalg.norm(change, np.inf if cell.norm == "linf" else 2, axis=1),
         predictions=predictions,
         trace=np.concatenate(trace, axis=1).mean(axis=1) if trace else np.zeros(0),

@@ -15,13 +15,12 @@ References:
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from capsjax.analyses.robustness.attack_cells import Cell
 from capsjax.analyses.robustness.attack_runs import Images, Outcome
-from capsjax.analyses.robustness.victims import Victim, batches
+from capsjax.analyses.robustness.victims import Victim
 
 HONEST = 0.95
 """Share of the validation images that the detector lets pass."""
@@ -53,22 +52,6 @@ class Detected:
         return self.success & ~self.refused
 
 
-def distances(victim: Victim, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Euclidean distances of images to their reconstructions, [N].
-
-    Args:
-        victim: a network with a decoder.
-        images: float32 [N, H, W, C] in [0, 1].
-        batch_size: images of a batch.
-    """
-    return np.concatenate(
-        [
-            np.asarray(victim.distances(victim.variables, jnp.asarray(batch)))[:real]
-            for batch, real in batches(images, batch_size)
-        ]
-    )
-
-
 def with_threshold(victim: Victim, images: np.ndarray, batch_size: int) -> Victim:
     """The network with a detector, if it has a decoder; else as it is.
 
@@ -80,7 +63,7 @@ def with_threshold(victim: Victim, images: np.ndarray, batch_size: int) -> Victi
     if not victim.model.config.model.has_decoder:
         return victim
     values = images.astype(np.float32) / np.float32(255)
-    threshold = float(np.quantile(distances(victim, values, batch_size), HONEST))
+    threshold = float(np.quantile(victim.distances(values, batch_size), HONEST))
     return dataclasses.replace(victim, threshold=threshold, programs={})
 
 
@@ -104,14 +87,14 @@ def detected(
         What it says, by the attack; None for the clean images.
     """
     assert victim.threshold is not None
-    clean = distances(victim, images.values, batch_size)
+    clean = victim.distances(images.values, batch_size)
     found: dict[Cell | None, Detected] = {
         None: Detected(wrong, clean > victim.threshold, clean, np.nan)
     }
     for cell, outcome in outcomes.items():
         if not cell.keep or cell.targeted or len(outcome.images) != len(clean):
             continue
-        own = distances(victim, outcome.images, batch_size)
+        own = victim.distances(outcome.images, batch_size)
         turned = outcome.success & ~wrong
         auc = np.nan
         if np.any(turned):

@@ -81,16 +81,22 @@ class Victim:
         return np.concatenate(found)
 
     @functools.cached_property
-    def distances(self) -> Callable[[Variables, Array], Array]:
-        """The compiled function to distances of images to their reconstructions.
-
-        For networks with a decoder.
-        """
-
+    def _distances(self) -> Callable[[Variables, Array], Array]:
         def distances(variables: Variables, images: Array) -> Array:
             return jnp.sqrt(self.squared_distances(variables, images))
 
         return jax.jit(distances)
+
+    def distances(self, images: np.ndarray, batch_size: int) -> np.ndarray:
+        """Euclidean distances of images to their reconstructions, float32 [N].
+
+        For networks with a decoder; the arguments are those of `predictions`.
+        """
+        found = [
+            np.asarray(self._distances(self.variables, jnp.asarray(batch)))[:real]
+            for batch, real in batches(images, batch_size)
+        ]
+        return np.concatenate(found)
 
     def reconstructions(self, images: np.ndarray) -> np.ndarray:
         """Reconstructions of the predicted classes, for a few images [n, H, W, C]."""

@@ -63,7 +63,7 @@ def test_a_stopped_evaluation_goes_on(cnn, images, digits_data, tmp_path, monkey
 
     def evaluated():
         made.clear()
-        said = []
+        said: list[str] = []
         (found,) = attack_evaluation.evaluate(
             [cnn], images, SETTINGS, tmp_path, said.append
         )

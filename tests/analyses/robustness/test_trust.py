@@ -12,6 +12,7 @@ from capsjax.analyses.robustness.attack_cells import Cell
 from capsjax.analyses.robustness.attack_runs import Outcome
 from capsjax.analyses.robustness.trust import Evidence, Gradients
 from capsjax.analyses.robustness.victims import Victim
+from capsjax.attacks.balls import Norm
 
 N = 200
 PGD = Cell("pgd", "linf", 0.1, steps=40, restarts=3, keep=True)
@@ -65,7 +66,7 @@ EVIDENCE = Evidence(
 
 
 def with_outcome(cell, **settings):
-    return EVIDENCE.outcomes | {cell: outcome(**settings)}
+    return OUTCOMES | {cell: outcome(**settings)}
 
 
 def without(*attacks):
@@ -198,6 +199,7 @@ def test_the_worst_of_all_attacks_within_a_radius():
     assert worst(0.1) == pytest.approx(0.71)
     assert worst(0.05) == pytest.approx(0.4)
     assert worst(0.01) == pytest.approx(0.1)
+    more: dict[tuple[Norm, str], np.ndarray]
     more = {("linf", "x"): np.arange(N) >= 0.9 * N, ("l2", "y"): np.ones(N, bool)}
     moved = dataclasses.replace(EVIDENCE, transferred=more)
     assert worst(0.1, moved) == pytest.approx(0.81)
@@ -220,7 +222,8 @@ class Sharp(Victim):
         found = super().output(variables, images, gradient)
         two, _ = jax.lax.top_k(found.scores, 2)
         middle = jax.lax.stop_gradient(jnp.mean(two, axis=1, keepdims=True))
-        return found.replace(scores=jax.nn.sigmoid(60 * (found.scores - middle)))
+        scores = jax.nn.sigmoid(60 * (found.scores - middle))
+        return dataclasses.replace(found, scores=scores)
 
 
 def test_a_saturated_training_loss_has_no_gradient(victim, images):
