@@ -102,10 +102,11 @@ def markdown(evaluated: Sequence[Evaluated], title: str) -> str:
         parts += [
             f"## {_NORMS[norm]}, radius {radius:g}\n",
             _at_focus(evaluated, norm, radius),
-            f"## {_NORMS[norm]}, by radius\n",
-            _curve(evaluated, norm),
         ]
-    parts += ["## Without a bound\n", _unbounded(evaluated)]
+        if curve := _curve(evaluated, norm):
+            parts += [f"## {_NORMS[norm]}, by radius\n", curve]
+    if unbounded := _unbounded(evaluated):
+        parts += ["## Without a bound\n", unbounded]
     if transfer := _transfer(evaluated):
         parts += ["## Images found on other networks\n", transfer]
     if detectors := _detectors(evaluated):
@@ -160,6 +161,8 @@ def _checks(evaluated: Sequence[Evaluated]) -> str:
         for one in evaluated
         for check in trust.checks(one.evidence)
     ]
+    if not lines:
+        return ""
     return results.markdown_table(("network", "check", "", "measured"), lines) + "\n"
 
 
@@ -204,6 +207,8 @@ def _curve(evaluated: Sequence[Evaluated], norm: Norm) -> str:
             )
         if any(shown):
             lines.append([f"{radius:g}", ATTACKS[attack].title, *shown])
+    if not lines:
+        return ""
     names = _names(evaluated)
     header = ["radius", "attack", *names]
     return results.markdown_table(header, lines, numeric=["radius", *names]) + "\n"
@@ -234,6 +239,8 @@ def _unbounded(evaluated: Sequence[Evaluated]) -> str:
                     f"{np.median(sizes):.3g}" if len(sizes) else "",
                 ]
             )
+    if not lines:
+        return ""
     numeric = ("images", "broken of the right ones, %", "median L2 change")
     header = ("attack", "network", *numeric)
     return results.markdown_table(header, lines, numeric=numeric) + "\n"

@@ -1,7 +1,5 @@
 """A network to attack, which all tests here share."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -33,9 +31,3 @@ def images(digits_data) -> Images:
     numbers = np.arange(7, 27, 2)
     test = digits_data.test
     return Images(test.images[numbers], test.labels[numbers], numbers, 10, seed=5)
-
-
-@pytest.fixture
-def undefended(victim) -> Victim:
-    """The same network without a detector; compiled attacks are shared."""
-    return dataclasses.replace(victim, threshold=None)
