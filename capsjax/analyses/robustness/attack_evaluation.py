@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import time
 import zipfile
@@ -105,7 +106,8 @@ class Store:
         """Opens the folder of a network, or makes it.
 
         Raises:
-            UserError: it holds outcomes of other parameters, images or seeds.
+            UserError: it holds outcomes of other parameters, images, seeds or
+                thresholds.
         """
         self.folder = folder / victim.name
         about = {
@@ -120,9 +122,12 @@ class Store:
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, about)
-        elif json.loads(path.read_text()) != about:
+            return
+        before = json.loads(path.read_text())
+        changed = [name for name in about if not _same(before.get(name), about[name])]
+        if changed:
             raise UserError(
-                f"{self.folder} holds attacks on other parameters or images; choose "
+                f"{self.folder} holds attacks with other {', '.join(changed)}; choose "
                 "another --output, or remove that folder"
             )
 
@@ -142,6 +147,13 @@ class Store:
             return Outcome.load(path)
         except _UNREADABLE as error:
             raise UserError(f"cannot read {path}: {error}; remove it") from error
+
+
+def _same(before: object, now: object) -> bool:
+    """Equal, or as thresholds that were computed in batches of different sizes."""
+    if isinstance(before, float) and isinstance(now, float):
+        return math.isclose(before, now, rel_tol=1e-5)
+    return before == now
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -108,16 +108,28 @@ def test_other_parameters_images_or_seeds_are_refused(cnn, images, tmp_path):
         params=untrained(cnn.model.config).model.variables.params
     )
     model = dataclasses.replace(cnn.model, variables=params)
-    for network, some in (
-        (cnn, dataclasses.replace(images, pixels=pixels)),
-        (cnn, dataclasses.replace(images, seed=6)),
-        (cnn, dataclasses.replace(images, numbers=images.numbers + 1)),
-        (dataclasses.replace(cnn, model=model), images),
-        (dataclasses.replace(cnn, threshold=1.0), images),
+    for network, some, words in (
+        (cnn, dataclasses.replace(images, pixels=pixels), "other images;"),
+        (cnn, dataclasses.replace(images, seed=6), "other seed;"),
+        (cnn, dataclasses.replace(images, numbers=images.numbers + 1), "numbers;"),
+        (dataclasses.replace(cnn, model=model), images, "other parameters;"),
+        (dataclasses.replace(cnn, threshold=1.0), images, "other threshold;"),
     ):
-        with pytest.raises(UserError, match="choose another --output, or remove") as e:
+        with pytest.raises(UserError, match=f"{words} choose another --output, or re"):
             Store(tmp_path, network, some)
-        assert "\n" not in str(e.value)
+
+
+def test_a_threshold_of_batches_of_another_size_is_the_same(victim, images, tmp_path):
+    Store(tmp_path, victim, images)
+    unequal = False
+    for step in (-1, 0, 1):
+        threshold = np.float32(victim.threshold) * np.float32(1 + step * 2**-22)
+        Store(tmp_path, dataclasses.replace(victim, threshold=float(threshold)), images)
+        unequal |= float(threshold) != victim.threshold
+    assert unequal
+    another = dataclasses.replace(victim, threshold=1.001 * victim.threshold)
+    with pytest.raises(UserError, match="other threshold;"):
+        Store(tmp_path, another, images)
 
 
 def test_a_network_is_attacked_through_what_it_offers(victim):
