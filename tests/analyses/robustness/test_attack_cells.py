@@ -164,6 +164,22 @@ def test_success_in_8_bits_is_that_of_rounded_images(attack, victim, images):
     )
 
 
+def test_errors_without_an_attack_count_as_broken(attack, victim, images):
+    """Also where the attack leads from an error to the label."""
+    cell = Cell("noise", "linf", 0.5, steps=1, keep=True)
+    drawn = attack(cell, images)
+    clean = victim.predictions(images.values, 3)
+    # A single draw does not depend on the labels.
+    labels = drawn.predictions.astype(np.int32)
+    lost = labels != clean
+    assert 0 < np.sum(lost) < 10
+    found = attack(cell, dataclasses.replace(images, labels=labels))
+    np.testing.assert_array_equal(found.success, lost)
+    np.testing.assert_array_equal(found.images[lost], images.values[lost])
+    np.testing.assert_array_equal(found.distances == 0, lost)
+    np.testing.assert_array_equal(found.predictions, np.where(lost, clean, labels))
+
+
 def test_a_part_of_the_images_is_kept(victim, images, attack, monkeypatch):
     monkeypatch.setattr(attack_cells, "SHOWN", 2)
     few = attack(dataclasses.replace(PGD, count=5, keep=False), images)
