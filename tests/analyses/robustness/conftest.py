@@ -18,6 +18,7 @@ def victim(digits_data) -> Victim:
     config = digits.get_config("quick")
     config.data.validation_examples = 100
     config.batch_size, config.num_devices = 32, 1
+    config.model.routing.iterations = 2  # Each makes a program longer.
     _, states = take_steps(config, digits_data, 60)
     graphdef, _ = train_step.create(config, digits_data.image_shape, 10)
     trained = TrainedModel(config, graphdef, states[-1].variables)

@@ -21,7 +21,7 @@ CELLS = [
 # Dropout, batch normalisation, and capsules of all kinds.
 MODELS = (
     "baseline_cnn",
-    "resnet",
+    "vgg",
     "binarized_net",
     "matrix_capsules",
     "self_routing_resnet",
@@ -40,6 +40,21 @@ def some(images, places):
 def sizes(changes, norm):
     flat = np.abs(changes.astype(np.float64)).reshape(len(changes), -1)
     return flat.max(axis=1) if norm == "linf" else np.linalg.norm(flat, axis=1)
+
+
+@pytest.fixture(scope="module")
+def victim():
+    """A network whose programs are small."""
+    noise = np.random.default_rng(1)
+    return untrained(fitting(SMALL["baseline_cnn"]), noise=noise)
+
+
+@pytest.fixture
+def images(images, victim):
+    """What the network sees in them is right, but for one image."""
+    labels = victim.predictions(images.values, 3).astype(np.int32)
+    labels[4] = (labels[4] + 1) % 10
+    return dataclasses.replace(images, labels=labels)
 
 
 @pytest.fixture

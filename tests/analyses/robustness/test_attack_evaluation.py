@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from capsjax import figures
 from capsjax.analyses.robustness import (
     attack_cells,
     attack_evaluation,
@@ -91,6 +92,8 @@ def test_a_stopped_evaluation_goes_on(cnn, images, digits_data, tmp_path, monkey
     for cell, outcome in first.evidence.outcomes.items():
         equal(again.evidence.outcomes[cell], outcome)
 
+    # Figures are made, which takes less time than their files.
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
     text = attack_report.write([first], images, digits_data, tmp_path / "report")
     assert "baseline_cnn" in text
     rows = results.read(tmp_path / "report" / "attacks.csv")
