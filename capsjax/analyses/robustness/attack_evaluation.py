@@ -190,7 +190,7 @@ def seconds_per_image(
         attack_cells.run(victim, cell, some, batch_size)
         began = time.monotonic()
         attack_cells.run(victim, cell, some, batch_size)
-        found.append((time.monotonic() - began) / batch_size / cell.passes)
+        found.append((time.monotonic() - began) / len(clean) / cell.passes)
     return found[0], found[1]
 
 

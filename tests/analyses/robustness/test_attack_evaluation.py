@@ -1,6 +1,7 @@
 """Evaluations that stop and go on, and what they find to attack."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,6 +182,21 @@ def test_images_are_drawn_without_repetition(digits_data):
     assert np.any(drawn(50, 1).numbers != some.numbers)
     for count in (0, len(test), len(test) + 1):
         np.testing.assert_array_equal(drawn(count).numbers, np.arange(len(test)))
+
+
+def test_passes_are_timed_for_an_image(cnn, images, monkeypatch):
+    """Also where there are fewer images than a batch has."""
+    now = [0.0]
+
+    def attack(victim, cell, images, batch_size):
+        now[0] += len(images) * cell.passes * (3 if cell.attack == "bim" else 2)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(attack_cells, "run", attack)
+    monkeypatch.setattr(attack_evaluation, "time", clock)
+    for batch_size in (4, 10, 100):
+        found = attack_evaluation.seconds_per_image(cnn, images, batch_size)
+        assert found == pytest.approx((3, 2))
 
 
 @pytest.mark.parametrize(
