@@ -6,6 +6,7 @@ import pytest
 from capsjax.analyses.robustness import detection
 from capsjax.analyses.robustness.attack_cells import Images
 from capsjax.analyses.robustness.victims import Victim
+from capsjax.routings import dynamic
 from capsjax.training import step as train_step
 from capsjax.training.trained import TrainedModel
 from experiments.configs import digits
@@ -18,7 +19,9 @@ def victim(digits_data) -> Victim:
     config = digits.get_config("quick")
     config.data.validation_examples = 100
     config.batch_size, config.num_devices = 32, 1
-    config.model.routing.iterations = 2  # Each makes a program longer.
+    # Each iteration makes programs longer.
+    routing = dynamic.Config(iterations=2)
+    config.model = config.model.replace(routing=routing)
     _, states = take_steps(config, digits_data, 60)
     graphdef, _ = train_step.create(config, digits_data.image_shape, 10)
     trained = TrainedModel(config, graphdef, states[-1].variables)
