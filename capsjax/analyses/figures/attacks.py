@@ -12,15 +12,25 @@ from capsjax.analyses.figures import pictures
 from capsjax.analyses.robustness.attack_cells import ATTACKS, Cell
 from capsjax.analyses.robustness.attack_evaluation import Evaluated
 from capsjax.analyses.robustness.attack_runs import Images, Outcome
+from capsjax.attacks.balls import Norm
 
 _STYLES = {"noise": ":", "fgsm": "--", "pgd": "-"}
 _EXAMPLES = 8
 _NORMS = {"linf": "L-infinity radius", "l2": "L2 radius"}
 
 
+def norms_of_curves(evaluated: Sequence[Evaluated]) -> list[Norm]:
+    """Norms in which any attack that `curves` draws was made."""
+    return [
+        norm
+        for norm in evaluated[0].evidence.focus
+        if any(one.evidence.plain(a, norm) for one in evaluated for a in _STYLES)
+    ]
+
+
 def curves(evaluated: Sequence[Evaluated], title: str) -> Figure:
     """Accuracy over the radius, a panel for each norm, with 95 % intervals of PGD."""
-    norms = list(evaluated[0].evidence.focus)
+    norms = norms_of_curves(evaluated)
     figure, axes = figures.subplots(
         1, len(norms), figsize=(5.6 * len(norms), 4.2), squeeze=False
     )

@@ -98,9 +98,11 @@ def _key(victim: Victim, images: Images, cell: Cell) -> dict[str, Any]:
     return {
         **victim.identity,
         "images": hashlib.sha256(images.pixels.tobytes()).hexdigest(),
+        "labels": hashlib.sha256(images.labels.tobytes()).hexdigest(),
         "numbers": hashlib.sha256(images.numbers.tobytes()).hexdigest(),
         "seed": images.seed,
-        "threshold": victim.threshold if cell.evades else None,
+        # Batches of other sizes are summed up in another order.
+        "threshold": f"{victim.threshold:.5g}" if cell.evades else None,
         "attack": dataclasses.asdict(cell),
     }
 

@@ -33,8 +33,8 @@ def write(
 ) -> str:
     """Writes everything that was found into a folder.
 
-    The files are ``attacks.csv`` and ``checks.csv``, ``attacks.md``, ``attacks.png``,
-    pictures of each network, and ``captions.json``.
+    The files are ``attacks.csv`` and ``checks.csv``, ``attacks.md``, ``attacks.png`` if
+    an attack has a radius, pictures of each network, and ``captions.json``.
 
     Args:
         evaluated: the networks.
@@ -53,12 +53,13 @@ def write(
         "checks.csv": "Checks of the attacks.",
         "attacks.md": "Networks under attack.",
     }
-    figures.save(plots.curves(evaluated, data.title), output / "attacks.png")
-    captions["attacks.png"] = (
-        f"Accuracy on the same {len(images):,} test images of {data.title} over the "
-        "radius of the attack: random noise, one step (FGSM) and PGD with its 95 % "
-        "interval."
-    )
+    if plots.norms_of_curves(evaluated):
+        figures.save(plots.curves(evaluated, data.title), output / "attacks.png")
+        captions["attacks.png"] = (
+            f"Accuracy on the same {len(images):,} test images of {data.title} over "
+            "the radius of the attack: random noise, one step (FGSM) and PGD with its "
+            "95 % interval."
+        )
     for one in evaluated:
         captions |= _pictures(one, images, data, output)
     (output / "attacks.md").write_text(text)

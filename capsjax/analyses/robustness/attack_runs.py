@@ -147,22 +147,35 @@ def run(
             if not restart:
                 trace.append(np.asarray(got.trace)[:, :real])
             on_batch(real)
-    predictions = victim.predictions(found, batch_size)
+    # The image itself is in every ball.
+    already = ~success & _succeeds(victim, cell, clean, labels, batch_size)
+    found[already], success = clean[already], success | already
     rounded = in_8_bits(found, clean)
-    wanted = np.equal if cell.targeted else np.not_equal
-    success_8_bits = wanted(victim.predictions(rounded, batch_size), labels)
-    if cell.evades:
-        success_8_bits &= victim.distances(rounded, batch_size) <= victim.threshold
     change = (found - clean).reshape(count, -1)
     return Outcome(
         success=success,
-        success_8_bits=success_8_bits,
+        success_8_bits=_succeeds(victim, cell, rounded, labels, batch_size),
         distances=np.linalg.norm(change, np.inf if cell.norm == "linf" else 2, axis=1),
-        predictions=predictions,
+        predictions=victim.predictions(found, batch_size),
         trace=np.concatenate(trace, axis=1).mean(axis=1) if trace else np.zeros(0),
         images=found if cell.keep else found[:_SHOWN],
         seconds=time.monotonic() - began,
     )
+
+
+def _succeeds(
+    victim: Victim,
+    cell: Cell,
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+) -> np.ndarray:
+    """Whether the network errs on images as the attack wants, bool [n]."""
+    wanted = np.equal if cell.targeted else np.not_equal
+    success = wanted(victim.predictions(images, batch_size), labels)
+    if cell.evades:
+        success &= victim.distances(images, batch_size) <= victim.threshold
+    return success
 
 
 def in_8_bits(images: np.ndarray, clean: np.ndarray) -> np.ndarray:

@@ -104,9 +104,9 @@ def markdown(evaluated: Sequence[Evaluated], title: str) -> str:
         parts += [
             f"## {_NORMS[norm]}, radius {radius:g}\n",
             _at_focus(evaluated, norm, radius),
-            f"## {_NORMS[norm]}, by radius\n",
-            _curve(evaluated, norm),
         ]
+        if curve := _curve(evaluated, norm):
+            parts += [f"## {_NORMS[norm]}, by radius\n", curve]
     if unbounded := _unbounded(evaluated):
         parts += ["## Without a bound\n", unbounded]
     if transfer := _transfer(evaluated):
@@ -163,6 +163,8 @@ def _checks(evaluated: Sequence[Evaluated]) -> str:
         for one in evaluated
         for check in trust.checks(one.evidence)
     ]
+    if not lines:
+        return ""
     return results.markdown_table(("network", "check", "", "measured"), lines) + "\n"
 
 
@@ -207,6 +209,8 @@ def _curve(evaluated: Sequence[Evaluated], norm: Norm) -> str:
             )
         if any(shown):
             lines.append([f"{radius:g}", ATTACKS[attack].title, *shown])
+    if not lines:
+        return ""
     names = _names(evaluated)
     header = ["radius", "attack", *names]
     return results.markdown_table(header, lines, numeric=["radius", *names]) + "\n"

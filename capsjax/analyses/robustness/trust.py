@@ -395,6 +395,8 @@ def verdict(found: Sequence[Check]) -> str:
     failed = [check.name for check in found if check.passed is False]
     unknown = sum(check.passed is None for check in found)
     rest = f"; {unknown} could not be made" if unknown else ""
+    if unknown == len(found):
+        return "No check could be made."
     if not failed:
         return f"All {len(found) - unknown} checks passed{rest}."
     return (

@@ -1,13 +1,12 @@
 """A network to attack, which all tests here share."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from capsjax.analyses.robustness import detection
 from capsjax.analyses.robustness.attack_runs import Images
 from capsjax.analyses.robustness.victims import Victim
+from capsjax.routings import dynamic
 from capsjax.training import step as train_step
 from capsjax.training.trained import TrainedModel
 from experiments.configs import digits
@@ -20,6 +19,9 @@ def victim(digits_data) -> Victim:
     config = digits.get_config("quick")
     config.data.validation_examples = 100
     config.batch_size, config.num_devices = 32, 1
+    # Each iteration makes programs longer.
+    routing = dynamic.Config(iterations=2)
+    config.model = config.model.replace(routing=routing)
     _, states = take_steps(config, digits_data, 60)
     graphdef, _ = train_step.create(config, digits_data.image_shape, 10)
     trained = TrainedModel(config, graphdef, states[-1].variables)
@@ -33,9 +35,3 @@ def images(digits_data) -> Images:
     numbers = np.arange(7, 27, 2)
     test = digits_data.test
     return Images(test.images[numbers], test.labels[numbers], numbers, 10, seed=5)
-
-
-@pytest.fixture
-def undefended(victim) -> Victim:
-    """The same network without a detector; compiled attacks are shared."""
-    return dataclasses.replace(victim, threshold=None)

@@ -24,7 +24,7 @@ CELLS = [
 # Dropout, batch normalisation, and capsules of all kinds.
 MODELS = (
     "baseline_cnn",
-    "resnet",
+    "vgg",
     "binarized_net",
     "matrix_capsules",
     "self_routing_resnet",
@@ -43,6 +43,21 @@ def some(images, places):
 def sizes(changes, norm):
     flat = np.abs(changes.astype(np.float64)).reshape(len(changes), -1)
     return flat.max(axis=1) if norm == "linf" else np.linalg.norm(flat, axis=1)
+
+
+@pytest.fixture(scope="module")
+def victim():
+    """A network whose programs are small."""
+    noise = np.random.default_rng(1)
+    return untrained(fitting(SMALL["baseline_cnn"]), noise=noise)
+
+
+@pytest.fixture
+def images(images, victim):
+    """What the network sees in them is right, but for one image."""
+    labels = victim.predictions(images.values, 3).astype(np.int32)
+    labels[4] = (labels[4] + 1) % 10
+    return dataclasses.replace(images, labels=labels)
 
 
 @pytest.fixture
@@ -165,6 +180,22 @@ def test_success_in_8_bits_is_that_of_rounded_images(attack, victim, images):
     np.testing.assert_array_equal(
         found.success_8_bits, victim.predictions(rounded, 3) != images.labels
     )
+
+
+def test_errors_without_an_attack_count_as_broken(attack, victim, images):
+    """Also where the attack leads from an error to the label."""
+    cell = Cell("noise", "linf", 0.5, steps=1, keep=True)
+    drawn = attack(cell, images)
+    clean = victim.predictions(images.values, 3)
+    # A single draw does not depend on the labels.
+    labels = drawn.predictions.astype(np.int32)
+    lost = labels != clean
+    assert 0 < np.sum(lost) < 10
+    found = attack(cell, dataclasses.replace(images, labels=labels))
+    np.testing.assert_array_equal(found.success, lost)
+    np.testing.assert_array_equal(found.images[lost], images.values[lost])
+    np.testing.assert_array_equal(found.distances == 0, lost)
+    np.testing.assert_array_equal(found.predictions, np.where(lost, clean, labels))
 
 
 def test_a_part_of_the_images_is_kept(victim, images, attack, monkeypatch):

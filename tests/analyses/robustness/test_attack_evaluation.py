@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from capsjax import figures
 from capsjax.analyses.robustness import (
     attack_evaluation,
     attack_report,
@@ -15,6 +17,7 @@ from capsjax.analyses.robustness import (
 from capsjax.analyses.robustness.attack_cells import Cell
 from capsjax.analyses.robustness.attack_evaluation import Settings
 from capsjax.analyses.robustness.attack_runs import Outcome
+from capsjax.analyses.robustness.victims import Victim
 from capsjax.runs import results
 from tests.analyses.robustness.random_victims import fitting, untrained
 from tests.launching import assert_one_line, run
@@ -93,6 +96,8 @@ def test_a_stopped_evaluation_goes_on(cnn, images, digits_data, tmp_path, monkey
     for cell, outcome in first.evidence.outcomes.items():
         equal(again.evidence.outcomes[cell], outcome)
 
+    # Figures are made, which takes less time than their files.
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
     text = attack_report.write([first], images, digits_data, tmp_path / "report")
     assert "baseline_cnn" in text
     rows = results.read(tmp_path / "report" / "attacks.csv")
@@ -110,11 +115,13 @@ def test_what_an_outcome_depends_on_is_in_its_key(cnn, images):
     )
     model = dataclasses.replace(cnn.model, variables=params)
     cell = Cell("pgd", "linf", 0.1, 2, evades=True)
+    cnn = dataclasses.replace(cnn, threshold=2.0)
     keys = [
         attack_evaluation._key(network, some, one)
         for network, some, one in (
             (cnn, images, cell),
             (cnn, dataclasses.replace(images, pixels=pixels), cell),
+            (cnn, dataclasses.replace(images, labels=images.labels[::-1]), cell),
             (cnn, dataclasses.replace(images, seed=6), cell),
             (cnn, dataclasses.replace(images, numbers=images.numbers + 1), cell),
             (dataclasses.replace(cnn, model=model), images, cell),
@@ -173,6 +180,21 @@ def test_images_are_drawn_without_repetition(digits_data):
     assert np.any(drawn(50, 1).numbers != some.numbers)
     for count in (0, len(test), len(test) + 1):
         np.testing.assert_array_equal(drawn(count).numbers, np.arange(len(test)))
+
+
+def test_passes_are_timed_for_an_image(cnn, images, monkeypatch):
+    """Also where there are fewer images than a batch has."""
+    now = [0.0]
+
+    def predictions(victim, images, batch_size):
+        now[0] += 3 * batch_size
+
+    monkeypatch.setattr(Victim, "predictions", predictions)
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(attack_evaluation, "time", clock)
+    for batch_size in (4, 10, 100):
+        found = attack_evaluation.seconds_per_image(cnn, images, batch_size)
+        assert found == pytest.approx(3)
 
 
 @pytest.mark.parametrize(

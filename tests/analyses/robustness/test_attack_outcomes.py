@@ -1,12 +1,15 @@
 """What becomes of outcomes: files that are found again, images tried on others."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
+from capsjax import figures
 from capsjax.analyses.robustness import (
     attack_evaluation,
+    attack_report,
     attack_runs,
     detection,
     trust,
@@ -37,10 +40,18 @@ def victims():
 
 
 @pytest.fixture
-def evaluate(victims, images, tmp_path, monkeypatch):
-    """Evaluates with outcomes that are made up, and returns what is transferred.
+def images(images):
+    """With a pixel that tells the class."""
+    pixels = images.pixels.copy()
+    pixels[:, 0, 0, 0] = np.round(25.5 * images.labels)
+    return dataclasses.replace(images, pixels=pixels)
 
-    A network sees the class that a pixel tells, and attacks that know of the detector
+
+@pytest.fixture
+def evaluate(victims, images, tmp_path, monkeypatch):
+    """Evaluates with outcomes that are made up.
+
+    A network sees the class that the pixel tells, and attacks that know of the detector
     find images that nobody errs on.
     """
 
@@ -53,7 +64,7 @@ def evaluate(victims, images, tmp_path, monkeypatch):
             success_8_bits=wrong,
             distances=np.zeros(len(images), np.float32),
             predictions=told,
-            trace=np.zeros(3),
+            trace=np.arange(3.0),
             images=found if cell.keep else found[:2],
             seconds=1.0,
         )
@@ -68,8 +79,7 @@ def evaluate(victims, images, tmp_path, monkeypatch):
     monkeypatch.setattr(Victim, "predictions", see)
 
     def evaluate(settings, some=images):
-        found = attack_evaluation.evaluate(victims, some, settings, tmp_path, print)
-        return [one.evidence for one in found]
+        return attack_evaluation.evaluate(victims, some, settings, tmp_path, print)
 
     return evaluate
 
@@ -77,8 +87,9 @@ def evaluate(victims, images, tmp_path, monkeypatch):
 def test_images_for_the_network_are_tried_on_others(evaluate):
     """Not those that also had to pass its detector."""
     _, other = evaluate(SETTINGS)
-    assert [*other.transferred] == [("linf", "capsnet by MI-FGSM")]
-    assert np.all(other.transferred["linf", "capsnet by MI-FGSM"])
+    transferred = other.evidence.transferred
+    assert [*transferred] == [("linf", "capsnet by MI-FGSM")]
+    assert np.all(transferred["linf", "capsnet by MI-FGSM"])
 
 
 def test_another_focus_finds_all_images_it_needs(evaluate, images):
@@ -88,8 +99,8 @@ def test_another_focus_finds_all_images_it_needs(evaluate, images):
         dataclasses.replace(SETTINGS, steps=4),
         SETTINGS,
     ):
-        for evidence in evaluate(settings):
-            for cell, outcome in evidence.outcomes.items():
+        for one in evaluate(settings):
+            for cell, outcome in one.evidence.outcomes.items():
                 assert len(outcome.images) == (len(images) if cell.keep else 2)
 
 
@@ -119,3 +130,29 @@ def test_colors_have_no_attack_that_tries_every_pixel(victims, images):
     assert left_out == [
         "baseline_cnn, one pixel, all tried: made for images of 1 channel, not of 3"
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "radii", "words"),
+    [
+        (["deepfool"], {}, "without a bound breaks every image"),
+        (["deepfool"], {"linf": (0.1,)}, "without a bound breaks every image"),
+        (["noise"], {"linf": (0.1, 0.2)}, "not both were run"),
+        (["square", "mi_fgsm"], {"linf": (0.1,), "l2": (1.0,)}, "square"),
+        (["pixels_1"], {}, "1 pixel, evolution"),
+        (["pgd"], {"l2": (1.0,)}, "L2, radius 1"),
+    ],
+)
+def test_any_attacks_make_a_report(
+    evaluate, images, digits_data, tmp_path, monkeypatch, names, radii, words
+):
+    # Figures are made, which takes less time than their files.
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
+    focus = {norm: some[0] for norm, some in radii.items()}
+    settings = dataclasses.replace(
+        SETTINGS, attacks=tuple(names), radii=radii, focus=focus
+    )
+    text = attack_report.write(evaluate(settings), images, digits_data, tmp_path)
+    assert words in text
+    # No table is without rows.
+    assert not re.search(r"^\|[-:|]+\|\n\n", text, re.MULTILINE)

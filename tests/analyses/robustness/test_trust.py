@@ -189,6 +189,8 @@ def test_what_was_not_run_is_not_known():
     assert "FGSM" in unknown[0]
     assert "radius of 0.5" in unknown[1]
     assert trust.verdict(found).endswith("passed; 2 could not be made.")
+    for nothing in ([], [c for c in found if c.passed is None]):
+        assert trust.verdict(nothing) == "No check could be made."
 
 
 def test_the_worst_of_all_attacks_within_a_radius():

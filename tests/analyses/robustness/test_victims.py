@@ -14,11 +14,17 @@ from capsjax.data import ImageSet
 from capsjax.errors import NotApplicableError
 from capsjax.inference.predict import predict
 from capsjax.models.capsules import capsnet
+from capsjax.routings import dynamic
 from capsjax.training.trained import evaluate
 from tests.analyses.robustness.random_victims import SHAPE, fitting, untrained
 from tests.models.test_every_model import SMALL
 
-CAPSULES = capsnet.Config.preset("digits_quick", conv1_channels=4, decoder_units=())
+CAPSULES = capsnet.Config.preset(
+    "digits_quick",
+    conv1_channels=4,
+    decoder_units=(),
+    routing=dynamic.Config(iterations=2),
+)
 COLORED = (9, 9, 2)
 RNG = np.random.default_rng(0)
 # Far enough from black and white to go a little both ways.
