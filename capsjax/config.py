@@ -139,10 +139,15 @@ class Adversarial(fields.Config):
         choices=("linf", "l2"),
     )
     steps: int = field(
-        7, "Steps of the attack, each as costly as a training step.", at_least=1
+        7,
+        "Steps of the attack; it costs as many training steps, and one more.",
+        at_least=1,
     )
     step_size: float = field(
-        0.0, "Length of each step as a share of the radius; 0: 2.5 / steps.", at_least=0
+        0.0,
+        "Length of each step as a share of the radius; 0: 2.5 / steps, or 1 for a "
+        "single step.",
+        at_least=0,
     )
 
 

@@ -103,8 +103,12 @@ def main() -> None:
         for name, model in models.items()
     ]
     if _DETECTION.value and len(data.validation):
+        source = victims[0].model.config.data
         victims = [
+            # Others may have been trained on these images.
             detection.with_threshold(victim, data.validation.images, _BATCH_SIZE.value)
+            if victim.model.config.data == source
+            else victim
             for victim in victims
         ]
     images = attack_evaluation.drawn(

@@ -16,7 +16,8 @@ these cut into quarters that have changed places, and trains nothing:
 
 python -m experiments.scrambled_parts --quarters=runs/a,runs/b --workdir=runs/quarters
 
-Runs whose folders differ in seedN alone are trainings of one network. This leaves
+Runs whose folders differ in seedN alone, or in the accuracy until which they were
+trained, are trainings of one network. This leaves
 quarters.csv, quarters.md and quarters.png.
 """
 

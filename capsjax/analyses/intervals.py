@@ -42,10 +42,15 @@ def difference(
     """The first model's share less the second model's, on the same images.
 
     Differences are taken image by image, so that what makes an image hard for both
-    models cancels. Arguments as for `accuracy`.
+    models cancels. Arguments as for `accuracy`. Where no image differs, the interval is
+    that of the rule of three: 3 of n images either way.
     """
     groups = np.arange(len(first)) if groups is None else groups
-    return _of_means(first.astype(np.float64) - second, groups)
+    differences = first.astype(np.float64) - second
+    if len(first) and not np.any(differences):
+        bound = min(3 / len(np.unique(groups)), 1.0)
+        return Interval(0.0, -bound, bound)
+    return _of_means(differences, groups)
 
 
 def mean(values: npt.NDArray[np.float64]) -> Interval:

@@ -11,11 +11,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from capsjax import losses
 from capsjax.attacks.base import Labels, Scores
 from capsjax.losses import base as kinds
+from capsjax.losses.cross_entropy import Softmax
 
 Name = Literal["cross_entropy", "logit_margin", "margin", "loss", "probability"]
 NAMES: tuple[Name, ...] = (
@@ -62,7 +63,12 @@ def cross_entropy(scores: Scores, labels: Labels) -> Float[Array, " B"]:
 
 
 def of_name(
-    name: Name, kind: kinds.Scores, loss: losses.Config, *, targeted: bool = False
+    name: Name,
+    kind: kinds.Scores,
+    loss: losses.Config,
+    *,
+    targeted: bool = False,
+    step: Int[Array, ""] | int = 0,
 ) -> ObjectiveOfScores:
     """The objective of a name, from a network's scores and labels.
 
@@ -74,6 +80,7 @@ def of_name(
         kind: kind of the scores.
         loss: the training's loss.
         targeted: whether the labels are the attack's targets; then the negative.
+        step: number of training steps taken, for losses that are annealed.
 
     Raises:
         ValueError: there is no such objective.
@@ -83,7 +90,7 @@ def of_name(
 
     def objective(scores: Scores, labels: Labels) -> Float[Array, " B"]:
         if name == "loss":
-            value = loss.classification(scores, labels, step=0, train=False)
+            value = loss.classification(scores, labels, step=step, train=False)
         elif name == "margin":
             value = margin(scores, labels)
         elif name == "logit_margin":
@@ -99,8 +106,17 @@ def of_name(
     return objective
 
 
-def for_gradients(kind: kinds.Scores) -> tuple[Name, ...]:
-    """The objectives to try for scores of a kind, no two of which are the same."""
-    if kind == "logits":
-        return ("cross_entropy", "margin")
-    return ("cross_entropy", "logit_margin", "margin", "loss")
+def for_gradients(kind: kinds.Scores, loss: losses.Config) -> tuple[Name, ...]:
+    """The objectives to try for scores of a kind, no two of which are the same.
+
+    The margin of logits comes first: in float32 the gradient of a cross entropy is
+    exactly zero once the network is sure.
+
+    Args:
+        kind: kind of the scores.
+        loss: the training's loss.
+    """
+    if kind != "logits":
+        return ("logit_margin", "cross_entropy", "margin", "loss")
+    own: tuple[Name, ...] = () if loss.name == Softmax.name else ("loss",)
+    return ("logit_margin", "cross_entropy", *own)

@@ -15,8 +15,6 @@ from jaxtyping import Array, Bool, Float, Int
 from capsjax.attacks.base import Attacked, Found, Images, Keys, Labels
 from capsjax.errors import NotApplicableError
 
-Judge = Callable[[Images], tuple[Float[Array, " P"], Bool[Array, " P"]]]
-
 
 @dataclasses.dataclass(frozen=True)
 class FewPixels:

@@ -291,10 +291,12 @@ class Config(fields.Named):
             NotApplicableError: its routing does not have that gradient, or it has
                 none.
         """
-        if gradient == "routing":
-            return self.replace()
         if self.routing is None:
+            if gradient == "routing":
+                return self.replace()
             raise NotApplicableError(f"{self.name} has no routing")
+        if gradient == "routing":
+            return self.replace(routing=self.routing.couplings_followed())
         if gradient == "held":
             return self.replace(routing=self.routing.couplings_held())
         return self.replace(routing=self.routing.couplings_equal())

@@ -410,6 +410,10 @@ class Config(fields.Named):
         """The same routing in plain XLA operations, which run on every platform."""
         return self.replace()
 
+    def couplings_followed(self) -> Self:
+        """The same routing, whose gradient goes through all of it."""
+        return self.replace()
+
     def couplings_held(self) -> Self:
         """The same routing, whose gradient takes coupling coefficients as constants.
 

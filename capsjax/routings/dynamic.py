@@ -47,6 +47,10 @@ class Config(base.Config):
         """Routing without fused kernels."""
         return self.replace(implementation="xla")
 
+    def couplings_followed(self) -> Self:
+        """The coupling coefficients of all iterations are part of the gradient."""
+        return self.replace(stop_gradient=False)
+
     def couplings_held(self) -> Self:
         """The last coupling coefficients are constants of the gradient."""
         return self.replace(stop_gradient=True)

@@ -49,3 +49,11 @@ def test_95_of_100_intervals_hold_the_truth():
         found = intervals.accuracy(right.ravel(), np.tile(np.arange(100), 5))
         hits += found.low <= 0.5 <= found.high
     assert 0.92 < hits / trials < 0.98
+
+
+def test_networks_that_never_differ_may_differ_in_three_of_n():
+    right = np.arange(60) < 40
+    assert intervals.difference(right, right) == (0.0, -0.05, 0.05)
+    # Of the images made from 20 originals, only those are independent.
+    groups = np.repeat(np.arange(20), 3)
+    assert intervals.difference(right, right, groups) == (0.0, -0.15, 0.15)

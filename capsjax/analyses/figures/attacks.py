@@ -88,7 +88,12 @@ def examples(
         cells: attacks and what they found.
         clean: int [N], predictions without an attack.
     """
-    cells = [(cell, outcome) for cell, outcome in cells if np.any(outcome.success)]
+    right = clean == images.labels
+    cells = [
+        (cell, outcome)
+        for cell, outcome in cells
+        if np.any((outcome.success & right)[: len(outcome.images)])
+    ]
     rows = 3 * len(cells)
     figure = figures.new(figsize=(1.15 * _EXAMPLES + 2.2, 1.25 * max(rows, 1) + 0.8))
     figure.suptitle(title)
@@ -97,9 +102,8 @@ def examples(
     grid = pictures.grid(figure, rows, _EXAMPLES)
     for number, (cell, outcome) in enumerate(cells):
         kept = min(len(outcome.images), len(outcome.success))
-        right = clean[:kept] == images.labels[:kept]
         # Unselected: the first ones that the attack has turned from right to wrong.
-        shown = np.flatnonzero(outcome.success[:kept] & right)[:_EXAMPLES]
+        shown = np.flatnonzero(outcome.success[:kept] & right[:kept])[:_EXAMPLES]
         top, change, found = grid[3 * number : 3 * number + 3]
         bound = f", {cell.radius:g}" if cell.radius else ""
         pictures.name_row(top[0], f"{ATTACKS[cell.attack].title}{bound}", fontsize=8)
@@ -187,7 +191,10 @@ def detector(one: Evaluated, title: str) -> Figure:
         if cell is not None:
             if cell.attack not in ("pgd", "carlini_wagner") or _in_l2_ball(cell):
                 continue
-            shown, name = shown[found.success], ATTACKS[cell.attack].title
+            turned = found.success & ~one.evidence.wrong
+            if not np.any(turned):
+                continue
+            shown, name = shown[turned], ATTACKS[cell.attack].title
             if cell.evades:
                 name += f", knowing, weight {cell.distance_weight:g}"
                 count = np.sum(found.undetected)

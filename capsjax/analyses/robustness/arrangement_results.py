@@ -26,8 +26,9 @@ _PICTURES = 3  # Faces of each kind in the figure.
 
 _ABOUT = (
     "The score is the length of the capsule of face, or the probability of face by the "
-    "softmax. The area is that under the ROC curve which tells correct faces from the "
-    "others; 0.5: not at all. Upside down is a new pose as much as a wrong one."
+    "softmax. The area is that under the ROC curve of the score of face less that of "
+    "the other class, which tells correct faces from the others; 0.5: not at all. "
+    "Upside down is a new pose as much as a wrong one."
 )
 
 

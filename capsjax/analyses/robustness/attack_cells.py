@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from capsjax import attacks
 from capsjax.attacks import objectives
@@ -20,8 +20,9 @@ class Cell:
         norm: norm in which it is bounded, or in which changes are measured.
         radius: radius of the ball; 0 for an attack without a bound.
         steps: steps, queries, draws or generations, whatever the attack has.
-        restarts: random starts; images that are broken do not start again.
-        objective: what it raises.
+        restarts: random starts; images that are broken do not start again. Of
+            Carlini and Wagner's attack, the searches.
+        objective: what it raises; empty for an attack that has its own.
         gradient: what its gradient goes through.
         targeted: whether it wants a certain class, drawn for each image.
         evades: whether it counts only where the detector lets the image pass.
@@ -36,7 +37,7 @@ class Cell:
     radius: float = 0.0
     steps: int = 0
     restarts: int = 1
-    objective: objectives.Name = "cross_entropy"
+    objective: objectives.Name | Literal[""] = "logit_margin"
     gradient: Gradient = "routing"
     targeted: bool = False
     evades: bool = False
@@ -50,7 +51,7 @@ class Cell:
         words = [self.attack]
         if self.radius:
             words += [self.norm, f"{self.radius:g}"]
-        words += [f"{self.steps}x{self.restarts}", self.objective]
+        words += [f"{self.steps}x{self.restarts}", *filter(None, [self.objective])]
         words += [] if self.gradient == "routing" else [self.gradient]
         words += ["targeted"] * self.targeted
         words += [f"evades_{self.distance_weight:g}"] * self.evades
@@ -59,7 +60,8 @@ class Cell:
     @property
     def passes(self) -> int:
         """Gradients, or forward passes of attacks without, that an image may cost."""
-        return ATTACKS[self.attack].make(self).passes * self.restarts
+        kind = ATTACKS[self.attack]
+        return kind.make(self).passes * (1 if kind.starts else self.restarts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +72,27 @@ class Kind:
         title: name in tables.
         make: function from a cell's settings to the attack.
         steps: number of steps by default.
+        starts: searches that it makes by itself; 0 if it may start several times.
         bounded: whether it searches in a ball.
         norms: norms that it is made for.
         gradients: whether it uses gradients.
+        objective: what it raises; None for the first of the network's objectives, and
+            empty for one that has an objective of its own.
+        few_images: whether it costs so much that few images are attacked.
+        everywhere: whether it is made at each radius, not only at the focus.
         channels: number of channels that images must have; None for any.
     """
 
     title: str
     make: Callable[[Cell], Any]
     steps: int
+    starts: int = 0
     bounded: bool = True
     norms: tuple[Norm, ...] = ("linf", "l2")
     gradients: bool = True
+    objective: objectives.Name | Literal[""] | None = None
+    few_images: bool = False
+    everywhere: bool = True
     channels: int | None = None
 
 
@@ -93,6 +104,8 @@ def _few_pixels(count: int) -> Kind:
         bounded=False,
         norms=("l2",),
         gradients=False,
+        objective="probability",
+        few_images=True,
     )
 
 
@@ -108,7 +121,10 @@ ATTACKS: Mapping[str, Kind] = MappingProxyType(
         "bim": Kind("BIM", lambda cell: attacks.bim(cell.norm, cell.steps), 40),
         "pgd": Kind("PGD", lambda cell: attacks.pgd(cell.norm, cell.steps), 40),
         "mi_fgsm": Kind(
-            "MI-FGSM", lambda cell: attacks.mi_fgsm(cell.norm, cell.steps), 10
+            "MI-FGSM",
+            lambda cell: attacks.mi_fgsm(cell.norm, cell.steps),
+            10,
+            everywhere=False,
         ),
         "square": Kind(
             "square",
@@ -116,30 +132,36 @@ ATTACKS: Mapping[str, Kind] = MappingProxyType(
             500,
             norms=("linf",),
             gradients=False,
+            everywhere=False,
         ),
         "deepfool": Kind(
             "DeepFool",
             lambda cell: attacks.DeepFool(cell.steps),
             50,
+            objective="",
             bounded=False,
             norms=("l2",),
         ),
         "carlini_wagner": Kind(
             "Carlini-Wagner",
             lambda cell: attacks.CarliniWagner(
-                cell.steps, searches=5, learning_rate=0.1, first=0.1
+                cell.steps, cell.restarts, learning_rate=0.1, first=0.1
             ),
             200,
+            starts=5,
+            objective="",
             bounded=False,
             norms=("l2",),
         ),
         "every_pixel": Kind(
             "one pixel, all tried",
-            lambda cell: attacks.EveryPixel((0.0, 0.5, 1.0)),
+            lambda cell: attacks.EveryPixel(),
             0,
             bounded=False,
             norms=("l2",),
             gradients=False,
+            objective="probability",
+            few_images=True,
             channels=1,
         ),
         **{f"pixels_{count}": _few_pixels(count) for count in (1, 3, 5)},
@@ -180,15 +202,16 @@ def plan(
         kind = ATTACKS[name]
         number = steps if name in ("bim", "pgd") else kind.steps
         starts = restarts if name == "pgd" else 1
+        objective = first if kind.objective is None else kind.objective
         if not kind.bounded:
-            pixels = "pixel" in name
             found.append(
                 Cell(
                     name,
                     kind.norms[0],
                     steps=number,
-                    objective="probability" if pixels else first,
-                    count=pixel_images if pixels else 0,
+                    restarts=kind.starts or 1,
+                    objective=objective,
+                    count=pixel_images if kind.few_images else 0,
                     keep=True,
                 )
             )
@@ -196,9 +219,8 @@ def plan(
         for norm in kind.norms:
             for radius in radii.get(norm, ()):
                 at_focus = radius == focus[norm]
-                if name in ("mi_fgsm", "square") and not at_focus:
+                if not (at_focus or kind.everywhere):
                     continue
-                objective = "logit_margin" if name == "square" else first
                 found.append(
                     Cell(
                         name,

@@ -71,17 +71,22 @@ def planned(victim: Victim, settings: Settings) -> tuple[list[Cell], list[str]]:
         except NotApplicableError as error:
             if victim.model.config.model.routing is not None:
                 left_out.append(f"{victim.name}, gradient of {gradient}: {error}")
-    kind = victim.model.config.model.scores
+    config = victim.model.config
     planned = attack_cells.plan(
         names,
         settings.radii,
         settings.focus,
-        objectives.for_gradients(kind),
+        objectives.for_gradients(config.model.scores, config.loss),
         gradients,
         steps=settings.steps,
         restarts=settings.restarts,
         pixel_images=settings.pixel_images,
     )
+    if victim.threshold is None and config.model.has_decoder:
+        left_out.append(
+            f"{victim.name}, reconstruction as a detector: not asked for, or there are "
+            "no validation images that this network was not trained on"
+        )
     if victim.threshold is not None and "pgd" in settings.attacks:
         for norm, radius in settings.focus.items():
             base = next(
@@ -99,6 +104,7 @@ def _key(victim: Victim, images: Images, cell: Cell) -> dict[str, Any]:
         **victim.identity,
         "images": hashlib.sha256(images.pixels.tobytes()).hexdigest(),
         "labels": hashlib.sha256(images.labels.tobytes()).hexdigest(),
+        "num_classes": images.num_classes,
         "numbers": hashlib.sha256(images.numbers.tobytes()).hexdigest(),
         "seed": images.seed,
         # Batches of other sizes are summed up in another order.
@@ -219,6 +225,7 @@ def _evidence(
     images: Images,
     settings: Settings,
 ) -> Evidence:
+    config = victim.model.config
     clean = victim.predictions(images.values, settings.batch_size)
     transferred = {}
     for other in victims:
@@ -237,7 +244,7 @@ def _evidence(
         trust.gradients(
             victim,
             images,
-            objectives.for_gradients(victim.model.config.model.scores),
+            objectives.for_gradients(config.model.scores, config.loss),
             settings.batch_size,
         ),
     )

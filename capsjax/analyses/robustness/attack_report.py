@@ -99,7 +99,8 @@ def _pictures(
         figures.save(figure, output / f"{name}_detector.png")
         captions[f"{name}_detector.png"] = (
             f"{name}: distances of images to their reconstructions: clean ones, and "
-            "those that attacks turned from right to wrong. 95 % of the validation "
+            "those that attacks (in balls, of L-infinity) turned from right to wrong. "
+            "95 % of the validation "
             "images are nearer than the threshold. Below, images of the attack that "
             "knows of the detector on which the network errs and which pass, and what "
             "the decoder draws of the class that it sees."
@@ -111,12 +112,14 @@ def _pictures(
         )
         figures.save(figure, output / f"{name}_pixels.png")
         shares = ", ".join(
-            f"{ATTACKS[cell.attack].title} {np.mean(outcome.success):.0%} of "
-            f"{len(outcome.success)}"
+            f"{ATTACKS[cell.attack].title} {np.sum(outcome.success & right)} of "
+            f"{np.sum(right)}"
             for cell, outcome in pixels
+            if len(right := ~evidence.wrong[: len(outcome.success)])
         )
         captions[f"{name}_pixels.png"] = (
             f"{name}: images of which a few pixels, marked, were changed, with the "
-            f"class before and after. Broken: {shares}."
+            f"class before and after. Broken of those that are right otherwise: "
+            f"{shares}."
         )
     return captions

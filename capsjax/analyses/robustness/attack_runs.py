@@ -130,7 +130,7 @@ def run(
     attack = _compiled(victim, cell)
     found, success = clean.copy(), np.zeros(count, bool)
     trace: list[np.ndarray] = []
-    for restart in range(cell.restarts):
+    for restart in range(1 if ATTACKS[cell.attack].starts else cell.restarts):
         rest = np.flatnonzero(~success)
         keys = np.asarray(jax.random.key_data(images.keys(restart)))[:count][rest]
         parts = zip(
@@ -142,8 +142,11 @@ def run(
         for start, ((some, real), (own, _), (key, _)) in enumerate(parts):
             got = attack(some, own, jax.random.wrap_key_data(jnp.asarray(key)))
             places = rest[start * batch_size :][:real]
-            found[places] = np.asarray(got.images)[:real]
-            success[places] = np.asarray(got.success)[:real]
+            new = np.asarray(got.success)[:real]
+            # Where no start succeeds, the first one's best images stay.
+            better = places if not restart else places[new]
+            found[better] = np.asarray(got.images)[:real][np.isin(places, better)]
+            success[places] = new
             if not restart:
                 trace.append(np.asarray(got.trace)[:, :real])
             on_batch(real)
@@ -188,7 +191,9 @@ def in_8_bits(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
 def _compiled(victim: Victim, cell: Cell) -> Callable[..., Found]:
     """The compiled attack, from images, labels and keys; one for all radii."""
-    settings = dataclasses.replace(cell, radius=0.0, count=0, keep=False, restarts=1)
+    settings = dataclasses.replace(cell, radius=0.0, count=0, keep=False)
+    if not ATTACKS[cell.attack].starts:
+        settings = dataclasses.replace(settings, restarts=1)
     compiled = victim.programs.get(settings)
     if compiled is None:
         kind, attack = ATTACKS[cell.attack], ATTACKS[cell.attack].make(cell)
@@ -196,7 +201,7 @@ def _compiled(victim: Victim, cell: Cell) -> Callable[..., Found]:
         def call(variables, images, labels, keys, radius):
             attacked = victim.attacked(
                 variables,
-                cell.objective,
+                cell.objective or "logit_margin",
                 cell.gradient,
                 targeted=cell.targeted,
                 evades=cell.evades,

@@ -32,6 +32,8 @@ def rows(evaluated: Sequence[Evaluated]) -> list[Row]:
             "clean_accuracy": float(np.mean(~one.evidence.wrong)),
         }
         for cell, outcome in one.evidence.outcomes.items():
+            # What is not the goal of an attack says nothing of the accuracy under it.
+            plain = not (cell.targeted or cell.evades)
             left = intervals.accuracy(~outcome.success)
             found.append(
                 results.row(
@@ -49,10 +51,11 @@ def rows(evaluated: Sequence[Evaluated]) -> list[Row]:
                         "evades": cell.evades,
                         "distance_weight": cell.distance_weight,
                         "examples": len(outcome.success),
-                        "accuracy": left.value,
-                        "low": left.low,
-                        "high": left.high,
-                        "accuracy_8_bits": float(np.mean(~outcome.success_8_bits)),
+                        "success": float(np.mean(outcome.success)),
+                        "success_8_bits": float(np.mean(outcome.success_8_bits)),
+                        "accuracy": left.value if plain else None,
+                        "low": left.low if plain else None,
+                        "high": left.high if plain else None,
                         "median_distance": _median_distance(outcome),
                         "seconds": outcome.seconds,
                         "attacked_commit": outcome.commit,
@@ -91,7 +94,8 @@ def markdown(evaluated: Sequence[Evaluated], title: str) -> str:
         f"# Networks under attack: {title}\n",
         f"Accuracy in % on the same {count:,} test images for all networks, with "
         "Wilson's 95 % interval. Images that a network errs on without an attack count "
-        "as broken. Sizes are in units of the pixels' full range, before any "
+        "as broken. Networks are comparable where they are equally accurate without an "
+        "attack. Sizes are in units of the pixels' full range, before any "
         "preprocessing.\n",
         "## The checks\n",
         *(
@@ -107,6 +111,8 @@ def markdown(evaluated: Sequence[Evaluated], title: str) -> str:
         ]
         if curve := _curve(evaluated, norm):
             parts += [f"## {_NORMS[norm]}, by radius\n", curve]
+    if targets := _targets(evaluated):
+        parts += ["## Targets reached, in % of the images\n", targets]
     if unbounded := _unbounded(evaluated):
         parts += ["## Without a bound\n", unbounded]
     if transfer := _transfer(evaluated):
@@ -126,9 +132,12 @@ def markdown(evaluated: Sequence[Evaluated], title: str) -> str:
 
 def title_of(cell: Cell) -> str:
     """An attack in words, without its radius."""
-    words = [ATTACKS[cell.attack].title]
+    kind = ATTACKS[cell.attack]
     details = [f"{cell.steps} steps"] if cell.attack in ("bim", "pgd") else []
-    details += [f"{cell.restarts} starts"] if cell.restarts > 1 else []
+    if kind.starts:
+        details.append(f"{cell.restarts} searches of {cell.steps} steps")
+    elif cell.restarts > 1:
+        details.append(f"{cell.restarts} starts")
     if cell.attack == "pgd":
         details.append(cell.objective.replace("_", " "))
     details += {"held": ["couplings held"], "votes": ["votes before routing"]}.get(
@@ -137,11 +146,13 @@ def title_of(cell: Cell) -> str:
     details += ["targeted"] * cell.targeted
     if cell.evades:
         details.append(f"knows of the detector, weight {cell.distance_weight:g}")
-    return words[0] + (f" ({', '.join(details)})" if details else "")
+    return kind.title + (f" ({', '.join(details)})" if details else "")
 
 
 def percent(right: np.ndarray) -> str:
-    """A share in percent with its interval."""
+    """A share in percent with its interval; empty for a share of nothing."""
+    if not len(right):
+        return ""
     value, low, high = (100 * number for number in intervals.accuracy(right))
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
@@ -177,10 +188,11 @@ def _at_focus(evaluated: Sequence[Evaluated], norm: Norm, radius: float) -> str:
         cell
         for one in evaluated
         for cell in one.evidence.outcomes
-        if cell.norm == norm and cell.radius == radius and not cell.evades
+        if cell.norm == norm and cell.radius == radius
+        if not (cell.evades or cell.targeted)
     )
     lines = [["none", *(percent(~one.evidence.wrong) for one in evaluated)]]
-    for cell in sorted(cells, key=lambda cell: (cell.targeted, cell.attack)):
+    for cell in sorted(cells, key=lambda cell: cell.attack):
         shown = [
             percent(~found.success)
             if (found := one.evidence.outcomes.get(cell))
@@ -189,8 +201,53 @@ def _at_focus(evaluated: Sequence[Evaluated], norm: Norm, radius: float) -> str:
         ]
         lines.append([title_of(cell), *shown])
     worst = [percent(~one.evidence.worst(norm, radius)) for one in evaluated]
-    lines.append(["worst of all untargeted", *worst])
+    lines.append(["worst of all", *worst])
+    shared = [
+        cell
+        for cell in cells
+        if all(cell in one.evidence.outcomes for one in evaluated)
+    ]
+    if len(evaluated) > 1:
+        left = [~one.evidence.worst(norm, radius, shared) for one in evaluated]
+        lines.append(["worst of those made on all networks", *map(percent, left)])
+        clean = [~one.evidence.wrong for one in evaluated]
+        lines += [
+            [f"{what}, less the first network's, points", "", *_less(some)]
+            for what, some in (("none", clean), ("worst of those on all", left))
+        ]
     names = _names(evaluated)
+    return results.markdown_table(["attack", *names], lines, numeric=names) + "\n"
+
+
+def _less(right: Sequence[np.ndarray]) -> list[str]:
+    """Differences to the first of some networks, image by image, in points."""
+    found = [intervals.difference(some, right[0]) for some in right[1:]]
+    return [
+        "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * number for number in one))
+        for one in found
+    ]
+
+
+def _targets(evaluated: Sequence[Evaluated]) -> str:
+    """How often attacks reach the class that was drawn for each image."""
+    cells = dict.fromkeys(
+        cell for one in evaluated for cell in one.evidence.outcomes if cell.targeted
+    )
+    lines = [
+        [
+            f"{title_of(cell)}, {_NORMS[cell.norm]} {cell.radius:g}",
+            *(
+                percent(found.success)
+                if (found := one.evidence.outcomes.get(cell))
+                else ""
+                for one in evaluated
+            ),
+        ]
+        for cell in cells
+    ]
+    names = _names(evaluated)
+    if not lines:
+        return ""
     return results.markdown_table(["attack", *names], lines, numeric=names) + "\n"
 
 

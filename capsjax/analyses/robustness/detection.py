@@ -95,14 +95,13 @@ def detected(
         if not cell.keep or cell.targeted or len(outcome.images) != len(clean):
             continue
         own = victim.distances(outcome.images, batch_size)
-        turned = outcome.success & ~wrong
+        errs = outcome.predictions != images.labels
+        turned = errs & ~wrong
         auc = np.nan
         if np.any(turned):
             truth = np.r_[np.zeros(len(clean)), np.ones(turned.sum())]
             auc = roc_auc_score(truth, np.r_[clean, own[turned]])
-        found[cell] = Detected(
-            outcome.predictions != images.labels, own > victim.threshold, own, auc
-        )
+        found[cell] = Detected(errs, own > victim.threshold, own, auc)
     return found
 
 

@@ -64,8 +64,13 @@ class Answer(NamedTuple):
 
 
 def name(folder: RunFolder) -> str:
-    """Name of a run's network: that of its folder without the seed and what follows."""
-    return re.sub(r"_?seed\d+.*", "", folder.path.resolve().name) or "network"
+    """Name of a run's network: that of its folder without seed and matched accuracy.
+
+    A folder that is named after the seed alone has the name of the one that it is in.
+    """
+    path = folder.path.resolve()
+    own = re.sub(r"_?seed\d+(_until_[\d.]+)?", "", path.name)
+    return own or path.parent.name
 
 
 def ask(folder: RunFolder, data: Dataset, grid: int = 2) -> Answer:

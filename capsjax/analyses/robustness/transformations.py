@@ -155,6 +155,8 @@ def _first_below(
     changes: Sequence[float] | Sequence[str], values: Sequence[float]
 ) -> float | None:
     half = values[0] / 2
+    if not half:
+        return None
     for number in range(1, len(values)):
         if values[number] <= half:
             before, after = (float(x) for x in changes[number - 1 : number + 1])

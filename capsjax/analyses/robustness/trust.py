@@ -13,7 +13,7 @@ References:
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -33,7 +33,7 @@ _POINTS = 0.005
 _FLAT = 0.05  # Share of images without a gradient that is too many.
 _NOISE = 0.5  # Share of PGD's success that noise may have.
 _AGREES = 0.95  # Correlation of gradients and finite differences.
-_DIRECTIONS, _STEP = 10, 1e-3
+_DIRECTIONS, _SLOPES, _STEP = 5, 50, 1e-3  # For each of the first images.
 
 
 class Check(NamedTuple):
@@ -99,10 +99,9 @@ def gradients(
             found.append((ahead - behind) / (2 * _STEP))
         return found
 
-    rng = np.random.default_rng(images.seed)
     found: list[list[np.ndarray]] = [[] for _ in names]
-    told: list[list[np.ndarray]] = [[] for _ in names]
-    measured: list[list[np.ndarray]] = [[] for _ in names]
+    told: list[list[float]] = [[] for _ in names]
+    measured: list[list[float]] = [[] for _ in names]
     parts = zip(
         batches(images.values, batch_size),
         batches(images.labels, batch_size),
@@ -113,13 +112,21 @@ def gradients(
         own = [np.asarray(x)[:real] for x in look(victim.variables, some, labels)]
         for one, every in zip(own, found, strict=True):
             every.append(one.reshape(real, -1))
-        for _ in range(_DIRECTIONS if number == 0 else 0):
-            directions = rng.normal(size=some.shape).astype(np.float32)
-            directions /= np.sqrt(np.mean(np.sum(directions**2, axis=(1, 2, 3))))
+        start = number * batch_size
+        # Directions of the first images, whatever the batches are.
+        for draw in range(_DIRECTIONS if start < _SLOPES else 0):
+            directions = np.zeros(some.shape, np.float32)
+            for place in range(min(real, _SLOPES - start)):
+                own_seed = (images.seed, int(images.numbers[start + place]), draw)
+                one = np.random.default_rng(own_seed).normal(size=some.shape[1:])
+                directions[place] = one / np.linalg.norm(one)
             steep = slopes(victim.variables, some, labels, directions)
             for place, gradient in enumerate(own):
-                measured[place].append(np.asarray(steep[place])[:real])
-                told[place].append(np.sum(gradient * directions[:real], axis=(1, 2, 3)))
+                own_slopes = np.sum(gradient * directions[:real], axis=(1, 2, 3))
+                measured[place].extend(
+                    np.asarray(steep[place])[: _SLOPES - start][:real]
+                )
+                told[place].extend(own_slopes[: _SLOPES - start])
     return [
         _facts(name, np.concatenate(found[place]), told[place], measured[place])
         for place, name in enumerate(names)
@@ -129,12 +136,12 @@ def gradients(
 def _facts(
     name: objectives.Name,
     every: np.ndarray,
-    told: Sequence[np.ndarray],
-    measured: Sequence[np.ndarray],
+    told: Sequence[float],
+    measured: Sequence[float],
 ) -> Gradients:
     agreement = np.nan
     if np.std(told) > 0:
-        agreement = np.corrcoef(np.ravel(told), np.ravel(measured))[0, 1]
+        agreement = np.corrcoef(told, measured)[0, 1]
     norms = np.linalg.norm(every.astype(np.float64), axis=1)
     return Gradients(
         name,
@@ -173,27 +180,36 @@ class Evidence:
         ]
 
     def plain(self, attack: str, norm: Norm) -> list[Cell]:
-        """An attack's cells by radius, of those with several the first."""
+        """An attack's cells by radius, of those with several the first.
+
+        These are made with the first objective, as the plan orders them.
+        """
         found: dict[float, Cell] = {}
-        for cell in self.cells(attack, norm=norm, targeted=False, gradient="routing"):
+        for cell in self.cells(
+            attack, norm=norm, targeted=False, evades=False, gradient="routing"
+        ):
             found.setdefault(cell.radius, cell)
         return [found[radius] for radius in sorted(found)]
 
-    def rate(self, success: np.ndarray) -> float:
-        """Share of the images that the network errs on."""
-        return float(np.mean(success))
+    def worst(
+        self, norm: Norm, radius: float, among: Collection[Cell] | None = None
+    ) -> np.ndarray:
+        """Images that any untargeted attack within a radius has broken, bool [N].
 
-    def worst(self, norm: Norm, radius: float) -> np.ndarray:
-        """Images that any attack within a radius has broken, bool [N]."""
+        Args:
+            norm: norm of the radius.
+            radius: the radius.
+            among: the attacks that count; None for all, and images found on others.
+        """
         broken = self.wrong.copy()
         for cell, outcome in self.outcomes.items():
-            if cell.targeted or cell.count:
+            if cell.targeted or cell.count or (among is not None and cell not in among):
                 continue
             if cell.radius and cell.norm == norm and cell.radius <= radius:
                 broken |= outcome.success
             elif not cell.radius and cell.norm == norm:
                 broken |= outcome.success & (outcome.distances <= radius)
-        if radius >= self.focus[norm]:
+        if among is None and radius >= self.focus[norm]:
             for (of_norm, _), success in self.transferred.items():
                 if of_norm == norm:
                     broken |= success
@@ -213,6 +229,14 @@ def _allowed(evidence: Evidence) -> float:
     return max(_POINTS, 1 / len(evidence.wrong)) + 1e-9
 
 
+def _share(success: np.ndarray) -> float:
+    return float(np.mean(success))
+
+
+def _not_made(name: str) -> list[Check]:
+    return [Check(name, None, "the attacks for it were not made")]
+
+
 def _order(evidence: Evidence, norm: Norm) -> list[Check]:
     steps = {cell.radius: cell for cell in evidence.plain("pgd", norm)}
     ones = {cell.radius: cell for cell in evidence.plain("fgsm", norm)}
@@ -223,8 +247,8 @@ def _order(evidence: Evidence, norm: Norm) -> list[Check]:
     pairs = [
         (
             radius,
-            evidence.rate(evidence.outcomes[ones[radius]].success),
-            evidence.rate(evidence.outcomes[steps[radius]].success),
+            _share(evidence.outcomes[ones[radius]].success),
+            _share(evidence.outcomes[steps[radius]].success),
         )
         for radius in radii
     ]
@@ -236,8 +260,8 @@ def _order(evidence: Evidence, norm: Norm) -> list[Check]:
 def _growth(evidence: Evidence, norm: Norm) -> list[Check]:
     cells = evidence.plain("pgd", norm)
     if len(cells) < 2:
-        return []
-    rates = [evidence.rate(evidence.outcomes[cell].success) for cell in cells]
+        return _not_made(f"PGD's success grows with the radius, {norm}")
+    rates = [_share(evidence.outcomes[cell].success) for cell in cells]
     falls = min(b - a for a, b in itertools.pairwise(rates))
     shown = ", ".join(
         f"{cell.radius:g}: {rate:.1%}" for cell, rate in zip(cells, rates, strict=True)
@@ -249,7 +273,7 @@ def _growth(evidence: Evidence, norm: Norm) -> list[Check]:
             shown,
         )
     ]
-    # All images of the range are nearer than this to uniform grey.
+    # Uniform grey is nearer than this to every image, and of one class at most.
     if norm == "linf":
         widest = cells[-1].radius >= 0.5
         found.append(
@@ -271,16 +295,17 @@ def _at_focus(evidence: Evidence, attack: str, norm: Norm) -> Cell | None:
 
 def _noise(evidence: Evidence, norm: Norm) -> list[Check]:
     noise, pgd = (_at_focus(evidence, name, norm) for name in ("noise", "pgd"))
+    name = f"random noise is far weaker than PGD, {norm}"
     if noise is None or pgd is None:
-        return []
+        return _not_made(name)
     # What the network errs on anyway is no success of either.
     rates = [
-        evidence.rate(evidence.outcomes[cell].success & ~evidence.wrong)
+        _share(evidence.outcomes[cell].success & ~evidence.wrong)
         for cell in (noise, pgd)
     ]
     return [
         Check(
-            f"random noise is far weaker than PGD, {norm}",
+            name,
             rates[0] <= _NOISE * rates[1] + _allowed(evidence),
             f"{rates[0]:.1%} and {rates[1]:.1%} of the images at "
             f"{evidence.focus[norm]:g}",
@@ -290,9 +315,10 @@ def _noise(evidence: Evidence, norm: Norm) -> list[Check]:
 
 def _black_box(evidence: Evidence, norm: Norm) -> list[Check]:
     pgd = _at_focus(evidence, "pgd", norm)
+    title = f"PGD is at least as strong as attacks that do not see the network, {norm}"
     if pgd is None:
-        return []
-    own = evidence.rate(evidence.outcomes[pgd].success)
+        return _not_made(title)
+    own = _share(evidence.outcomes[pgd].success)
     others = {
         f"images found on {name}": success
         for (of_norm, name), success in evidence.transferred.items()
@@ -303,35 +329,41 @@ def _black_box(evidence: Evidence, norm: Norm) -> list[Check]:
         if cell is not None and not kind.gradients and attack != "noise":
             others[kind.title] = evidence.outcomes[cell].success
     if not others:
-        return []
-    name, success = max(others.items(), key=lambda item: evidence.rate(item[1]))
+        return _not_made(title)
+    name, success = max(others.items(), key=lambda item: _share(item[1]))
     return [
         Check(
-            f"PGD is at least as strong as attacks that do not see the network, {norm}",
-            evidence.rate(success) <= own + _allowed(evidence),
-            f"PGD {own:.1%}; the strongest other, {name}, {evidence.rate(success):.1%}",
+            title,
+            _share(success) <= own + _allowed(evidence),
+            f"PGD {own:.1%}; the strongest other, {name}, {_share(success):.1%}",
         )
     ]
 
 
 def _effort(evidence: Evidence, norm: Norm) -> list[Check]:
     base = _at_focus(evidence, "pgd", norm)
-    if base is None:
-        return []
     found = []
+    most = 100 * _allowed(evidence)
     for what, setting in (("steps", "steps"), ("starts", "restarts")):
+        name = (
+            f"twice the {what} change PGD's success by at most {most:.2g} points, "
+            f"{norm}"
+        )
+        if base is None:
+            found += _not_made(name)
+            continue
         twice = dataclasses.replace(
             base, **{setting: 2 * getattr(base, setting)}, keep=False
         )
         if twice not in evidence.outcomes:
+            found += _not_made(name)
             continue
         before, after = (
-            evidence.rate(evidence.outcomes[cell].success) for cell in (base, twice)
+            _share(evidence.outcomes[cell].success) for cell in (base, twice)
         )
         found.append(
             Check(
-                f"twice the {what} change PGD's success by less than half a point, "
-                f"{norm}",
+                name,
                 abs(after - before) <= _allowed(evidence),
                 f"{before:.1%} with {getattr(base, setting)}, {after:.1%} with "
                 f"{getattr(twice, setting)}",
@@ -342,14 +374,17 @@ def _effort(evidence: Evidence, norm: Norm) -> list[Check]:
 
 def _loss(evidence: Evidence, norm: Norm) -> list[Check]:
     cell = _at_focus(evidence, "bim", norm) or _at_focus(evidence, "pgd", norm)
+    name = f"the objective rises from step to step, {norm}"
     if cell is None:
-        return []
+        return _not_made(name)
     trace = evidence.outcomes[cell].trace
+    if np.all(evidence.wrong):
+        return [Check(name, None, "the network errs on every image by itself")]
     falls = float(np.max(np.maximum.accumulate(trace) - trace))
     rise = float(trace[-1] - trace[0])
     return [
         Check(
-            f"the objective rises from step to step, {norm}",
+            name,
             rise > 0 and falls <= 0.05 * rise,
             f"from {trace[0]:.3g} to {trace[-1]:.3g} in {len(trace)} steps of "
             f"{ATTACKS[cell.attack].title}; largest fall {falls:.2g}",
@@ -361,8 +396,8 @@ def _unbounded(evidence: Evidence) -> list[Check]:
     return [
         Check(
             f"{ATTACKS[cell.attack].title} without a bound breaks every image",
-            evidence.rate(outcome.success) >= 1 - _allowed(evidence),
-            f"{evidence.rate(outcome.success):.1%}",
+            _share(outcome.success) >= 1 - _allowed(evidence),
+            f"{_share(outcome.success):.1%}",
         )
         for cell, outcome in evidence.outcomes.items()
         if not ATTACKS[cell.attack].bounded and ATTACKS[cell.attack].gradients

@@ -53,7 +53,9 @@ class Victim:
     @functools.cached_property
     def variables(self) -> Variables:
         """Its variables on the device."""
-        return jax.device_put(self.model.variables)
+        # Also where it is first asked for while a program is traced.
+        with jax.ensure_compile_time_eval():
+            return jax.device_put(self.model.variables)
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -129,7 +131,8 @@ class Victim:
 
     def graphdef(self, gradient: Gradient) -> nnx.GraphDef:
         """The structure of the network, or of the one whose gradient is taken."""
-        if gradient == "routing":
+        model = self.model.config.model
+        if model.with_gradient(gradient) == model:
             return self.model.graphdef
         return self._others(gradient)
 
@@ -192,7 +195,11 @@ class Victim:
         return Attacked(
             scores=lambda images: self.output(variables, images).scores,
             objective_of=objectives.of_name(
-                objective, kind, config.loss, targeted=targeted
+                objective,
+                kind,
+                config.loss,
+                targeted=targeted,
+                step=variables.step,
             ),
             logits_of=lambda scores: objectives.logits(scores, kind),
             surrogate=None if gradient == "routing" else surrogate,

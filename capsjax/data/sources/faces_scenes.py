@@ -172,7 +172,7 @@ def without_parts(
 
     Two of three lack one part, the others two or three. In the place of each is
     nothing, or a doodle, a zigzag about as long as the part's stroke, with which the
-    amount of ink does not tell.
+    amount of ink tells less.
 
     Args:
         scenes: N faces.

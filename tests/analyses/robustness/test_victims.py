@@ -127,11 +127,29 @@ def test_networks_without_such_gradients_say_why(monkeypatch):
         SMALL["baseline_cnn"].with_gradient("votes")
     victim = untrained(fitting(CAPSULES))
     monkeypatch.setattr(
-        capsnet.Config, "with_gradient", lambda self, _: self.replace(primary_types=2)
+        capsnet.Config,
+        "with_gradient",
+        lambda self, name: self if name == "routing" else self.replace(primary_types=2),
     )
     with pytest.raises(NotApplicableError, match="capsnet would have other parameters"):
         victim.graphdef("held")
     assert victim.graphdef("routing") is victim.model.graphdef
+
+
+def test_a_run_that_held_couplings_is_attacked_through_them(victim, images):
+    """The default gradient goes through all of routing, however it was trained."""
+    config = victim.model.config
+    held = config.model.with_gradient("held")
+    assert held.with_gradient("routing") == config.model
+    graphdef = victim.graphdef("held")
+    model = dataclasses.replace(
+        victim.model, config=config.replace(model=held), graphdef=graphdef
+    )
+    other = dataclasses.replace(victim, model=model)
+    for first, second in zip(
+        gradients(victim, images.values), gradients(other, images.values), strict=True
+    ):
+        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-7)
 
 
 def gradients(victim, images, graphdef=None, gradient="routing"):
