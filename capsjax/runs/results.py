@@ -265,10 +265,13 @@ def portable(command: Sequence[str]) -> str:
     paths = re.compile(
         r"^(--(?:workdir|data_dir|data_path|output|config\.data\.path)=).*"
     )
-    named = ("--against=", "--init_from=", "--config.init_from=", "--pretrained=")
+    named = (
+        *("--against=", "--init_from=", "--config.init_from=", "--pretrained="),
+        *("--workdirs=", "--quarters="),
+    )
     words = [paths.sub(r"\1DIR", word) for word in command]
     return " ".join(
-        re.sub(r"(?<=[=\s])\S*/", "", word) if word.startswith(named) else word
+        re.sub(r"(?<=[=\s,])[^\s,]*/", "", word) if word.startswith(named) else word
         for word in words
     )
 

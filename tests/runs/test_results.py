@@ -232,3 +232,8 @@ def test_a_command_within_a_command_keeps_its_names():
     assert results.portable(command) == (
         "python --against=python3 step.py --compile --n=1"
     )
+
+
+def test_runs_in_a_command_keep_their_names():
+    command = ["python", "--workdirs=/data/a/seed0,runs/b/seed1", "--quarters=/x/y"]
+    assert results.portable(command) == "python --workdirs=seed0,seed1 --quarters=y"
