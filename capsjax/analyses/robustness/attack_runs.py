@@ -108,7 +108,6 @@ def run(
     cell: Cell,
     images: Images,
     batch_size: int,
-    on_batch: Callable[[int], None] = lambda images: None,
 ) -> Outcome:
     """Attacks a network.
 
@@ -117,7 +116,6 @@ def run(
         cell: the attack.
         images: images of the evaluation.
         batch_size: images of a batch.
-        on_batch: function that is called after each batch with its number of images.
 
     Raises:
         NotApplicableError: the network has nothing for this attack.
@@ -149,7 +147,6 @@ def run(
             success[places] = new
             if not restart:
                 trace.append(np.asarray(got.trace)[:, :real])
-            on_batch(real)
     # The image itself is in every ball.
     already = ~success & _succeeds(victim, cell, clean, labels, batch_size)
     found[already], success = clean[already], success | already
