@@ -135,12 +135,15 @@ def main() -> None:
 
 
 def _ask_about_quarters(workdir: pathlib.Path, runs: Sequence[str]) -> None:
-    folders = [RunFolder(run) for run in runs]
-    data = launch.load_run_data(folders[0], _DATA_DIR.value)
-    found = []
-    for folder in folders:
+    folders = {run: RunFolder(run) for run in runs}
+    data = launch.load_run_data(folders[runs[0]], _DATA_DIR.value)
+    for folder in folders.values():
         data_record.check_same(folder, data)
-        found.append(quarters.ask(folder, data))
+    found = [
+        quarters.ask(network, folders[run], data)
+        for network, members in matched.by_network(folders).items()
+        for run in members
+    ]
     print(quarters.write(workdir, found, data.test, data.title))
     print(f"rows, table and figure in {workdir}")
 

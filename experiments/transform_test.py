@@ -10,7 +10,11 @@ the image does to the pose of the winning capsule: whether a linear map predicts
 whether the angle, size or place can be read from the pose; a network without capsules
 has the input of its last dense layer in place of a pose.
 
-Runs are comparable if their accuracy on unchanged images is the same; the table says
+Runs whose folders differ in seedN alone, or in the accuracy until which they were
+trained, are trainings of one network: tables and figures show their means, with
+intervals over images and trainings, and rows each run.
+
+Networks are comparable if their accuracy on unchanged images is the same; the table says
 where it is not. Turned by 180 degrees, a 6 is a 9: --without_classes=6,9.
 
 Rows, tables and figures go to --output; experiments.report shows them. The same command

@@ -1,5 +1,6 @@
 """Confidence intervals of accuracies."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,35 @@ def mean(values: npt.NDArray[np.float64]) -> Interval:
     The interval has no bounds for a single value.
     """
     return _of_means(values, np.arange(len(values)))
+
+
+def over_trainings(found: Sequence[Interval]) -> Interval:
+    """The mean over trainings of a network, each measured on the same images.
+
+    Two things are random, the training and the images. Student's interval of the mean
+    holds the first; that of a training, from the images, does not become smaller by
+    other trainings that see the same ones. Their squares are added, on each side. Of a
+    single training it is its own interval.
+
+    Args:
+        found: the value of each training, with its interval over the images.
+    """
+    values, low, high = np.array(found, np.float64).T
+    spread = mean(values).high - values.mean() if len(values) > 1 else 0.0
+    below = np.hypot(np.mean(values - low), spread)
+    above = np.hypot(np.mean(high - values), spread)
+    value = float(values.mean())
+    return Interval(value, float(value - below), float(value + above))
+
+
+def of_share(interval: Interval) -> Interval:
+    """An interval without what a share cannot be, below 0 or above 1.
+
+    One without bounds stays without.
+    """
+    if np.isinf(interval.low):
+        return interval
+    return Interval(interval.value, max(interval.low, 0.0), min(interval.high, 1.0))
 
 
 def _of_means(

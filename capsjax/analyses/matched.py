@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -53,6 +54,31 @@ class Cell(NamedTuple):
         name = f"{network}_seed{self.seed}_until_{100 * until:.2f}"
         ends = f"--config.stop_at_validation_accuracy={until}"
         return grid.Run(name, [*words, f"--config.seed={self.seed}", ends])
+
+
+def by_network(folders: Mapping[str, RunFolder]) -> dict[str, list[str]]:
+    """Which runs are trainings of one network, as `train_all` names them.
+
+    Those are in one folder, and their names differ in ``seedN`` and the accuracy alone.
+    A run that is named after its seed alone has the name of the folder that it is in.
+
+    Args:
+        folders: folders of runs by their names.
+
+    Returns:
+        For each network the names of its runs, in order. Where networks in different
+        folders have the same name, these come before it.
+    """
+    groups: dict[pathlib.Path, list[str]] = {}
+    for run, folder in folders.items():
+        path = folder.path.resolve()
+        own = re.sub(r"_?seed\d+(_until_[\d.]+)?", "", path.name)
+        groups.setdefault(path.with_name(own) if own else path.parent, []).append(run)
+    for length in itertools.count(1):
+        names = ["/".join(path.parts[-length:]) for path in groups]
+        if len({*names}) == len(names):
+            break
+    return dict(zip(names, groups.values(), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

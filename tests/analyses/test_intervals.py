@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from capsjax.analyses import intervals
+from capsjax.analyses.intervals import Interval
 
 
 def test_wilson_by_hand():
@@ -57,3 +59,28 @@ def test_networks_that_never_differ_may_differ_in_three_of_n():
     # Of the images made from 20 originals, only those are independent.
     groups = np.repeat(np.arange(20), 3)
     assert intervals.difference(right, right, groups) == (0.0, -0.15, 0.15)
+
+
+def test_trainings_and_images_are_both_random():
+    """Where only one of the two varies, the interval is that one's."""
+    alike = intervals.over_trainings([Interval(0.5, 0.4, 0.7)] * 3)
+    assert alike == pytest.approx((0.5, 0.4, 0.7))
+    exact = intervals.over_trainings([Interval(x, x, x) for x in (0.1, 0.4, 0.7)])
+    half = scipy.stats.t.ppf(0.975, 2) * 0.3 / 3**0.5
+    assert exact == pytest.approx((0.4, 0.4 - half, 0.4 + half))
+    assert intervals.over_trainings([Interval(0.5, 0.4, 0.7)]) == (0.5, 0.4, 0.7)
+    shares = intervals.of_share(exact)
+    assert shares == pytest.approx((0.4, 0.0, 1.0))
+    assert intervals.of_share(Interval(0.5, -np.inf, np.inf)).low == -np.inf
+
+
+def test_intervals_over_trainings_hold_the_truth():
+    rng = np.random.default_rng(2)
+    trials, hits = 400, 0
+    for _ in range(trials):
+        images = rng.normal(0, 0.15, 200)  # The same for all trainings.
+        skills = rng.normal(0.6, 0.02, 4)
+        right = rng.random((4, 200)) < skills[:, None] + images
+        found = intervals.over_trainings([*map(intervals.accuracy, right)])
+        hits += found.low <= 0.6 <= found.high
+    assert hits / trials > 0.94

@@ -48,6 +48,27 @@ def test_runs_differ_in_seed_and_accuracy_alone():
     assert config.max_steps == 7
 
 
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (
+            ["a/x_seed0_until_98.50", "a/x_seed12_until_99.00", "a/y_seed0"],
+            {"x": [0, 1], "y": [2]},
+        ),
+        (["a/cnn/seed3", "a/cnn_seed0_plain"], {"cnn": [0], "cnn_plain": [1]}),
+        # Networks of the same name in different folders are not one network.
+        (
+            ["plain/cnn_seed0", "defended/cnn_seed0", "plain/cnn_seed1"],
+            {"plain/cnn": [0, 2], "defended/cnn": [1]},
+        ),
+    ],
+)
+def test_trainings_of_one_network_are_found_by_their_names(tmp_path, paths, expected):
+    folders = {str(n): RunFolder(tmp_path / path) for n, path in enumerate(paths)}
+    found = matched.by_network(folders)
+    assert found == {name: [*map(str, runs)] for name, runs in expected.items()}
+
+
 def test_all_trainings_of_a_grid(tmp_path, monkeypatch):
     """The second call has the second accuracy, and each cell its network's flags."""
     asked = []

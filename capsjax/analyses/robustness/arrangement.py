@@ -178,21 +178,21 @@ class Summary(NamedTuple):
 
 
 def summarise(found: Sequence[Answers]) -> dict[tuple[str, Question], Summary]:
-    """Means of each network with Student's intervals over the seeds.
+    """Means of each network, with intervals over the images and the seeds.
 
-    The intervals of a single seed are over its images: Wilson's of the share, Student's
-    of the score, and none of the area.
+    That of the area is over the seeds alone; of a single one there is none.
     """
     correct = {one.cell: one.margin for one in found if one.question == CORRECT}
     summaries = {}
     for key, members in _by_network(found).items():
+        called = [intervals.accuracy(one.called) for one in members]
+        score = [intervals.mean(one.score) for one in members]
         areas = [auc(correct[one.cell], one.margin) for one in members]
-        called = intervals.mean(np.array([np.mean(one.called) for one in members]))
-        score = intervals.mean(np.array([np.mean(one.score) for one in members]))
-        if len(members) == 1:
-            called = intervals.accuracy(members[0].called)
-            score = intervals.mean(members[0].score)
-        summaries[key] = Summary(called, score, intervals.mean(np.array(areas)))
+        summaries[key] = Summary(
+            intervals.of_share(intervals.over_trainings(called)),
+            intervals.of_share(intervals.over_trainings(score)),
+            intervals.of_share(intervals.mean(np.array(areas))),
+        )
     return summaries
 
 
@@ -201,18 +201,23 @@ def differences(
 ) -> dict[tuple[str, str], dict[Question, Interval]]:
     """Shares called faces of one network less another's, for each pair of networks.
 
-    Differences are taken image by image, of means over the seeds, so that what makes an
-    image hard for both cancels. The intervals are over the images.
+    Differences are taken image by image, so that what makes an image hard for both
+    cancels, between trainings with the same seed. Intervals are over the images and the
+    seeds.
     """
-    means = {
-        key: np.mean([one.called for one in members], axis=0)
-        for key, members in _by_network(found).items()
-    }
-    networks = dict.fromkeys(network for network, _ in means)
-    questions = dict.fromkeys(question for _, question in means)
+    groups = _by_network(found)
+    networks = dict.fromkeys(network for network, _ in groups)
+    questions = dict.fromkeys(question for _, question in groups)
     return {
         (first, second): {
-            question: intervals.mean(means[first, question] - means[second, question])
+            question: intervals.over_trainings(
+                [
+                    intervals.difference(one.called, other.called)
+                    for one, other in zip(
+                        groups[first, question], groups[second, question], strict=True
+                    )
+                ]
+            )
             for question in questions
         }
         for first, second in itertools.combinations(networks, 2)

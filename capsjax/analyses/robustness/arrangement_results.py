@@ -27,7 +27,8 @@ _PICTURES = 3  # Faces of each kind in the figure.
 _ABOUT = (
     "The score is the length of the capsule of face, or the probability of face by the "
     "softmax. The area is that under the ROC curve of the score of face less that of "
-    "the other class, which tells correct faces from the others; 0.5: not at all. "
+    "the other class, which tells correct faces from the others; 0.5: not at all; its "
+    "interval is over the seeds alone. "
     "Upside down is a new pose as much as a wrong one."
 )
 
@@ -128,8 +129,8 @@ def markdown(
             for question in SHOWN
         ]
         parts.append(
-            "Called faces, percentage points, on the same images (intervals over the "
-            f"images):\n\n{results.markdown_table(['images', *names], lines)}"
+            "Called faces, percentage points, on the same images:\n\n"
+            f"{results.markdown_table(['images', *names], lines)}"
         )
     count = len(found[0].called)
     parts.append(
@@ -140,7 +141,7 @@ def markdown(
 
 def _over(found: Sequence[Answers]) -> str:
     seeds = len({one.cell.seed for one in found})
-    return f"{seeds} seeds" if seeds > 1 else "the images of one seed"
+    return f"the images and {seeds} seeds" if seeds > 1 else "the images of one seed"
 
 
 def _first(found: Sequence[Answers], network: str, question: Question) -> Answers:

@@ -23,11 +23,12 @@ References:
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from capsjax.analyses import intervals
 from capsjax.analyses.intervals import Interval
 from capsjax.analyses.robustness import ridge
 from capsjax.analyses.robustness.poses import MOVES, Poses
@@ -61,12 +62,16 @@ class Moved:
     images: int
 
 
+READINGS = ("change", "mean", "beyond_mean", "pose")
+"""Names of the R2 of `Moved`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Equivariance:
     """Both readings for one network.
 
     Attributes:
-        run: name of the run.
+        run: name of the run, or of the network of several.
         moved: for each of `MOVES`.
         amounts: R2 of the amount as read from the pose, by the name of the warp.
         width: numbers of a pose.
@@ -99,6 +104,32 @@ def analyse(poses: Poses, half: Bool[np.ndarray, " N"], seed: int) -> Equivarian
         at = np.array([warp.identity, *(MOVES[number][1] for number in numbers)])
         amounts[name] = of_amount(views, at, poses.classes, half, seed)
     return Equivariance(poses.run, moved, amounts, poses.upright.shape[1], poses.commit)
+
+
+def over_trainings(name: str, found: Sequence[Equivariance]) -> Equivariance:
+    """The means over trainings of one network.
+
+    Args:
+        name: name of the network.
+        found: its trainings.
+    """
+    moved = {
+        move: Moved(
+            images=found[0].moved[move].images,
+            **{
+                reading: intervals.over_trainings(
+                    [getattr(one.moved[move], reading) for one in found]
+                )
+                for reading in READINGS
+            },
+        )
+        for move in found[0].moved
+    }
+    amounts = {
+        kind: intervals.over_trainings([one.amounts[kind] for one in found])
+        for kind in found[0].amounts
+    }
+    return dataclasses.replace(found[0], run=name, moved=moved, amounts=amounts)
 
 
 def of_move(

@@ -7,7 +7,6 @@ The score is the largest one: a capsule's length, or a probability of the softma
 """
 
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -63,20 +62,11 @@ class Answer(NamedTuple):
     predicted: npt.NDArray[np.integer]
 
 
-def name(folder: RunFolder) -> str:
-    """Name of a run's network: that of its folder without seed and matched accuracy.
-
-    A folder that is named after the seed alone has the name of the one that it is in.
-    """
-    path = folder.path.resolve()
-    own = re.sub(r"_?seed\d+(_until_[\d.]+)?", "", path.name)
-    return own or path.parent.name
-
-
-def ask(folder: RunFolder, data: Dataset, grid: int = 2) -> Answer:
+def ask(network: str, folder: RunFolder, data: Dataset, grid: int = 2) -> Answer:
     """Asks the best checkpoint of a run.
 
     Args:
+        network: name of its network.
         folder: the run.
         data: its data, with one class in each image.
         grid: tiles along each side.
@@ -103,7 +93,7 @@ def ask(folder: RunFolder, data: Dataset, grid: int = 2) -> Answer:
     predicted = np.stack([whole.argmax(axis=1), cut.argmax(axis=1)])
     scores = np.stack([whole.max(axis=1), cut.max(axis=1)])
     return Answer(
-        network=name(folder),
+        network=network,
         folder=folder,
         threshold=limit,
         right=predicted[0] == data.test.labels,
@@ -226,9 +216,11 @@ def _markdown(groups: Mapping[str, Sequence[Answer]], title: str, grid: int) -> 
             ]
             for n in (0, 1)
         )
-        gap = intervals.mean(
-            np.mean([one.stays for one in members], axis=0)
-            - np.mean([one.stays for one in first], axis=0)
+        gap = intervals.over_trainings(
+            [
+                intervals.difference(one.stays, other.stays)
+                for one, other in zip(members, first, strict=False)
+            ]
         )
         lines.append(
             [
@@ -250,16 +242,14 @@ def _markdown(groups: Mapping[str, Sequence[Answer]], title: str, grid: int) -> 
     return (
         f"{results.markdown_table(header, lines, numeric=header[1:])}\n\n"
         f"Test images of {title}, cut into {grid}x{grid} tiles that have changed "
-        "places. Intervals: 95 %, over the seeds; of a single seed and of differences "
-        f"over the images. Confident: above the score that {KEPT:.0%} of the "
-        "recognised validation images have.\n"
+        "places. Intervals: 95 %, over the images and the seeds. Confident: above the "
+        f"score that {KEPT:.0%} of the recognised validation images have.\n"
     )
 
 
 def _stays(members: Sequence[Answer]) -> Interval:
-    if len(members) == 1:
-        return intervals.accuracy(members[0].stays)
-    return intervals.mean(np.array([one.stays.mean() for one in members]))
+    found = [intervals.accuracy(one.stays) for one in members]
+    return intervals.of_share(intervals.over_trainings(found))
 
 
 def _percent(interval: Interval) -> str:

@@ -49,6 +49,41 @@ class Curve:
     right: np.ndarray
     commit: str
 
+    @functools.cached_property
+    def accuracies(self) -> list[Interval]:
+        """The accuracy at each change, with Wilson's interval."""
+        return [intervals.accuracy(right) for right in self.right]
+
+    def less(self, first: "Curve") -> list[Interval]:
+        """The accuracy less another run's, image by image, at each change."""
+        return [
+            intervals.difference(own, other)
+            for own, other in zip(self.right, first.right, strict=True)
+        ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """The curves of a network's trainings under one kind of change.
+
+    Attributes:
+        name: name of the network.
+        curves: a curve of each training.
+    """
+
+    name: str
+    curves: Sequence[Curve]
+
+    @property
+    def part(self) -> str:
+        """The kind of change."""
+        return self.curves[0].part
+
+    @property
+    def changes(self) -> tuple[float, ...] | tuple[str, ...]:
+        """The changes, see `Curve`."""
+        return self.curves[0].changes
+
     @property
     def unchanged(self) -> int:
         """Place of the unchanged images among the changes."""
@@ -58,14 +93,21 @@ class Curve:
 
     @functools.cached_property
     def accuracies(self) -> list[Interval]:
-        """The accuracy at each change, with Wilson's interval."""
-        return [intervals.accuracy(right) for right in self.right]
-
-    def less(self, first: "Curve") -> list[Interval]:
-        """The accuracy less another network's, image by image, at each change."""
+        """The mean accuracy at each change, see `intervals.over_trainings`."""
         return [
-            intervals.difference(own, other)
-            for own, other in zip(self.right, first.right, strict=True)
+            intervals.of_share(intervals.over_trainings(found))
+            for found in zip(*(one.accuracies for one in self.curves), strict=True)
+        ]
+
+    def less(self, first: "Network") -> list[Interval]:
+        """The accuracy less another network's, image by image, at each change.
+
+        The first training is compared with the first, and so on.
+        """
+        pairs = zip(self.curves, first.curves, strict=False)
+        differences = [own.less(other) for own, other in pairs]
+        return [
+            intervals.over_trainings(found) for found in zip(*differences, strict=True)
         ]
 
 
@@ -139,16 +181,16 @@ def _key(
     return {**subject.identity, **chosen.content, "changes": list(changes)}
 
 
-def halving(curve: Curve) -> tuple[float | None, float | None]:
+def halving(network: Network) -> tuple[float | None, float | None]:
     """The amounts, below and above the unchanged, at which accuracy has halved.
 
     Between two measured amounts accuracy is taken to be linear. None where it does not
     halve, or nothing was measured on that side.
     """
-    values = [one.value for one in curve.accuracies]
-    start = curve.unchanged
-    below = _first_below(curve.changes[start::-1], values[start::-1])
-    return below, _first_below(curve.changes[start:], values[start:])
+    values = [one.value for one in network.accuracies]
+    start = network.unchanged
+    below = _first_below(network.changes[start::-1], values[start::-1])
+    return below, _first_below(network.changes[start:], values[start:])
 
 
 def _first_below(
@@ -165,20 +207,20 @@ def _first_below(
     return None
 
 
-def unmatched(curves: Sequence[Curve]) -> list[str]:
+def unmatched(networks: Sequence[Network]) -> list[str]:
     """A sentence for each network whose accuracy on unchanged images is another.
 
     Args:
-        curves: curves of one kind, the first network's first.
+        networks: curves under one kind of change, the first network's first.
     """
     sentences = []
-    for curve in curves[1:]:
-        value, low, high = curve.less(curves[0])[curve.unchanged]
-        if not low <= 0 <= high:
+    first, *others = networks
+    for one in others:
+        gap = one.less(first)[one.unchanged]
+        if not gap.low <= 0 <= gap.high:
             sentences.append(
-                f"Not matched: on unchanged images the accuracy of {curve.run} less "
-                f"that of {curves[0].run} is {in_points(Interval(value, low, high))} "
-                "percentage points."
+                f"Not matched: on unchanged images the accuracy of {one.name} less "
+                f"that of {first.name} is {in_points(gap)} percentage points."
             )
     return sentences
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from capsjax import figures
+from capsjax.analyses import matched
 from capsjax.analyses.affnist import in_percent
 from capsjax.analyses.figures import transformations as plots
 from capsjax.analyses.intervals import Interval
@@ -13,6 +14,7 @@ from capsjax.analyses.robustness.subjects import Chosen, Subject
 from capsjax.analyses.robustness.transformations import (
     CORRUPTED,
     Curve,
+    Network,
     halving,
     in_points,
     unmatched,
@@ -67,56 +69,73 @@ def _columns(name: str, interval: Interval) -> dict[str, float]:
     return dict(zip(names, interval, strict=True))
 
 
-def table(chosen: Chosen, curves: Sequence[Sequence[Curve]]) -> str:
+def table(chosen: Chosen, networks: Sequence[Sequence[Network]]) -> str:
     """Markdown: where accuracies halve, and a table for each kind of change."""
     parts = []
-    warps = [same for same in curves if same[0].part in WARPS]
+    warps = [same for same in networks if same[0].part in WARPS]
     if warps:
-        header = ["accuracy halves at", *(curve.run for curve in curves[0])]
+        header = ["accuracy halves at", *(one.name for one in networks[0])]
         lines = [
             [
                 f"{same[0].part}, {WARPS[same[0].part].unit}",
-                *(_halving_in_words(curve) for curve in same),
+                *(_halving_in_words(one) for one in same),
             ]
             for same in warps
         ]
         parts.append(results.markdown_table(header, lines, numeric=header[1:]))
-    parts += [_part_table(same) for same in curves]
-    parts += unmatched(curves[0])
+    parts += [_part_table(same) for same in networks]
+    parts += unmatched(networks[0])
     notes = (
         f"On {chosen.in_words()}, the same for all, chosen with the seed {chosen.seed}."
-        " Accuracies in percent and, in brackets, their 95 % intervals over images; "
-        "differences in percentage points, image by image. The intervals do not hold "
-        "the spread over trainings."
+        f" {trainings_in_words(networks[0])} Accuracies in percent and, in brackets, "
+        f"their 95 % intervals over {over(networks[0])}; differences in percentage "
+        "points, image by image."
     )
-    if any(same[0].part == CORRUPTED for same in curves):
+    if any(same[0].part == CORRUPTED for same in networks):
         notes += " The corruptions are written after MNIST-C's definitions."
     return "\n\n".join([*parts, notes]) + "\n"
 
 
-def _part_table(same: Sequence[Curve]) -> str:
+def trainings_in_words(networks: Sequence[Network]) -> str:
+    """A sentence on the number of trainings of each network."""
+    counts = {len(one.curves) for one in networks}
+    if counts == {1}:
+        return "One training of each network."
+    if len(counts) == 1:
+        return f"Means over {counts.pop()} trainings of each network."
+    each = results.listed([f"{one.name} {len(one.curves)}" for one in networks])
+    return f"Means over trainings: {each}."
+
+
+def over(networks: Sequence[Network]) -> str:
+    """What intervals are over, in words."""
+    several = any(len(one.curves) > 1 for one in networks)
+    return "images and trainings" if several else "images, without trainings' spread"
+
+
+def _part_table(same: Sequence[Network]) -> str:
     first = same[0]
-    header = [first.part, *(curve.run for curve in same)]
-    header += [f"{curve.run} less {first.run}" for curve in same[1:]]
+    header = [first.part, *(one.name for one in same)]
+    header += [f"{one.name} less {first.name}" for one in same[1:]]
     lines = [
         [
             _in_words(first.changes[place]),
-            *(in_percent(curve.accuracies[place]) for curve in same),
-            *(in_points(curve.less(first)[place]) for curve in same[1:]),
+            *(in_percent(one.accuracies[place]) for one in same),
+            *(in_points(one.less(first)[place]) for one in same[1:]),
         ]
         for place in range(len(first.changes))
     ]
     if first.part == CORRUPTED:
-        means = [100 * np.mean(curve.right[1:]) for curve in same]
+        means = [100 * np.mean([x.value for x in one.accuracies[1:]]) for one in same]
         gaps = [f"{mean - means[0]:+.2f}" for mean in means[1:]]
         lines.append(["mean of the corruptions", *(f"{x:.2f}" for x in means), *gaps])
     return results.markdown_table(header, lines, numeric=header[1:])
 
 
-def _halving_in_words(curve: Curve) -> str:
-    below, above = halving(curve)
+def _halving_in_words(network: Network) -> str:
+    below, above = halving(network)
     words = []
-    if curve.unchanged > 0:
+    if network.unchanged > 0:
         words.append("none below" if below is None else f"{below:.3g}")
     words.append("none above" if above is None else f"{above:.3g}")
     return " and ".join(words)
@@ -138,28 +157,37 @@ def write(
         output: the folder.
         subjects: the networks by name.
         chosen: the images.
-        curves: for each kind of change a curve of each network, in the same order.
+        curves: for each kind of change a curve of each run, in the same order.
 
     Returns:
         The table as Markdown, and the figure's caption by its file's name.
     """
     output.mkdir(parents=True, exist_ok=True)
     results.write(output / "transformations.csv", rows(subjects, chosen, curves))
-    text = table(chosen, curves)
+    groups = matched.by_network({run: one.folder for run, one in subjects.items()})
+    networks = [
+        [
+            Network(name, [one for one in same if one.run in runs])
+            for name, runs in groups.items()
+        ]
+        for same in curves
+    ]
+    text = table(chosen, networks)
     (output / "transformations.md").write_text(text)
     panels = [
         plots.Panel(
             title=same[0].part,
             unit=WARPS[same[0].part].unit if same[0].part in WARPS else "",
             changes=same[0].changes,
-            accuracies={curve.run: curve.accuracies for curve in same},
+            accuracies={one.name: one.accuracies for one in same},
         )
-        for same in curves
+        for same in networks
     ]
     figure = plots.accuracies(panels, chosen.data)
     figures.save(figure, output / "transformations.png")
+    sentences = [trainings_in_words(networks[0]), *unmatched(networks[0])]
     caption = (
         f"Accuracy on {chosen.in_words()} that are changed, the same for all networks, "
-        f"with 95 % intervals over images. {' '.join(unmatched(curves[0]))}"
+        f"with 95 % intervals over {over(networks[0])}. {' '.join(sentences)}"
     )
-    return text, {"transformations.png": caption.rstrip()}
+    return text, {"transformations.png": caption}

@@ -112,7 +112,9 @@ def examine(
         text, captions = transformations_table.write(output, subjects, chosen, by_part)
     if known := [one for one in found_poses.values() if one]:
         found = _analysed(known, chosen)
-        more, caption = equivariance_table.write(output, subjects, chosen, found)
+        more, caption = equivariance_table.write(
+            output, subjects, chosen, found, left_out
+        )
         text, captions = f"{text}\n{more}" if text else more, captions | caption
     write_json(output / "captions.json", captions)
     return Findings(text, left_out)

@@ -89,9 +89,15 @@ def test_summaries_over_seeds_and_images():
     assert np.isinf(alone.auc.low)
     two = [*one, *made("a", 1, lambda q: 30 if q == CORRECT else 14)]
     both = arrangement.summarise(two)["a", Question("swapped")]
-    # Of two values: t(0.975, 1) = 12.706 times half of their distance.
+    # Of two values: t(0.975, 1) = 12.706 times half of their distance; and the images'.
     assert both.called.value == pytest.approx(0.3)
-    assert both.called.high == pytest.approx(0.3 + 12.706 * 0.05, rel=1e-3)
+    images = [
+        scipy.stats.binomtest(n, N).proportion_ci(method="wilson").high - n / N
+        for n in (10, 14)
+    ]
+    expected = 0.3 + np.hypot(12.706 * 0.05, np.mean(images))
+    assert both.called.high == pytest.approx(expected, rel=1e-3)
+    assert both.called.low == 0
     assert np.isfinite(both.auc.low)
 
 

@@ -55,6 +55,21 @@ def test_poses_that_turn_are_equivariant():
     assert one_map.change.value < 0.9
 
 
+def test_trainings_of_a_network_are_averaged():
+    def made(value):
+        r2 = equivariance.R2(value, value - 0.1, value + 0.1)
+        moved = equivariance.Moved(r2, r2, r2, r2, images=50)
+        return equivariance.Equivariance("x", {MOVES[0]: moved}, {"shift": r2}, 8, "")
+
+    mean = equivariance.over_trainings("both", [made(0.4), made(0.6)])
+    assert mean.run == "both"
+    moved = mean.moved[MOVES[0]]
+    half = np.hypot(0.1, 12.706 * 0.1)
+    for r2 in (moved.change, moved.pose, mean.amounts["shift"]):
+        assert r2 == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-3)
+    assert (moved.images, mean.width) == (50, 8)
+
+
 def test_noise_is_not_equivariant():
     found = of_move(BEFORE, BEFORE + NOISE, CLASSES, HALF)
     for r2 in (found.change, found.mean, found.beyond_mean):

@@ -31,24 +31,11 @@ def test_thresholds_and_entropies():
     np.testing.assert_allclose(quarters.shares(logits, "logits"), [[0.25, 0.75]])
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("a/capsnet_seed0", "capsnet"),
-        ("a/capsnet_seed12_until_98.50", "capsnet"),
-        ("a/cnn_seed0_plain", "cnn_plain"),
-        ("a/cnn/seed3", "cnn"),
-    ],
-)
-def test_runs_are_named_without_their_seeds(tmp_path, path, name):
-    assert quarters.name(RunFolder(tmp_path / path)) == name
-
-
 def test_quarters_of_a_trained_run(tmp_path, digits_data, tiny_config):
     tiny_config.max_steps = 30
     folder = RunFolder(tmp_path / "tiny_seed3_until_9")
     train(tiny_config, digits_data, folder)
-    found = quarters.ask(folder, digits_data)
+    found = quarters.ask("tiny", folder, digits_data)
     assert found.network == "tiny"
     whole, cut = found.predicted
     above = found.scores > found.threshold
@@ -72,4 +59,4 @@ def test_quarters_of_a_trained_run(tmp_path, digits_data, tiny_config):
 def test_quarters_need_validation_images(tmp_path):
     loaded = data.load("digits")
     with pytest.raises(UserError, match="needs validation images"):
-        quarters.ask(RunFolder(tmp_path), loaded)
+        quarters.ask("a", RunFolder(tmp_path), loaded)

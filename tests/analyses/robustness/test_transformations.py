@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from capsjax.analyses.robustness import transformations, viewpoints
+from capsjax.analyses.robustness import (
+    transformations,
+    transformations_table,
+    viewpoints,
+)
 from capsjax.analyses.robustness.cells import Cells
 from capsjax.analyses.robustness.subjects import Subject, choose
 from capsjax.analyses.robustness.transformations import Curve
@@ -86,12 +90,20 @@ def curve(accuracies, part="rotation", count=100, changes=None):
     return Curve("run", part, changes, right, "commit")
 
 
+def network(*curves, name="run"):
+    return transformations.Network(name, curves)
+
+
 def test_accuracy_halves_between_two_amounts():
+    def halving(*given, **kinds):
+        return transformations.halving(network(curve(*given, **kinds)))
+
     # From 0.8 at 0 to 0.4: linear between 0.6 at 10 and 0.2 at 20.
-    assert transformations.halving(curve([0.8, 0.6, 0.2, 0.5])) == (None, 15.0)
-    assert transformations.halving(curve([0.8, 0.7, 0.5, 0.41])) == (None, None)
-    scales = curve([0.1, 0.5, 0.9, 0.45], "scale", changes=(0.5, 0.75, 1.0, 1.25))
-    below, above = transformations.halving(scales)
+    assert halving([0.8, 0.6, 0.2, 0.5]) == (None, 15.0)
+    assert halving([0.8, 0.7, 0.5, 0.41]) == (None, None)
+    below, above = halving(
+        [0.1, 0.5, 0.9, 0.45], "scale", changes=(0.5, 0.75, 1.0, 1.25)
+    )
     assert below == pytest.approx(0.75 - 0.25 * 0.05 / 0.4)
     assert above == 1.25
 
@@ -99,15 +111,33 @@ def test_accuracy_halves_between_two_amounts():
 def test_differences_are_of_the_same_images():
     """Two networks of the same accuracy, which recognise other images."""
     first, second = curve([0.9] * 4), curve([0.9] * 4)
-    assert transformations.unmatched([first, second]) == []
+    assert transformations.unmatched([network(first), network(second)]) == []
     flipped = Curve("b", "rotation", first.changes, first.right[:, ::-1], "commit")
     value, low, high = flipped.less(first)[0]
     # 10 images each way: a standard deviation of sqrt(20 / 99), times t / sqrt(100).
     assert value == 0
     assert high == -low == pytest.approx(1.9842 * (20 / 99) ** 0.5 / 10, rel=1e-4)
     worse = curve([0.7, 0.9, 0.9, 0.9])
-    (sentence,) = transformations.unmatched([first, worse])
-    assert "less that of run is -20.00 (-27" in sentence
+    (sentence,) = transformations.unmatched([network(first), network(worse, name="b")])
+    assert "of b less that of run is -20.00 (-27" in sentence
+
+
+def test_trainings_of_a_network_are_one_curve(digits_data):
+    """Accuracies 0.8 and 0.9, against 0.7 and 0.7: 0.15 more in the mean."""
+    first = network(curve([0.7] * 4), curve([0.7] * 4), name="first")
+    both = network(curve([0.8, 0.8, 0.2, 0.2]), curve([0.9, 0.9, 0.1, 0.1]), name="b")
+    assert [x.value for x in both.accuracies] == pytest.approx([0.85, 0.85, 0.15, 0.15])
+    assert both.accuracies[0].high == 1  # Student's t for two trainings is 12.7.
+    assert both.less(first)[0].value == pytest.approx(0.15)
+    assert transformations.halving(both) == (None, pytest.approx(10 + 10 * 0.425 / 0.7))
+    text = transformations_table.table(choose(digits_data, 100), [[first, both]])
+    for words in (
+        "first |",
+        "b less first",
+        "Means over 2 trainings of each network",
+        "intervals over images and trainings",
+    ):
+        assert words in text
 
 
 def test_images_are_chosen_once_for_all(digits_data):
