@@ -14,8 +14,8 @@ Runs whose folders differ in seedN alone, or in the accuracy until which they we
 trained, are trainings of one network: tables and figures show their means, with
 intervals over images and trainings, and rows each run.
 
-Networks are comparable if their accuracy on unchanged images is the same; the table says
-where it is not. Turned by 180 degrees, a 6 is a 9: --without_classes=6,9.
+Networks are comparable if their accuracy on unchanged images is the same; the table
+says where it is not. Turned by 180 degrees, a 6 is a 9: --without_classes=6,9.
 
 Rows, tables and figures go to --output; experiments.report shows them. The same command
 again goes on where the last one ended, and computes nothing that it finds there.
