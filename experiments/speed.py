@@ -1,4 +1,4 @@
-"""Writes README's section on speed from the rows of the training benchmark.
+"""Writes the tables of docs/speed.md from the rows of the training benchmark.
 
 python -m experiments.speed
 
@@ -9,7 +9,7 @@ import pathlib
 
 from absl import flags
 
-from capsjax.benchmarks import readme as speed
+from capsjax.benchmarks import speed_page
 from capsjax.errors import UserError
 from capsjax.runs import results
 from experiments import launch
@@ -17,8 +17,8 @@ from experiments import launch
 _ROWS = flags.DEFINE_string(
     "rows", "results/benchmark_training.csv", "The benchmark's CSV file."
 )
-_README = flags.DEFINE_string(
-    "readme", "README.md", "Document with the section's marks; it is changed."
+_DOCUMENT = flags.DEFINE_string(
+    "document", "docs/speed.md", "Document with the tables' marks; it is changed."
 )
 
 
@@ -30,12 +30,12 @@ def main() -> None:
             f"there are no rows in {_ROWS.value}; run "
             f"experiments.benchmark_training --output={_ROWS.value} first"
         )
-    readme = pathlib.Path(_README.value)
-    if not readme.exists():
-        raise UserError(f"there is no {readme}")
-    text, section = readme.read_text(), speed.section(rows)
-    readme.write_text(results.insert(text, speed.BEGIN, speed.END, section))
-    print(f"speed written in {readme}")
+    document = pathlib.Path(_DOCUMENT.value)
+    if not document.exists():
+        raise UserError(f"there is no {document}")
+    text, section = document.read_text(), speed_page.section(rows)
+    document.write_text(results.insert(text, speed_page.BEGIN, speed_page.END, section))
+    print(f"speed written in {document}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ from capsjax.runs.results import Row
 BEGIN = "<!-- networks: written by python -m experiments.networks -->"
 END = "<!-- end of networks -->"
 
+BEGIN_MEASURED = "<!-- measured: written by python -m experiments.networks -->"
+END_MEASURED = "<!-- end of measured -->"
+
 _IMAGENET = Sizes((224, 224, 3), 1_000)
 # Of what a row says about its data, if they are not the official ones.
 _OTHER_IMAGES = ("; the speaker ", "viewpoints", " training images of each class")
@@ -108,6 +111,44 @@ def section(networks: Iterable[Network], rows: Sequence[Row]) -> str:
     return results.markdown_table(header, lines, numeric=numeric)
 
 
+def measured(
+    networks: Iterable[Network], rows: Sequence[Row], routings: Sequence[Row]
+) -> str:
+    """The shorter table in Markdown: what has an error here, and each routing.
+
+    Args:
+        networks: the networks, from `counted`.
+        rows: rows of runs, as for `section`.
+        routings: rows of runs of one network with several routing algorithms.
+    """
+    lines = []
+    for network in networks:
+        of = network.published
+        if error := error_here(network, rows):
+            known = "" if of.error_percent is None else f"{of.error_percent:g}"
+            lines.append(
+                [
+                    f"`{network.config.name}`, {of.preset}",
+                    _title(of.data),
+                    f"{network.num_parameters:,}",
+                    error,
+                    known,
+                ]
+            )
+    for (routing,), runs in results.grouped(routings, "routing").items():
+        lines.append(
+            [
+                f"small CapsNet, `{routing}` routing",
+                runs[0]["data"].split()[0].upper(),
+                f"{int(runs[0]['num_parameters']):,}",
+                _error_of(runs),
+                "",
+            ]
+        )
+    header = ("network", "images", "parameters", "error here, %", "published, %")
+    return results.markdown_table(header, lines, numeric=("parameters",))
+
+
 def _title(data_name: str) -> str:
     if data_name == "imagenet":
         return "ILSVRC, top-5"
@@ -137,8 +178,12 @@ def error_here(network: Network, rows: Sequence[Row]) -> str:
         group |= {row["seed"]: row for row in members}
     if not groups:
         return ""
-    chosen = list(max(reversed(list(groups.values())), key=len).values())
-    errors = [row.number("test_error_percent") for row in chosen]
+    return _error_of([*max(reversed(list(groups.values())), key=len).values()])
+
+
+def _error_of(runs: Sequence[Row]) -> str:
+    """Mean test error of runs that differ in the seed."""
+    errors = [row.number("test_error_percent") for row in runs]
     seeds = f"{len(errors)} seeds" if len(errors) > 1 else "one seed"
-    taken = f"{int(chosen[0]['steps']):,} steps"
+    taken = f"{int(runs[0]['steps']):,} steps"
     return f"{results.mean_and_std(errors)} ({seeds}, {taken})"

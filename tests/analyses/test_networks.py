@@ -76,7 +76,7 @@ def test_the_last_runs_of_most_seeds_count():
     assert networks.error_here(network, rows[6:]) == ""
 
 
-def test_the_document_says_what_the_rows_say():
+def test_the_documents_say_what_the_rows_say():
     """And has every network; its counts are tested with the networks themselves."""
     text = (ROOT / "docs/networks.md").read_text()
     table = text.partition(networks.BEGIN)[2].partition(networks.END)[0]
@@ -99,3 +99,8 @@ def test_the_document_says_what_the_rows_say():
     ]
     section = networks.section(found, rows)
     assert results.insert(text, networks.BEGIN, networks.END, section) == text
+    readme = (ROOT / "README.md").read_text()
+    routings = results.read(ROOT / "results/routings/routings.csv")
+    section = networks.measured(found, rows, routings)
+    begin, end = networks.BEGIN_MEASURED, networks.END_MEASURED
+    assert results.insert(readme, begin, end, section) == readme

@@ -1,6 +1,6 @@
-"""README's section on speed, written from the rows of the training benchmark.
+"""The tables of docs/speed.md, written from the rows of the training benchmark.
 
-No number is copied by hand, and a test compares README with the rows.
+No number is copied by hand, and a test compares the page with the rows.
 """
 
 from collections.abc import Sequence
