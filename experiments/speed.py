@@ -20,6 +20,7 @@ _ROWS = flags.DEFINE_string(
 _DOCUMENT = flags.DEFINE_string(
     "document", "docs/speed.md", "Document with the tables' marks; it is changed."
 )
+launch.group("Files", "rows", "document")
 
 
 def main() -> None:

@@ -165,7 +165,7 @@ HELPS: list[tuple[str, tuple[str, ...]]] = [
     ("benchmark_scaling", (*SETTINGS, "devices")),
     ("compile_routing", ("python",)),
     ("run_on_gpu", DATA),
-    ("speed", ()),
+    ("speed", ("rows", "document")),
     ("sweep_routing", (*SETTINGS, *DATA, *MANY, "iterations")),
     ("reproduce", (*DATA, *MANY, "table")),
     ("affnist", (*DATA, *MANY, "scale")),
@@ -176,11 +176,11 @@ HELPS: list[tuple[str, tuple[str, ...]]] = [
     ("train_matched", (*DATA, *MANY, "networks", "target")),
     ("scrambled_parts", (*DATA, *MANY, "scale", "scrambled_share", "quarters")),
     ("inspect_network", (*DATA, *RUN, "parts")),
-    ("attack", (*DATA, "workdirs", "checkpoint", "output", "attacks", "linf")),
-    ("transform_test", (*DATA, "workdirs", "checkpoint", "output", "transformations")),
     ("attack", (*DATA, "workdirs", "checkpoint", "output", "attacks", "detection")),
+    ("transform_test", (*DATA, "workdirs", "checkpoint", "output", "transformations")),
     ("find_features", ("output",)),
-    ("networks", ("rows", "document")),
+    ("networks", ("rows", "document", "readme")),
+    ("scaling_model", ("networks", "document")),
     ("publish", (*DATA, *RUN)),
 ]
 
