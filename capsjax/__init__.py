@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from capsjax.data import load as load_data
     from capsjax.errors import UserError
     from capsjax.inference.predict import predict
+    from capsjax.inference.predict_files import predict_files
     from capsjax.models import build
     from capsjax.training.evaluate import Evaluation
     from capsjax.training.train import TrainingResult, train
@@ -47,6 +48,7 @@ __all__ = [
     "losses",
     "models",
     "predict",
+    "predict_files",
     "restore",
     "routings",
     "train",
@@ -64,6 +66,7 @@ _HOMES = {
     "evaluate": "training.trained",
     "load_data": "data",
     "predict": "inference.predict",
+    "predict_files": "inference.predict_files",
     "restore": "training.trained",
     "train": "training.train",
 }

@@ -28,7 +28,7 @@ from experiments import launch
 from experiments.run_flags import RunFlags
 
 _DATA_DIR = launch.define_data_dir()
-_RUN = RunFlags()
+_RUN = RunFlags(other_images=True)
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["test", "validation", "train"], "Images to evaluate on."
 )
@@ -41,7 +41,8 @@ _DATA_NAME = flags.DEFINE_string(
 _DATA_PATH = flags.DEFINE_string(
     "data_path",
     None,
-    "Another folder or NPZ file of images than the run's, with classes of the run.",
+    "Another folder or NPZ file of images than the run's, with classes of the run; or "
+    "the run's, if they have been moved.",
 )
 _NOVEL_VIEWPOINT = flags.DEFINE_string(
     "novel_viewpoint",

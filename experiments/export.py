@@ -57,7 +57,7 @@ def main() -> None:
     name = f"model_b{_BATCH_SIZE.value}{export.SUFFIX}"
     path = pathlib.Path(_OUTPUT.value or _RUN.output("exported") / name).expanduser()
     export.check_path(path, folder)
-    data = launch.load_run_data(folder, _DATA_DIR.value)
+    data = _RUN.load_data(_DATA_DIR.value)
     model = restore(folder, data, _RUN.checkpoint)
     exported = export.export(
         model,

@@ -57,7 +57,7 @@ def main() -> None:
             f"--examples={','.join(_EXAMPLES.value)} is not numbers from 0 with commas"
         )
     folder = _RUN.folder
-    data = launch.load_run_data(folder, _DATA_DIR.value)
+    data = _RUN.load_data(_DATA_DIR.value)
     output = pathlib.Path(_OUTPUT.value or _RUN.output("inspection")).expanduser()
     inspected = inspection.Inspected(
         folder.path.name,

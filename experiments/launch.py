@@ -394,12 +394,36 @@ def define_images() -> Callable[[Config], data.Sizes]:
 
 
 def load_data(config: Config, data_dir: str | None) -> data.Dataset:
-    """Loads the data set of a run's config."""
-    return data.load(data_dir=data_dir, **dataclasses.asdict(config.data))
+    """Loads the data set of a run's config, and prints what to know about it."""
+    loaded = data.load(data_dir=data_dir, **dataclasses.asdict(config.data))
+    _warn(loaded)
+    return loaded
+
+
+def _warn(loaded: data.Dataset) -> None:
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+
+
+def read_as_before(config: Config, folder: RunFolder, given: Iterable[str]) -> None:
+    """Lets a run that goes on read own images by the rules that it began with.
+
+    Args:
+        config: the config of this command, in which these rules are set.
+        folder: the run's folder, or one in which no run has begun.
+        given: paths of the fields that flags set, which stay as they are.
+    """
+    if folder.config.exists():
+        before = folder.load_config().data
+        for name in {"parts", "split"} - {path.removeprefix("data.") for path in given}:
+            setattr(config.data, name, getattr(before, name))
 
 
 def load_run_data(
-    folder: RunFolder, data_dir: str | None, changes: Mapping[str, str] | None = None
+    folder: RunFolder,
+    data_dir: str | None,
+    changes: Mapping[str, str] | None = None,
+    moved_to: str | None = None,
 ) -> data.Dataset:
     """Loads the data of a run that has been trained, or other data for it.
 
@@ -407,6 +431,7 @@ def load_run_data(
         folder: the run's folder.
         data_dir: the value of ``--data_dir``; by default the run's, if it still exists.
         changes: values of fields of ``config.data``, for other data than the run's.
+        moved_to: where the run's own images are now; None for where they were.
 
     Raises:
         UserError: the data are not the run's, or other data do not suit it; see
@@ -420,14 +445,18 @@ def load_run_data(
     # A relative path was relative to the folder in which the training was started.
     if recorded and os.path.exists(recorded) and not os.path.exists(config.data.path):
         config.data.path = recorded
+    if moved_to is not None:
+        data_record.check_can_move(folder)
+        config.data.path = moved_to
     for name, value in (changes or {}).items():
         setattr(config.data, name, value)
-    loaded = load_data(config, data_dir)
+    loaded = data.load(data_dir=data_dir, **dataclasses.asdict(config.data))
     if not changes:
         data_record.check_same(folder, loaded)
-        return loaded
-    loaded = data_record.fitted(folder, loaded)
-    print(f"note: not the run's data: {loaded.provenance}", file=sys.stderr)
+    elif not data_record.is_of(folder, loaded):
+        loaded = data_record.fitted(folder, loaded)
+        print(f"note: not the run's data: {loaded.provenance}", file=sys.stderr)
+    _warn(loaded)
     return loaded
 
 

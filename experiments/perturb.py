@@ -46,7 +46,7 @@ def main() -> None:
     """Restores the parameters and draws the figures."""
     folder = _RUN.folder
     config = folder.load_config()
-    data = launch.load_run_data(folder, _DATA_DIR.value)
+    data = _RUN.load_data(_DATA_DIR.value)
     labels = perturbation.classes_of(data, _CLASS_NAME.value)
     examples = [
         perturbation.example_of(data, label, _EXAMPLE.value) for label in labels

@@ -50,7 +50,7 @@ def main() -> None:
     if path.suffix != pretrained.SUFFIX:
         raise UserError(f"{path} does not end in {pretrained.SUFFIX}")
     folder = _RUN.folder
-    data = launch.load_run_data(folder, _DATA_DIR.value)
+    data = _RUN.load_data(_DATA_DIR.value)
     env = folder.load_env()
     facts = {
         "commit": env.get("commit"),

@@ -34,10 +34,24 @@ def _checkpoint_of(flag: flags.FlagHolder[str]) -> Literal["last", "best"]:
     return "best" if flag.value == "best" else "last"
 
 
-class RunFlags:
-    """``--workdir`` or ``--pretrained`` of a trained network, and ``--checkpoint``."""
+def define_data_path() -> flags.FlagHolder[str | None]:
+    """Defines ``--data_path``, where a run's own images are now."""
+    launch.group("Data", "data_path")
+    return flags.DEFINE_string(
+        "data_path",
+        None,
+        "Where the run's own images are now, if they have been moved; others are "
+        "refused.",
+    )
 
-    def __init__(self) -> None:
+
+class RunFlags:
+    """``--workdir`` or ``--pretrained`` of a trained network, and ``--checkpoint``.
+
+    And ``--data_path``, unless the launcher defines it for other images than the run's.
+    """
+
+    def __init__(self, *, other_images: bool = False) -> None:
         self._workdir = flags.DEFINE_string(
             "workdir", None, "Folder of the run, as given to experiments.train."
         )
@@ -50,6 +64,7 @@ class RunFlags:
         )
         self._checkpoint = _define_checkpoint()
         launch.group("Run", "workdir", "pretrained", "checkpoint")
+        self._data_path = None if other_images else define_data_path()
 
     @property
     def checkpoint(self) -> Literal["last", "best"]:
@@ -81,6 +96,18 @@ class RunFlags:
         pretrained.unpack(name, folder)
         return folder
 
+    def load_data(self, data_dir: str | None) -> Dataset:
+        """Loads the run's data.
+
+        Args:
+            data_dir: value of ``--data_dir``.
+
+        Raises:
+            UserError: they are missing, or not the run's; see `launch.load_run_data`.
+        """
+        moved_to = self._data_path.value if self._data_path is not None else None
+        return launch.load_run_data(self.folder, data_dir, moved_to=moved_to)
+
     def output(self, subfolder: str) -> pathlib.Path:
         """A folder for results: in the run's, or for a pretrained network here."""
         base = self.folder.path if self._workdir.value else pathlib.Path()
@@ -88,7 +115,7 @@ class RunFlags:
 
 
 class RunsFlags:
-    """``--workdirs`` of runs that are compared, and ``--checkpoint``."""
+    """``--workdirs`` of runs to compare, ``--checkpoint`` and ``--data_path``."""
 
     def __init__(self) -> None:
         self._workdirs = flags.DEFINE_list(
@@ -99,6 +126,7 @@ class RunsFlags:
             required=True,
         )
         self._checkpoint = _define_checkpoint()
+        self._data_path = define_data_path()
         launch.group("Runs", "workdirs", "checkpoint")
 
     @property
@@ -134,11 +162,12 @@ class RunsFlags:
                 images of another shape, or is tested on other images than the first.
         """
         names, folders = [*self.folders], [*self.folders.values()]
-        data = launch.load_run_data(folders[0], data_dir)
+        moved_to = self._data_path.value
+        data = launch.load_run_data(folders[0], data_dir, moved_to=moved_to)
         for folder in folders[1:]:
             data_record.check_fits(folder, data)
             if not data_record.is_same(folder, folders[0]):
-                other = launch.load_run_data(folder, data_dir)
+                other = launch.load_run_data(folder, data_dir, moved_to=moved_to)
                 _check_same_test_images(folders[0], data, folder, other)
         models = [restore(folder, data, self.checkpoint) for folder in folders]
         return data, dict(zip(names, models, strict=True))

@@ -31,7 +31,7 @@ from capsjax.analyses.robustness import arrangement, arrangement_results, quarte
 from capsjax.errors import UserError
 from capsjax.runs import data_record, grid
 from capsjax.runs.folder import RunFolder
-from experiments import launch, scales
+from experiments import launch, run_flags, scales
 from experiments.configs import faces
 
 _WORKDIR = flags.DEFINE_string(
@@ -79,6 +79,7 @@ _QUARTERS = flags.DEFINE_list(
     "quarters", None, "Folders of finished runs, to ask about images cut into quarters."
 )
 _DATA_DIR = launch.define_data_dir()
+_DATA_PATH = run_flags.define_data_path()
 _JOBS = launch.define_jobs()
 _DRY_RUN = launch.define_dry_run()
 
@@ -136,7 +137,9 @@ def main() -> None:
 
 def _ask_about_quarters(workdir: pathlib.Path, runs: Sequence[str]) -> None:
     folders = {run: RunFolder(run) for run in runs}
-    data = launch.load_run_data(folders[runs[0]], _DATA_DIR.value)
+    data = launch.load_run_data(
+        folders[runs[0]], _DATA_DIR.value, moved_to=_DATA_PATH.value
+    )
     for folder in folders.values():
         data_record.check_same(folder, data)
     found = [

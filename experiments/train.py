@@ -56,8 +56,10 @@ def main() -> None:
     config = _CONFIG.value
     if _INIT_FROM.value is not None:
         config.init_from = _INIT_FROM.value
-    data = launch.load_data(config, _DATA_DIR.value)
     folder = RunFolder(_WORKDIR.value)
+    if _RESUME.value:
+        launch.read_as_before(config, folder, _CONFIG.overrides)
+    data = launch.load_data(config, _DATA_DIR.value)
     trained = train(
         config,
         data,

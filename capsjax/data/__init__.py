@@ -14,6 +14,7 @@ from typing import Any
 
 from capsjax import fields
 from capsjax.data.batching import TrainBatches, eval_batches
+from capsjax.data.class_warnings import class_warnings
 from capsjax.data.datasets import Dataset, ImageSet, resize
 from capsjax.data.derived import affnist, expanded, extruded, multimnist
 from capsjax.data.known import Sizes, known_sizes
@@ -64,7 +65,8 @@ DATASETS: dict[str, Callable[[Source, str | None], Dataset]] = {
     "faces": faces.load,
     **_OWN_DATA,
 }
-"""Loaders by name. They return the whole training set; `load` splits it."""
+"""Loaders by name. `load` splits their training set, unless they return validation
+images, too."""
 
 DERIVED: dict[str, Callable[[Dataset, Source], Dataset]] = {
     "multimnist": multimnist.derive,
@@ -95,7 +97,8 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
             ``validation_examples`` is 0 by default.
 
     Returns:
-        The data set; `validation` is empty if ``validation_examples`` is 0.
+        The data set; `validation` is empty if ``validation_examples`` is 0 and own
+        images have no validation part.
 
     Raises:
         UserError: an unknown name, a setting out of range, or data that are missing
@@ -122,6 +125,7 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
             path=source.path,
             validation_examples=source.validation_examples,
             image_size=source.image_size,
+            parts=source.parts,
             train_per_class=source.train_per_class,
             train_choice=source.train_choice,
         )
@@ -137,12 +141,14 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
             f"images choose the data set {' or '.join(_OWN_DATA)}"
         )
     dataset = DATASETS[name](source, data_dir)
-    try:
-        train, validation = carve(dataset.train, source.validation_examples, SPLIT_SEED)
-    except UserError as error:
-        raise UserError(
-            f"validation_examples={source.validation_examples} of {name}: {error}"
-        ) from None
+    train, validation = dataset.train, dataset.validation
+    if not len(validation):
+        try:
+            train, validation = carve(train, source.validation_examples, SPLIT_SEED)
+        except UserError as error:
+            raise UserError(
+                f"validation_examples={source.validation_examples} of {name}: {error}"
+            ) from None
     if count := source.train_per_class:
         train = few_of_each_class(train, count, source.train_choice)
         few = f"; {count} training images of each class, choice {source.train_choice}"
@@ -156,7 +162,12 @@ def load(name: str, *, data_dir: str | None = None, **settings: Any) -> Dataset:
     ).parts()
     if source.image_size:
         parts = {key: resize(part, source.image_size) for key, part in parts.items()}
-    return dataclasses.replace(dataset, data_dir=data_dir, **parts)
+    loaded = dataclasses.replace(dataset, data_dir=data_dir, **parts)
+    if name not in _OWN_DATA:
+        return loaded
+    return dataclasses.replace(
+        loaded, warnings=(*loaded.warnings, *class_warnings(loaded))
+    )
 
 
 def sizes(name: str, **arguments: Any) -> Sizes:

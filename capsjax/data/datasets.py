@@ -102,7 +102,8 @@ class Dataset:
     Attributes:
         name: the data set's name in `capsjax.data.DATASETS`.
         train: the training examples.
-        validation: examples held out of the training images; may be empty.
+        validation: examples held out of the training images, or the data's own
+            validation part; may be empty.
         test: the test examples.
         class_names: one name per label value.
         provenance: one line for records and reports: the data's origin and version, and
@@ -111,6 +112,7 @@ class Dataset:
             published data set, or a hash of all files; by default a hash of the arrays.
         data_dir: the TensorFlow Datasets directory that `capsjax.data.load` was given.
         title: the name in words, for figures and tables; by default that of `name`.
+        warnings: sentences on what users should know before they trust results.
 
     Raises:
         UserError: no training or test examples, image shapes that differ between the
@@ -126,6 +128,7 @@ class Dataset:
     content: str = ""
     data_dir: str | None = None
     title: str = ""
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.title:

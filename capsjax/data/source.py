@@ -18,8 +18,10 @@ class Source(fields.Config):
     name: str = field("mnist", "Name from capsjax.data.DATASETS or DERIVED.")
     path: str = field(
         "",
-        "Folder or NPZ file of your own images (data.name folder or npz); folder or "
-        "zip file of the recordings of spoken_digits.",
+        "Your own images: a folder, or a CSV file of file names and labels (data.name "
+        "folder), or an NPZ file (npz); folder or zip file of the recordings of "
+        "spoken_digits. A run goes on where they have moved to.",
+        may_change=True,
     )
     image_size: int = field(
         0, "Side in pixels to which images are resized; 0: as stored.", at_least=0
@@ -38,9 +40,19 @@ class Source(fields.Config):
         choices=("content", "random"),
         before="random",
     )
+    parts: str = field(
+        "given",
+        "Parts of your own images: given, each part is what its name says, such as "
+        "train, val and test, and a validation part is the validation set; or "
+        "train_and_test, as in earlier versions: no other names, and no validation "
+        "part is used.",
+        choices=("given", "train_and_test"),
+        before="train_and_test",
+    )
     validation_examples: int = field(
         5_000,
-        "Training images held out for validation; the split is the same for all seeds.",
+        "Training images held out for validation; the split is the same for all seeds. "
+        "Of no effect where your own images have a validation part.",
         at_least=0,
     )
     train_per_class: int = field(
@@ -97,7 +109,7 @@ class Source(fields.Config):
 
     def unused(self) -> frozenset[str]:
         """Names of fields that do not matter for this data set."""
-        own = frozenset({"max_value", "split"})
+        own = frozenset({"max_value", "split", "parts"})
         if self.name in ("folder", "npz"):
             return frozenset()
         return own if self.name in FROM_PATH else own | {"path"}

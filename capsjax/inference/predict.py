@@ -80,9 +80,18 @@ def predict(
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        padding = [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
-        found = jax.device_get(
-            predict_batch(model.variables, np.pad(batch, padding, mode="edge"))
-        )
+        filled = filled_up(batch, batch_size)
+        found = jax.device_get(predict_batch(model.variables, filled))
         parts.append({name: rows[: len(batch)] for name, rows in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def filled_up(batch: np.ndarray, batch_size: int) -> np.ndarray:
+    """Repeats the last image, so that one compiled program takes every batch.
+
+    Args:
+        batch: images [B, H, W, C], at least one.
+        batch_size: number of images in the result.
+    """
+    padding = [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
+    return np.pad(batch, padding, mode="edge")

@@ -53,14 +53,47 @@ def recorded_sizes(folder: RunFolder) -> tuple[tuple[int, int, int], int]:
     Raises:
         UserError: the run is of an early version, which did not record it.
     """
-    found = _load(folder)
-    if found is None:
-        raise UserError(
-            f"{folder.path} was trained by a version that did not record its data; "
-            "train it again"
-        )
+    found = _recorded(folder)
     height, width, channels = found["image_shape"]
     return (height, width, channels), len(found["class_names"])
+
+
+def recorded_classes(folder: RunFolder) -> tuple[str, ...]:
+    """Returns the names of the run's classes, in the order of their numbers.
+
+    Raises:
+        UserError: the run is of an early version, which did not record them.
+    """
+    return tuple(_recorded(folder)["class_names"])
+
+
+def check_can_move(folder: RunFolder) -> None:
+    """Refuses another path of a run's own images where nothing can tell them apart.
+
+    Raises:
+        UserError: the run has no own images, or is of an early version.
+    """
+    path = folder.load_config().data.path
+    if not path:
+        raise UserError(
+            f"the run in {folder.path} was not trained on own images; leave "
+            "--data_path out"
+        )
+    if _load(folder) is None:
+        raise UserError(
+            f"{folder.path} was trained by a version that did not record its data, so "
+            f"nothing can tell whether these are the same; move them back to {path}"
+        )
+
+
+def is_of(folder: RunFolder, data: Dataset) -> bool:
+    """Whether data are known to be those of the run.
+
+    Raises:
+        UserError: a file of the run cannot be read.
+    """
+    before, now = _load(folder), _described(data)
+    return before is not None and all(before[name] == now[name] for name in now)
 
 
 def check_same(folder: RunFolder, data: Dataset) -> None:
@@ -154,6 +187,16 @@ def _described(data: Dataset) -> dict[str, Any]:
         "examples": {name: len(part) for name, part in data.parts().items()},
         "content": data.content,
     }
+
+
+def _recorded(folder: RunFolder) -> dict[str, Any]:
+    found = _load(folder)
+    if found is None:
+        raise UserError(
+            f"{folder.path} was trained by a version that did not record its data; "
+            "train it again"
+        )
+    return found
 
 
 def _load(folder: RunFolder) -> dict[str, Any] | None:

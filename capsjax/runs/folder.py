@@ -123,12 +123,14 @@ class RunFolder:
         old, new = fields.flatten(self.load_config()), fields.flatten(config)
         facts = fields.facts(config)
         unused = {f"data.{name}" for name in config.data.unused()}
+        # Moved images are compared with the record of the run's, if there is one.
+        fixed = set() if self.data.exists() else {"data.path"}
         differing = [
             f"{path} was {old.get(path)!r} and is now {new.get(path)!r}"
             for path in sorted(old.keys() | new.keys())
             if old.get(path) != new.get(path)
             and path not in unused
-            and not (path in facts and facts[path].may_change)
+            and not (path in facts and facts[path].may_change and path not in fixed)
         ]
         if differing:
             raise UserError(

@@ -108,9 +108,33 @@ def restore(
     """
     if not isinstance(folder, RunFolder):
         folder = RunFolder(folder)
-    config = folder.load_config()
     data_record.check_fits(folder, data)
-    graphdef, state = train_step.create(config, data.image_shape, data.num_classes)
+    return _restored(folder, data.image_shape, data.num_classes, which)
+
+
+def restore_without_data(folder: RunFolder, which: Which = "last") -> TrainedModel:
+    """Restores the model of a run whose data need not be there.
+
+    Args:
+        folder: folder of the run.
+        which: as in `restore`.
+
+    Raises:
+        UserError: there is no run, or no checkpoint that can be restored; or the run is
+            of an early version, which did not record the sizes of its data.
+    """
+    image_shape, num_classes = data_record.recorded_sizes(folder)
+    return _restored(folder, image_shape, num_classes, which)
+
+
+def _restored(
+    folder: RunFolder,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    which: Which,
+) -> TrainedModel:
+    config = folder.load_config()
+    graphdef, state = train_step.create(config, image_shape, num_classes)
     with Checkpoints(folder, read_only=True) as checkpoints:
         state, record = checkpoints.restore(state, which)
     return TrainedModel(config, graphdef, state.variables, record.best_accuracy)

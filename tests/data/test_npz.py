@@ -33,6 +33,47 @@ def test_npz_with_keras_keys(tmp_path):
     assert "set.npz, sha256 " in found.provenance
 
 
+def medmnist_arrays():
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 12), ("val", 4), ("test", 6)):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (count, 5, 5), np.uint8)
+        arrays[f"{part}_labels"] = (np.arange(count) % 2)[:, None].astype(np.uint8)
+    return arrays
+
+
+def test_npz_with_medmnist_keys(tmp_path):
+    arrays = medmnist_arrays()
+    found = load_npz(tmp_path, **arrays)
+    for ours, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        part = found.parts()[ours]
+        np.testing.assert_array_equal(part.images[..., 0], arrays[f"{name}_images"])
+        np.testing.assert_array_equal(part.labels, arrays[f"{name}_labels"][:, 0])
+    assert "its own 4 validation images" in found.provenance
+
+
+def test_npz_with_a_validation_part_of_keras_form(tmp_path):
+    arrays = keras_arrays()
+    arrays |= {"x_val": arrays["x_test"][:2], "y_val": arrays["y_test"][:2]}
+    path = tmp_path / "set.npz"
+    np.savez(path, **arrays)
+    found = data.load("npz", path=str(path), validation_examples=3)
+    assert (len(found.train), len(found.validation)) == (6, 2)
+    # Runs of earlier versions held out validation images, and did not use these.
+    before = data.load(
+        "npz", path=str(path), validation_examples=3, parts="train_and_test"
+    )
+    assert (len(before.train), len(before.validation)) == (3, 3)
+    assert before.content == found.content
+
+
+def test_npz_classes_without_test_images_are_a_warning(tmp_path):
+    arrays = keras_arrays()
+    arrays["y_test"] = np.zeros(3, np.uint8)
+    found = load_npz(tmp_path, **arrays)
+    assert "no test image of 1, 2" in found.warnings[0]
+
+
 def test_npz_without_a_test_set(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (200, 4, 4), np.uint8)
     labels = np.arange(200) % 2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capsjax.data import Source
 from capsjax.errors import UserError
 from capsjax.runs.folder import RunFolder
 from capsjax.training.train import train
@@ -152,3 +153,96 @@ def test_the_data_dir_is_the_runs(tmp_path, tiny_config):
     assert launch.load_run_data(folder, str(tmp_path)).data_dir == str(tmp_path)
     data_dir.rmdir()
     assert launch.load_run_data(folder, None).data_dir is None
+
+
+def test_moved_images_are_the_runs_if_nothing_else_has_changed(trained, tmp_path):
+    folder, config, root = trained
+    moved = tmp_path / "archive/pictures"
+    moved.parent.mkdir()
+    root.rename(moved)
+    workdir, where = f"--workdir={folder.path}", f"--data_path={moved}"
+    assert_one_line(run("export", workdir), f"no folder {root}")
+    done = run("export", workdir, where, f"--output={tmp_path}/net.jaxexport")
+    assert done.returncode == 0, done.stderr
+    done = run("evaluate", workdir, where)
+    assert done.returncode == 0, done.stderr
+    assert "not the run's data" not in done.stderr
+    accuracy = folder.load_result()["test_accuracy"]
+    assert json.loads(done.stdout)["accuracy"] == accuracy
+
+    config.data.path, config.max_steps = str(moved), 3
+    train(config, launch.load_data(config, None), folder, resume=True)
+    assert folder.load_result()["steps"] == 3
+    assert launch.load_run_data(folder, None).title == "the folder pictures"
+
+    (moved / "fox/3.png").unlink()
+    changed = run("perturb", workdir, where)
+    assert_one_line(changed, "not those of the run", "in place of")
+
+
+def test_runs_that_are_compared_take_moved_images(trained, tmp_path):
+    folder, _, root = trained
+    root.rename(tmp_path / "moved")
+    flags = (f"--workdirs={folder.path}", f"--output={tmp_path}/out")
+    assert_one_line(run("transform_test", *flags), f"no folder {root}")
+    draw(tmp_path / "others", "cat", range(40))
+    other = run("transform_test", *flags, f"--data_path={tmp_path}/others")
+    assert_one_line(other, "not those of the run")
+
+
+def test_only_recorded_own_images_can_move(trained, tmp_path, tiny_config):
+    folder, config, root = trained
+    folder.data.unlink()
+    moved = str(root.rename(tmp_path / "moved"))
+    with pytest.raises(UserError, match=rf"did not record .* back to {root}"):
+        launch.load_run_data(folder, None, moved_to=moved)
+    config.data.path = moved
+    with pytest.raises(UserError, match=r"another config: data\.path was"):
+        train(config, launch.load_data(config, None), folder, resume=True)
+
+    tiny_config.data = Source(name="digits", validation_examples=100)
+    tiny_config.max_steps = 1
+    other = RunFolder(tmp_path / "digits")
+    train(tiny_config, launch.load_data(tiny_config, None), other)
+    with pytest.raises(UserError, match="not trained on own images; leave --data_path"):
+        launch.load_run_data(other, None, moved_to=moved)
+
+
+def test_a_run_that_used_no_validation_part_goes_on_without_it(trained, tmp_path):
+    _, config, root = trained
+    for name in CLASSES:
+        for part, numbers in (("test", range(40, 50)), ("val", range(50, 55))):
+            draw(root / part, name, numbers)
+        (root / "train").mkdir(exist_ok=True)
+        (root / name).rename(root / "train" / name)
+    folder = RunFolder(tmp_path / "earlier")
+    config.data.parts = "train_and_test"
+    train(config, launch.load_data(config, None), folder)
+    saved = json.loads(folder.config.read_text())
+    del saved["data"]["parts"]  # As a version wrote it that had no such field.
+    folder.config.write_text(json.dumps(saved))
+
+    config.data.parts, config.max_steps = "given", 3
+    with pytest.raises(UserError, match=r"data\.parts was 'train_and_test'"):
+        train(config, launch.load_data(config, None), folder, resume=True)
+    launch.read_as_before(config, folder, given=["batch_size"])
+    train(config, launch.load_data(config, None), folder, resume=True)
+    assert folder.load_result()["steps"] == 3
+    assert len(launch.load_run_data(folder, None).validation) == 6
+
+    config.data.parts = "given"
+    launch.read_as_before(config, folder, given=["data.parts"])
+    assert config.data.parts == "given"
+    assert len(launch.load_data(config, None).validation) == 15
+
+
+def test_training_warns_of_classes_without_test_images(tmp_path, tiny_config, capsys):
+    root = tmp_path / "photos"
+    for name in CLASSES:
+        draw(root / "train", name, range(10))
+    draw(root / "test", "cat", range(20, 25))
+    tiny_config.data.name, tiny_config.data.path = "folder", str(root)
+    tiny_config.data.validation_examples, tiny_config.max_steps = 3, 1
+    data = launch.load_data(tiny_config, None)
+    assert "warning: no test image of dog, fox: " in capsys.readouterr().err
+    assert train(tiny_config, data, tmp_path / "run") is not None

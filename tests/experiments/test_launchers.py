@@ -146,15 +146,17 @@ def test_configs_are_found_by_name_from_anywhere(tmp_path):
 SETTINGS, DATA, RUN = (
     ("config", "help_config"),
     ("data_dir",),
-    ("workdir", "checkpoint"),
+    ("workdir", "checkpoint", "data_path"),
 )
 DEVICES = ("coordinator_address", "num_processes", "distributed", "cpu_devices")
 MANY = ("workdir", "jobs", "dry_run")
 
 
+RUNS = ("workdirs", "checkpoint", "data_path", "output")
 HELPS: list[tuple[str, tuple[str, ...]]] = [
     ("train", (*SETTINGS, *DATA, "workdir", "[no]resume", *DEVICES)),
     ("evaluate", (*DATA, *RUN, "split", "data_name")),
+    ("predict", (*DATA, *RUN, "top", "output", "max_value", "[no]compare")),
     ("perturb", (*DATA, *RUN, "class_name")),
     ("export", (*DATA, *RUN, "platforms")),
     ("prepare_data", (*DATA, "dataset", "source_dir")),
@@ -176,8 +178,8 @@ HELPS: list[tuple[str, tuple[str, ...]]] = [
     ("train_matched", (*DATA, *MANY, "networks", "target")),
     ("scrambled_parts", (*DATA, *MANY, "scale", "scrambled_share", "quarters")),
     ("inspect_network", (*DATA, *RUN, "parts")),
-    ("attack", (*DATA, "workdirs", "checkpoint", "output", "attacks", "detection")),
-    ("transform_test", (*DATA, "workdirs", "checkpoint", "output", "transformations")),
+    ("attack", (*DATA, *RUNS, "attacks", "detection")),
+    ("transform_test", (*DATA, *RUNS, "transformations")),
     ("find_features", ("output",)),
     ("networks", ("rows", "document", "readme")),
     ("scaling_model", ("networks", "document")),

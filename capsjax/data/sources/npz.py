@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,16 +14,33 @@ from capsjax.data.source import Source
 from capsjax.data.splits import carve_test, content_key
 from capsjax.errors import UserError
 
-_SPLIT_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _WHOLE_KEYS = ("images", "labels")
+
+
+class _Keys(NamedTuple):
+    """Names of the arrays of divided data: images and labels of each part."""
+
+    train: tuple[str, str]
+    test: tuple[str, str]
+    validation: tuple[str, str]
+
+
+_KERAS = _Keys(("x_train", "y_train"), ("x_test", "y_test"), ("x_val", "y_val"))
+_MEDMNIST = _Keys(
+    ("train_images", "train_labels"),
+    ("test_images", "test_labels"),
+    ("val_images", "val_labels"),
+)
 
 
 def load(source: Source, data_dir: str | None = None) -> Dataset:
     """Loads an NPZ file.
 
     It holds either x_train, y_train, x_test and y_test, as Keras's data sets do, or
-    images and labels, of which about a fifth is held out as the test set, the same in
-    every run (see `capsjax.data.splits.carve_test`). An optional array class_names of
+    train_images, train_labels, test_images and test_labels, as MedMNIST's, or images
+    and labels, of which about a fifth is held out as the test set, the same in every
+    run (see `capsjax.data.splits.carve_test`). Validation images, x_val and y_val or
+    val_images and val_labels, are the validation set. An optional array class_names of
     strings names the classes; without it they are named by their numbers, and every
     class needs training examples.
 
@@ -53,9 +71,16 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
         keys = [content_key(image.tobytes()) for image in arrays[images]]
         return dataclasses.replace(made, keys=np.array(keys, np.uint64))
 
-    if set(_SPLIT_KEYS) <= set(arrays):
-        train = image_set("x_train", "y_train", f"{path}, train")
-        test = image_set("x_test", "y_test", f"{path}, test")
+    validation = None
+    for keys in (_KERAS, _MEDMNIST):
+        if not {*keys.train, *keys.test} <= set(arrays):
+            continue
+        train = image_set(*keys.train, f"{path}, train")
+        test = image_set(*keys.test, f"{path}, test")
+        if source.parts == "given" and set(keys.validation) <= set(arrays):
+            validation = image_set(*keys.validation, f"{path}, validation")
+            note = f"; its own {len(validation)} validation images"
+        break
     else:
         train, test = carve_test(image_set("images", "labels", str(path)), str(path))
         note = "; about a fifth held out here as the test set"
@@ -85,7 +110,7 @@ def load(source: Source, data_dir: str | None = None) -> Dataset:
         return Dataset(
             name="npz",
             train=train,
-            validation=empty_like(train),
+            validation=empty_like(train) if validation is None else validation,
             test=test,
             class_names=class_names,
             provenance=f"NPZ file {path.name}, sha256 {digest[:16]}{note}",
@@ -100,7 +125,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays that are wanted, having checked that they are there."""
     if not path.is_file():
         raise UserError(f"no NPZ file {path}")
-    wanted = f"{', '.join(_SPLIT_KEYS)} or {', '.join(_WHOLE_KEYS)}"
+    divided = [(*keys.train, *keys.test) for keys in (_KERAS, _MEDMNIST)]
+    wanted = " or ".join(map(", ".join, (*divided, _WHOLE_KEYS)))
     try:
         # Opened here since NumPy doesn't close a file that it cannot read.
         with path.open("rb") as file:
@@ -109,12 +135,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if isinstance(loaded, np.ndarray):
                 raise ValueError("it is an NPY file, a single array")
             keys = set(loaded.files)
-            for needed in (_SPLIT_KEYS, _WHOLE_KEYS):
+            others = (*_KERAS.validation, *_MEDMNIST.validation, "class_names")
+            for needed in (*divided, _WHOLE_KEYS):
                 if set(needed) <= keys:
                     return {
-                        key: loaded[key]
-                        for key in (*needed, "class_names")
-                        if key in keys
+                        key: loaded[key] for key in (*needed, *others) if key in keys
                     }
     # NumPy meets a file that it cannot read with several kinds of error.
     except Exception as error:
