@@ -5,10 +5,10 @@ subtracts or divides by is part of the network, so that every size is one of pix
 example's result depends on its image, label and key, and on no other example.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -18,7 +18,12 @@ Labels = Int[Array, " B"]
 Scores = Float[Array, "B J"]
 Keys = Key[Array, " B"]
 
-ScoresOf = Callable[[Images], Scores]
+
+def _as_they_are(scores: Scores) -> Scores:
+    return scores
+
+
+ScoresOf = Callable[[Any, Images], Scores]
 
 
 class Look(NamedTuple):
@@ -51,35 +56,49 @@ class Found(NamedTuple):
     trace: Float[Array, "T B"]
 
 
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class Attacked:
     """A network under attack, and the attack's goal.
 
+    Its functions take the network's variables, so that a step of an attack is compiled
+    once for all networks of the same functions.
+
     Attributes:
-        scores: function from images to the network's scores [B, J]; the largest is the
-            prediction.
+        scores: function from variables and images to the network's scores [B, J]; the
+            largest is the prediction.
         objective_of: function from scores and labels to what the attack raises [B].
+        variables: first argument of the functions.
         logits_of: function from scores to logits [B, J].
         surrogate: another network's scores, of which the objective and its gradient are
             taken; None for the network itself.
-        penalty: function from images to what is subtracted from the objective [B].
-        evades: function from images to whether they also pass for clean ones [B]; None
-            if nothing asks for that.
+        penalty: function from variables and images to what is subtracted from the
+            objective [B].
+        evades: function from variables and images to whether they also pass for clean
+            ones [B]; None if nothing asks for that.
         targeted: whether ``labels`` are the classes that the network should see, not
             those that it should not.
     """
 
-    scores: ScoresOf
-    objective_of: Callable[[Scores, Labels], Float[Array, " B"]]
-    logits_of: Callable[[Scores], Scores] = lambda scores: scores
-    surrogate: ScoresOf | None = None
-    penalty: Callable[[Images], Float[Array, " B"]] | None = None
-    evades: Callable[[Images], Bool[Array, " B"]] | None = None
-    targeted: bool = False
+    scores: ScoresOf = flax.struct.field(pytree_node=False)
+    objective_of: Callable[[Scores, Labels], Float[Array, " B"]] = flax.struct.field(
+        pytree_node=False
+    )
+    variables: Any = None
+    logits_of: Callable[[Scores], Scores] = flax.struct.field(
+        pytree_node=False, default=_as_they_are
+    )
+    surrogate: ScoresOf | None = flax.struct.field(pytree_node=False, default=None)
+    penalty: Callable[[Any, Images], Float[Array, " B"]] | None = flax.struct.field(
+        pytree_node=False, default=None
+    )
+    evades: Callable[[Any, Images], Bool[Array, " B"]] | None = flax.struct.field(
+        pytree_node=False, default=None
+    )
+    targeted: bool = flax.struct.field(pytree_node=False, default=False)
 
     def logits(self, images: Images) -> Scores:
         """Logits of the network that the objective looks at."""
-        return self.logits_of((self.surrogate or self.scores)(images))
+        return self.logits_of((self.surrogate or self.scores)(self.variables, images))
 
     def judge(
         self, images: Images, labels: Labels
@@ -90,7 +109,7 @@ class Attacked:
 
     def success(self, images: Images, labels: Labels) -> Bool[Array, " B"]:
         """Whether the network errs on images as the attack wants."""
-        return self._success(images, self.scores(images), labels)
+        return self._success(images, self.scores(self.variables, images), labels)
 
     def look(self, images: Images, labels: Labels) -> Look:
         """The objective, its gradient, and whether the network errs."""
@@ -104,10 +123,10 @@ class Attacked:
 
     def _objective(self, images: Images, labels: Labels) -> tuple[Array, Array]:
         """The objective, and the scores that it is one of."""
-        scores = (self.surrogate or self.scores)(images)
+        scores = (self.surrogate or self.scores)(self.variables, images)
         values = self.objective_of(scores, labels)
         if self.penalty is not None:
-            values -= self.penalty(images)
+            values -= self.penalty(self.variables, images)
         return values, scores
 
     def _success(self, images: Images, scores: Scores, labels: Labels) -> Array:
@@ -116,12 +135,16 @@ class Attacked:
         Scores that are not finite count as failures of the attack.
         """
         if self.surrogate is not None:
-            scores = self.scores(images)
+            scores = self.scores(self.variables, images)
         predictions = jnp.argmax(scores, axis=1).astype(labels.dtype)
         reached = predictions == labels
         finite = jnp.all(jnp.isfinite(scores), axis=1)
         success = finite & (reached if self.targeted else ~reached)
-        return success if self.evades is None else success & self.evades(images)
+        return (
+            success
+            if self.evades is None
+            else success & self.evades(self.variables, images)
+        )
 
 
 def where(chosen: Bool[Array, " B"], first: Array, second: Array) -> Array:

@@ -6,21 +6,40 @@ References:
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from capsjax.attacks import balls, objectives
-from capsjax.attacks.base import Attacked, Found, Images, Keys, Labels, where
+from capsjax.attacks.base import Found, Images, where
+from capsjax.attacks.steps import Problem, Stepwise
 
 # Pixels of 0 and 1 have no finite tanh; this is how far from them they start.
 _EDGE = 1e-6
 
 
+class _State(NamedTuple):
+    """A search, and the nearest images so far.
+
+    The arguments of tanh, Adam's state, c between its bounds, the images with their
+    distances, and whether this search has found any, for each image.
+    """
+
+    w: Array
+    adam: optax.OptState
+    c: Array
+    low: Array
+    high: Array
+    best: Array
+    distance: Array
+    found: Array
+
+
 @dataclasses.dataclass(frozen=True)
-class CarliniWagner:
+class CarliniWagner(Stepwise):
     """Minimises ``|x' - x|^2 + c f(x')`` with ``x' = (tanh w + 1) / 2``.
 
     f is ``max(Z_y - max_other Z, -confidence)`` of the logits Z, and for targets the
@@ -45,64 +64,102 @@ class CarliniWagner:
         """Gradients that it takes, each with a forward pass."""
         return self.steps * self.searches
 
-    def __call__(
-        self, attacked: Attacked, images: Images, labels: Labels, keys: Keys
-    ) -> Found:
-        """Attacks images without a bound, and returns the nearest that it finds.
+    traces = False
 
-        Args:
-            attacked: the network.
-            images: images in [0, 1].
-            labels: their classes, or the targets.
-            keys: not used; the attack draws nothing.
+    @property
+    def count(self) -> int:
+        """Steps of all searches."""
+        return self.steps * self.searches
 
-        Returns:
-            The nearest images that the network errs on; the given ones where it already
-            does; the last try where it never did.
-        """
-        del keys
-        adam = optax.adam(self.learning_rate)
-        inside = jnp.clip(images, _EDGE, 1 - _EDGE)
-        start = jnp.arctanh(2 * inside - 1)
+    def begin(self, problem: Problem) -> _State:
+        """The first search; nothing is found but where the network already errs."""
+        images = problem.images
+        success = problem.attacked.success(images, problem.labels)
+        ones = jnp.ones(len(images))
+        start = _start(images)
+        return _State(
+            w=start,
+            adam=self._adam.init(start),
+            c=self.first * ones,
+            low=0 * ones,
+            high=jnp.inf * ones,
+            best=images,
+            distance=jnp.where(success, 0.0, jnp.inf),
+            found=jnp.zeros_like(success),
+        )
 
-        def loss(w: Array, c: Float[Array, " B"]) -> tuple[Array, tuple[Array, Array]]:
+    def step(
+        self, problem: Problem, number: Array, state: _State
+    ) -> tuple[_State, Array]:
+        """A step of Adam; the last one of a search chooses the next c."""
+        attacked, images, labels = problem.attacked, problem.images, problem.labels
+
+        def loss(w: Array) -> tuple[Array, tuple[Array, Array]]:
             current = (jnp.tanh(w) + 1) / 2
             logits = attacked.logits(current)
             reached = objectives.margin(logits, labels)
             reached = -reached if attacked.targeted else reached
             goal = jnp.maximum(-reached, -self.confidence)
             squares = jnp.sum(jnp.square(current - images), axis=(1, 2, 3))
-            return jnp.sum(squares + c * goal), (current, reached)
+            return jnp.sum(squares + state.c * goal), (current, reached)
 
-        def step(c, carry, _):
-            w, state, best, distance, found = carry
-            gradients, (current, reached) = jax.grad(loss, has_aux=True)(w, c)
-            new = balls.distances(current, images, "l2")
-            success = attacked.success(current, labels) & (reached >= self.confidence)
-            better = success & (new < distance)
-            best = where(better, current, best)
-            distance = jnp.where(better, new, distance)
-            # Optax raises floats to integer powers, which strict promotion refuses.
-            with jax.numpy_dtype_promotion("standard"):
-                updates, state = adam.update(gradients, state)
-            return (w + updates, state, best, distance, found | success), None
+        gradients, (current, reached) = jax.grad(loss, has_aux=True)(state.w)
+        new = balls.distances(current, images, "l2")
+        success = attacked.success(current, labels) & (reached >= self.confidence)
+        better = success & (new < state.distance)
+        # Optax raises floats to integer powers, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, adam = self._adam.update(gradients, state.adam)
+        state = state._replace(
+            w=state.w + updates,
+            adam=adam,
+            best=where(better, current, state.best),
+            distance=jnp.where(better, new, state.distance),
+            found=state.found | success,
+        )
+        ends = (number + 1) % self.steps == 0
+        last = number + 1 == self.count
+        after = self._next_search(problem, state)
+        state = jax.tree.map(
+            lambda new, old: jnp.where(ends & ~last, new, old), after, state
+        )
+        return state, reached
 
-        def search(carry, _):
-            c, low, high, best, distance, _ = carry
-            begin = (start, adam.init(start), best, distance, jnp.zeros_like(success))
-            (w, _, best, distance, found), _ = jax.lax.scan(
-                lambda carry, x: step(c, carry, x), begin, length=self.steps
-            )
-            low, high = jnp.where(found, low, c), jnp.where(found, c, high)
-            bounded = jnp.isfinite(high)
-            c = jnp.where(bounded, (low + jnp.where(bounded, high, 0.0)) / 2, 10 * c)
-            return (c, low, high, best, distance, (jnp.tanh(w) + 1) / 2), None
+    def _next_search(self, problem: Problem, state: _State) -> _State:
+        low = jnp.where(state.found, state.low, state.c)
+        high = jnp.where(state.found, state.c, state.high)
+        bounded = jnp.isfinite(high)
+        c = jnp.where(bounded, (low + jnp.where(bounded, high, 0.0)) / 2, 10 * state.c)
+        start = _start(problem.images)
+        return state._replace(
+            w=start,
+            adam=self._adam.init(start),
+            c=c,
+            low=low,
+            high=high,
+            found=jnp.zeros_like(state.found),
+        )
 
-        success = attacked.success(images, labels)
-        ones = jnp.ones(len(images))
-        distance = jnp.where(success, 0.0, jnp.inf)
-        carry = (self.first * ones, 0 * ones, jnp.inf * ones, images, distance, images)
-        carry, _ = jax.lax.scan(search, carry, length=self.searches)
-        *_, best, distance, last = carry
-        success = jnp.isfinite(distance)
-        return Found(where(success, best, last), success, jnp.zeros((0, len(images))))
+    def finished(self, state: _State) -> Array:
+        """Never: an image that was found may be found nearer."""
+        del state
+        return jnp.zeros((), bool)
+
+    def result(self, problem: Problem, state: _State, trace: Array) -> Found:
+        """The nearest images that the network errs on.
+
+        The given ones where it already does; the last try where it never did.
+        """
+        del problem
+        success = jnp.isfinite(state.distance)
+        last = (jnp.tanh(state.w) + 1) / 2
+        return Found(where(success, state.best, last), success, trace)
+
+    @property
+    def _adam(self) -> optax.GradientTransformation:
+        return optax.adam(self.learning_rate)
+
+
+def _start(images: Images) -> Array:
+    """The images as arguments of tanh."""
+    return jnp.arctanh(2 * jnp.clip(images, _EDGE, 1 - _EDGE) - 1)

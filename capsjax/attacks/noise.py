@@ -1,6 +1,7 @@
 """Random noise, the floor below every attack: the best of many draws in the ball."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,20 @@ from jaxtyping import Array
 
 from capsjax.attacks import balls
 from capsjax.attacks.balls import Norm
-from capsjax.attacks.base import Attacked, Found, Images, Keys, Labels, where
+from capsjax.attacks.base import Found, where
+from capsjax.attacks.steps import Problem, Stepwise
+
+
+class _State(NamedTuple):
+    """The best images so far, their objectives, and whether the network errs."""
+
+    best: Array
+    values: Array
+    success: Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise:
+class Noise(Stepwise):
     """The draw with the largest objective, or the first that the network errs on.
 
     Attributes:
@@ -28,33 +38,40 @@ class Noise:
         """Forward passes."""
         return self.draws
 
-    def __call__(
-        self,
-        attacked: Attacked,
-        images: Images,
-        labels: Labels,
-        keys: Keys,
-        radius: Array,
-    ) -> Found:
-        """Draws in balls of a radius; the arguments are those of the other attacks."""
+    @property
+    def count(self) -> int:
+        """The draws."""
+        return self.draws
 
-        def draw(carry, number):
-            best, values, success = carry
-            own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            drawn = balls.random_points(images, own, radius, self.norm)
-            new, hit = attacked.judge(drawn, labels)
-            better = ~success & (hit | (new > values))
-            carry = (
-                where(better, drawn, best),
-                jnp.where(better, new, values),
-                success | hit,
-            )
-            return carry, new
-
-        begin = (
+    def begin(self, problem: Problem) -> _State:
+        """The images, on which nothing is known."""
+        images = problem.images
+        return _State(
             images,
             jnp.full(len(images), -jnp.inf),
             jnp.zeros(len(images), bool),
         )
-        (best, _, success), trace = jax.lax.scan(draw, begin, jnp.arange(self.draws))
-        return Found(best, success, trace)
+
+    def step(
+        self, problem: Problem, number: Array, state: _State
+    ) -> tuple[_State, Array]:
+        """Draws once for each image."""
+        own = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, number)
+        drawn = balls.random_points(problem.images, own, problem.radius, self.norm)
+        new, hit = problem.attacked.judge(drawn, problem.labels)
+        better = ~state.success & (hit | (new > state.values))
+        state = _State(
+            where(better, drawn, state.best),
+            jnp.where(better, new, state.values),
+            state.success | hit,
+        )
+        return state, new
+
+    def finished(self, state: _State) -> Array:
+        """Whether the network errs on all images."""
+        return jnp.all(state.success)
+
+    def result(self, problem: Problem, state: _State, trace: Array) -> Found:
+        """The best draws."""
+        del problem
+        return Found(state.best, state.success, trace)

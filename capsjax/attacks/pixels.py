@@ -6,7 +6,9 @@ References:
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from capsjax.attacks.base import Attacked, Found, Images, Keys, Labels
 from capsjax.errors import NotApplicableError
+
+_Candidates = tuple[Float[Array, "P n k"], Float[Array, " P"], Bool[Array, " P"]]
+"""Candidates of an image, their objectives, and whether the network errs on each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,40 +61,44 @@ class FewPixels:
             Images with the best candidate's pixels; the given ones where the network
             already errs.
         """
+        return _of_each(self._of_image, attacked, images, labels, keys)
 
-        def of_image(example: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            image, label, key = example
+    def _of_image(
+        self, attacked: Attacked, image: Array, label: Array, key: Array
+    ) -> tuple[Array, Array]:
+        state = _evolve(self, attacked, image, label, key, None, jnp.int32(0))
+        for number in range(self.generations):
+            if jnp.any(state[2]):
+                break
+            state = _evolve(self, attacked, image, label, key, state, jnp.int32(number))
+        return _chosen(image, *state)
 
-            def judge(candidates: Array) -> tuple[Array, Array]:
-                changed = jax.vmap(lambda one: painted(image, one))(candidates)
-                return _judged(attacked, changed, label)
+    def generation(
+        self,
+        attacked: Attacked,
+        image: Array,
+        label: Array,
+        key: Array,
+        state: _Candidates | None,
+        number: Array,
+    ) -> _Candidates:
+        """The next generation of an image's candidates; of None the first."""
 
-            begin, own = jax.random.split(key)
+        def judge(candidates: Array) -> tuple[Array, Array]:
+            changed = jax.vmap(lambda one: painted(image, one))(candidates)
+            return _judged(attacked, changed, label)
+
+        begin, own = jax.random.split(key)
+        if state is None:
             candidates = self._first(begin, image.shape)
-            values, success = judge(candidates)
-
-            def goes_on(carry):
-                number, *_, success = carry
-                return (number < self.generations) & ~jnp.any(success)
-
-            def generation(carry):
-                number, candidates, values, success = carry
-                drawn = jax.random.fold_in(own, number)
-                children = self._children(candidates, drawn, image.shape)
-                new, hit = judge(children)
-                better = hit | (new > values)
-                candidates = jnp.where(better[:, None, None], children, candidates)
-                values = jnp.where(better, new, values)
-                return number + 1, candidates, values, success | hit
-
-            carry = (jnp.zeros((), jnp.int32), candidates, values, success)
-            _, candidates, values, success = jax.lax.while_loop(
-                goes_on, generation, carry
-            )
-            best = _best(values, success)
-            return painted(image, candidates[best]), success[best]
-
-        return _of_each(of_image, attacked, images, labels, keys)
+            return candidates, *judge(candidates)
+        candidates, values, success = state
+        drawn = jax.random.fold_in(own, number)
+        children = self._children(candidates, drawn, image.shape)
+        new, hit = judge(children)
+        better = hit | (new > values)
+        candidates = jnp.where(better[:, None, None], children, candidates)
+        return candidates, jnp.where(better, new, values), success | hit
 
     def _first(self, key: Array, shape: tuple[int, ...]) -> Float[Array, "P n k"]:
         """Places drawn evenly, and colours from a normal distribution about grey."""
@@ -142,29 +151,23 @@ class EveryPixel:
         Raises:
             NotApplicableError: the images have several channels.
         """
-        H, W, C = images.shape[1:]
+        C = images.shape[3]
         if C != 1:
             raise NotApplicableError(
                 f"all values of a pixel are tried on images of one channel, not of {C}"
             )
-        rows, columns = (x.ravel() for x in jnp.mgrid[:H, :W].astype(jnp.float32))
+        return _of_each(self._of_image, attacked, images, labels, keys)
 
-        def of_image(example: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            image, label, _ = example
-
-            def with_value(value: Array) -> tuple[Array, Array]:
-                candidates = jnp.stack([rows, columns, jnp.full_like(rows, value)], 1)
-                changed = jax.vmap(lambda one: painted(image, one[None]))(candidates)
-                return _judged(attacked, changed, label)
-
-            values = jnp.array(self.values, jnp.float32)
-            found, success = (x.ravel() for x in jax.lax.map(with_value, values))
-            best = _best(found, success)
-            value, place = values[best // (H * W)], best % (H * W)
-            candidate = jnp.stack([rows[place], columns[place], value])
-            return painted(image, candidate[None]), success[best]
-
-        return _of_each(of_image, attacked, images, labels, keys)
+    def _of_image(
+        self, attacked: Attacked, image: Array, label: Array, key: Array
+    ) -> tuple[Array, Array]:
+        del key
+        tried = [
+            _with_value(attacked, image, label, jnp.float32(value))
+            for value in self.values
+        ]
+        candidates, values, success = map(jnp.concatenate, zip(*tried, strict=True))
+        return _chosen(image, candidates, values, success)
 
 
 def painted(
@@ -206,20 +209,46 @@ def _best(values: Float[Array, " P"], success: Bool[Array, " P"]) -> Int[Array, 
 
 
 def _of_each(
-    of_image: Callable[[tuple[Array, Array, Array]], tuple[Array, Array]],
+    of_image: Callable[[Attacked, Array, Array, Array], tuple[Array, Array]],
     attacked: Attacked,
     images: Images,
     labels: Labels,
     keys: Keys,
 ) -> Found:
     """Attacks image after image; those on which the network errs stay as they are."""
-    already = attacked.success(images, labels)
+    found, success = [*images], [*_errs(attacked, images, labels)]
+    for place, (image, label, key) in enumerate(zip(images, labels, keys, strict=True)):
+        if not success[place]:
+            found[place], success[place] = of_image(attacked, image, label, key)
+    return Found(jnp.stack(found), jnp.stack(success), jnp.zeros((0, len(images))))
 
-    def one(example: tuple[Array, ...]) -> tuple[Array, Array]:
-        image, label, key, done = example
-        return jax.lax.cond(
-            done, lambda: (image, done), lambda: of_image((image, label, key))
-        )
 
-    changed, success = jax.lax.map(one, (images, labels, keys, already))
-    return Found(changed, success, jnp.zeros((0, len(images))))
+@jax.jit
+def _errs(attacked: Attacked, images: Images, labels: Labels) -> Array:
+    return attacked.success(images, labels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evolve(attack: FewPixels, *arguments: Any) -> _Candidates:
+    return attack.generation(*arguments)
+
+
+@jax.jit
+def _with_value(
+    attacked: Attacked, image: Array, label: Array, value: Array
+) -> _Candidates:
+    """Each pixel with a value, and what the network makes of it."""
+    H, W, _ = image.shape
+    rows, columns = (x.ravel() for x in jnp.mgrid[:H, :W].astype(jnp.float32))
+    candidates = jnp.stack([rows, columns, jnp.full_like(rows, value)], 1)[:, None]
+    changed = jax.vmap(lambda one: painted(image, one))(candidates)
+    return candidates, *_judged(attacked, changed, label)
+
+
+@jax.jit
+def _chosen(
+    image: Array, candidates: Array, values: Array, success: Array
+) -> tuple[Array, Array]:
+    """The image with the best candidate's pixels, and whether the network errs."""
+    best = _best(values, success)
+    return painted(image, candidates[best]), success[best]

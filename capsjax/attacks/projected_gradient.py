@@ -11,18 +11,30 @@ References:
 """
 
 import dataclasses
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from capsjax.attacks import balls
 from capsjax.attacks.balls import Norm
-from capsjax.attacks.base import Attacked, Found, Images, Keys, Labels, where
+from capsjax.attacks.base import Found, where
+from capsjax.attacks.steps import Problem, Stepwise
+
+
+class _State(NamedTuple):
+    """Where the attack is, and the best images so far with their objectives."""
+
+    current: Array
+    momentum: Array
+    best: Array
+    best_values: Array
+    found: Array
+    shown: Array
 
 
 @dataclasses.dataclass(frozen=True)
-class ProjectedGradient:
+class ProjectedGradient(Stepwise):
     """``x <- P(x + a * direction(gradient))``, P onto the ball and [0, 1].
 
     Attributes:
@@ -54,64 +66,55 @@ class ProjectedGradient:
         """Gradients that it takes, each with a forward pass."""
         return self.steps + 1
 
-    def __call__(
-        self,
-        attacked: Attacked,
-        images: Images,
-        labels: Labels,
-        keys: Keys,
-        radius: Array,
-    ) -> Found:
-        """Attacks images within balls of a radius.
+    @property
+    def count(self) -> int:
+        """Looks: one before each step, and one at where the last step led."""
+        return self.steps + 1
 
-        Args:
-            attacked: the network.
-            images: images in [0, 1].
-            labels: their classes, or the targets.
-            keys: random keys, one for each image.
-            radius: radius of the balls, in units of the full range, [] float32.
-        """
-
-        def step(carry):
-            current, momentum, best, best_values, found, shown = carry
-            look = attacked.look(current, labels)
-            better = look.values > best_values
-            if self.keeps_first:
-                better = ~found & (look.success | better)
-                shown = jnp.where(found, shown, look.values)
-            else:
-                shown = look.values
-            best = where(better, current, best)
-            best_values = jnp.where(better, look.values, best_values)
-            found = jnp.where(better, look.success, found)
-            gradients = look.gradients
-            if self.momentum:
-                size = jnp.mean(jnp.abs(gradients), axis=(1, 2, 3), keepdims=True)
-                scaled = gradients / jnp.where(size > 0, size, 1.0)
-                gradients = momentum = self.momentum * momentum + scaled
-            moved = current + self.share * radius * balls.steepest(gradients, self.norm)
-            current = balls.project(moved, images, radius, self.norm)
-            return current, momentum, best, best_values, found, shown
-
-        def step_of_scan(carry, _):
-            if self.keeps_first:
-                # Nothing changes any more once the network errs on all images.
-                done = jnp.all(carry[4])
-                carry = jax.lax.cond(done, lambda carry: carry, step, carry)
-            else:
-                carry = step(carry)
-            return carry, carry[5]
-
+    def begin(self, problem: Problem) -> _State:
+        """The images, or random points about them."""
+        images = problem.images
         start = images
         if self.random_start:
-            start = balls.random_points(images, keys, radius, self.norm)
+            start = balls.random_points(images, problem.keys, problem.radius, self.norm)
         lowest = jnp.full(len(images), -jnp.inf)
         none = jnp.zeros(len(images), bool)
-        carry = (start, jnp.zeros_like(images), start, lowest, none, lowest)
-        # The last look is at where the last step led; what it would do is not kept.
-        carry, trace = jax.lax.scan(step_of_scan, carry, length=self.steps + 1)
-        _, _, best, _, found, _ = carry
-        return Found(best, found, trace)
+        return _State(start, jnp.zeros_like(images), start, lowest, none, lowest)
+
+    def step(
+        self, problem: Problem, number: Array, state: _State
+    ) -> tuple[_State, Array]:
+        """Looks, keeps what is better, and moves on; the last move is not looked at."""
+        del number
+        current, momentum, best, best_values, found, shown = state
+        look = problem.attacked.look(current, problem.labels)
+        better = look.values > best_values
+        if self.keeps_first:
+            better = ~found & (look.success | better)
+            shown = jnp.where(found, shown, look.values)
+        else:
+            shown = look.values
+        best = where(better, current, best)
+        best_values = jnp.where(better, look.values, best_values)
+        found = jnp.where(better, look.success, found)
+        gradients = look.gradients
+        if self.momentum:
+            size = jnp.mean(jnp.abs(gradients), axis=(1, 2, 3), keepdims=True)
+            scaled = gradients / jnp.where(size > 0, size, 1.0)
+            gradients = momentum = self.momentum * momentum + scaled
+        length = self.share * problem.radius
+        moved = current + length * balls.steepest(gradients, self.norm)
+        current = balls.project(moved, problem.images, problem.radius, self.norm)
+        return _State(current, momentum, best, best_values, found, shown), shown
+
+    def finished(self, state: _State) -> Array:
+        """Whether the network errs on all images, if the first ones are kept."""
+        return jnp.all(state.found) & self.keeps_first
+
+    def result(self, problem: Problem, state: _State, trace: Array) -> Found:
+        """The best images."""
+        del problem
+        return Found(state.best, state.found, trace)
 
 
 def fgsm(norm: Norm = "linf") -> ProjectedGradient:

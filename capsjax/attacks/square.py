@@ -6,6 +6,7 @@ References:
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,23 @@ import numpy as np
 from jaxtyping import Array
 
 from capsjax.attacks import balls
-from capsjax.attacks.base import Attacked, Found, Images, Keys, Labels, where
+from capsjax.attacks.base import Found, where
+from capsjax.attacks.steps import Problem, Stepwise
 
 # Queries out of 10,000 after which the squares become smaller, and how much.
 _HALVINGS = (10, 50, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000)
 
 
+class _State(NamedTuple):
+    """The images, their objectives, and whether the network errs."""
+
+    current: Array
+    values: Array
+    success: Array
+
+
 @dataclasses.dataclass(frozen=True)
-class Square:
+class Square(Stepwise):
     """Random search in an L-infinity ball, without gradients.
 
     Attributes:
@@ -43,29 +53,30 @@ class Square:
         sides = np.sqrt(self.area * 0.5**halvings * height * width)
         return np.clip(np.round(sides), 1, min(height, width)).astype(np.int32)
 
-    def __call__(
-        self,
-        attacked: Attacked,
-        images: Images,
-        labels: Labels,
-        keys: Keys,
-        radius: Array,
-    ) -> Found:
-        """Attacks images within L-infinity balls of a radius.
+    @property
+    def count(self) -> int:
+        """The squares; the stripes before them are a query, too."""
+        return self.queries - 1
 
-        Args:
-            attacked: the network, of which the objective and the scores are asked.
-            images: images in [0, 1].
-            labels: their classes, or the targets.
-            keys: random keys, one for each image.
-            radius: radius of the balls, in units of the full range, [] float32.
-        """
-        H, W, C = images.shape[1:]
+    def begin(self, problem: Problem) -> _State:
+        """Vertical stripes."""
+        _, W, C = problem.images.shape[1:]
 
-        def signs(key: Array, shape: tuple[int, ...]) -> Array:
-            return 2.0 * jax.random.bernoulli(key, shape=shape).astype(jnp.float32) - 1
+        def stripes(image: Array, key: Array) -> Array:
+            return image + problem.radius * _signs(key, (1, W, C))
 
-        def changed(image: Array, current: Array, key: Array, side: Array) -> Array:
+        start = jax.vmap(stripes)(problem.images, problem.keys)
+        start = balls.project(start, problem.images, problem.radius, "linf")
+        return _State(start, *problem.attacked.judge(start, problem.labels))
+
+    def step(
+        self, problem: Problem, number: Array, state: _State
+    ) -> tuple[_State, Array]:
+        """A square for each image, kept where the objective rises."""
+        H, W, C = problem.images.shape[1:]
+        side = jnp.asarray(self.sides(H, W))[number]
+
+        def changed(image: Array, current: Array, key: Array) -> Array:
             places, colors = jax.random.split(key)
             limits = jnp.array([H, W]) - side + 1
             row, column = jax.random.randint(places, (2,), 0, limits)
@@ -73,32 +84,30 @@ class Square:
             in_rows = (rows >= row) & (rows < row + side)
             in_columns = (columns >= column) & (columns < column + side)
             inside = in_rows[:, None, None] & in_columns[None, :, None]
-            return jnp.where(
-                inside, image + radius * signs(colors, (C,))[None, None], current
-            )
+            color = problem.radius * _signs(colors, (C,))
+            return jnp.where(inside, image + color[None, None], current)
 
-        def query(carry, numbers):
-            current, values, success = carry
-            number, side = numbers
-            own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            moved = jax.vmap(changed, (0, 0, 0, None))(images, current, own, side)
-            moved = balls.project(moved, images, radius, "linf")
-            new, hit = attacked.judge(moved, labels)
-            better = ~success & (hit | (new > values))
-            carry = (
-                where(better, moved, current),
-                jnp.where(better, new, values),
-                success | hit,
-            )
-            return carry, values
+        own = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, number + 1)
+        moved = jax.vmap(changed)(problem.images, state.current, own)
+        moved = balls.project(moved, problem.images, problem.radius, "linf")
+        new, hit = problem.attacked.judge(moved, problem.labels)
+        better = ~state.success & (hit | (new > state.values))
+        moved_on = _State(
+            where(better, moved, state.current),
+            jnp.where(better, new, state.values),
+            state.success | hit,
+        )
+        return moved_on, state.values
 
-        def stripes(image: Array, key: Array) -> Array:
-            return image + radius * signs(key, (1, W, C))
+    def finished(self, state: _State) -> Array:
+        """Whether the network errs on all images."""
+        return jnp.all(state.success)
 
-        start = jax.vmap(stripes)(images, keys)
-        start = balls.project(start, images, radius, "linf")
-        begin = (start, *attacked.judge(start, labels))
-        sides = self.sides(H, W)
-        numbers = (jnp.arange(1, self.queries), jnp.asarray(sides))
-        (current, _, success), trace = jax.lax.scan(query, begin, numbers)
-        return Found(current, success, trace)
+    def result(self, problem: Problem, state: _State, trace: Array) -> Found:
+        """Where the squares have led."""
+        del problem
+        return Found(state.current, state.success, trace)
+
+
+def _signs(key: Array, shape: tuple[int, ...]) -> Array:
+    return 2.0 * jax.random.bernoulli(key, shape=shape).astype(jnp.float32) - 1

@@ -45,7 +45,7 @@ def attacked_images(
     """
     settings = config.adversarial
 
-    def scores(images: Array) -> Array:
+    def scores(variables: Variables, images: Array) -> Array:
         seen = augment.normalized(images, config.preprocess)
         return models.apply(graphdef, variables, seen, labels, config.dtype)[0].scores
 
@@ -62,5 +62,5 @@ def attacked_images(
     )
     starts = jax.vmap(jax.random.fold_in, (0, None))(keys, 12)
     radius = jax.numpy.float32(settings.radius)
-    found = attack(Attacked(scores, loss), images, labels, starts, radius)
+    found = attack(Attacked(scores, loss, variables), images, labels, starts, radius)
     return jax.lax.stop_gradient(found.images)

@@ -29,7 +29,7 @@ class Linear:
 
     def attacked(self, name="cross_entropy", *, targeted=False):
         return Attacked(
-            self.scores,
+            lambda _, images: self.scores(images),
             objectives.of_name(
                 name, "logits", cross_entropy.Softmax(), targeted=targeted
             ),

@@ -24,7 +24,7 @@ def flat_changes(found, linear):
 def test_gradient_attacks_succeed_exactly_beyond_the_nearest_boundary(make, norm):
     linear = Linear()
     smallest, attacked = linear.smallest(norm), linear.attacked()
-    attack = jax.jit(make(norm), static_argnums=0)
+    attack = make(norm)
     # Random starts leave a part of the change that points elsewhere.
     for factor in (0.98, 1.06 if make is attacks.pgd else 1.02):
         # One image at a time, each with its own radius.
@@ -81,9 +81,7 @@ def test_deepfool_steps_to_the_nearest_boundary(classes):
 def test_carlini_and_wagner_find_the_smallest_change(classes):
     linear = Linear(classes)
     attack = attacks.CarliniWagner(steps=300, searches=8, learning_rate=0.002)
-    found = jax.jit(attack, static_argnums=0)(
-        linear.attacked(), linear.images, linear.labels, linear.keys
-    )
+    found = attack(linear.attacked(), linear.images, linear.labels, linear.keys)
     assert np.all(found.success)
     lengths = np.linalg.norm(flat_changes(found, linear), axis=1)
     smallest = linear.smallest("l2")
@@ -127,7 +125,7 @@ def test_the_square_attack_comes_near_the_optimum_without_gradients():
     linear = Linear()
     smallest = linear.smallest("linf")
     attacked = linear.attacked("margin")
-    attack = jax.jit(attacks.Square(300), static_argnums=0)
+    attack = attacks.Square(300)
     for factor, wanted in ((0.98, False), (1.6, True)):
         for i, radius in enumerate(factor * smallest):
             one = slice(i, i + 1)
@@ -169,8 +167,50 @@ def test_momentum_matters_only_where_gradients_turn(classes, norm):
     moved = attacks.ProjectedGradient(norm, 5, 0.2, random_start=False, momentum=1.0)
     # Both keep their last images: they never succeed.
     never = dataclasses.replace(
-        linear.attacked(), evades=lambda images: jnp.zeros(len(images), bool)
+        linear.attacked(), evades=lambda _, images: jnp.zeros(len(images), bool)
     )
     first, second = (x(never, *arguments).images for x in (plain, moved))
     apart = float(jnp.max(balls.distances(first, second, norm)))
     assert (apart < 1e-6) == (classes == 2)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        attacks.pgd(steps=4),
+        attacks.pgd("l2", steps=20),
+        attacks.mi_fgsm(steps=4),
+        attacks.Noise(draws=4),
+        attacks.Square(5),
+        attacks.DeepFool(steps=3),
+        attacks.CarliniWagner(steps=3, searches=3),
+    ],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_loops_on_the_host_and_in_a_program_find_the_same(attack):
+    linear = Linear(4)
+    radius = jnp.float32(np.median(linear.smallest("linf")))
+    attacked = linear.attacked("margin")
+    given = (linear.images, linear.labels, linear.keys, radius)
+    on_host = attack(attacked, *given)
+    in_program = jax.jit(lambda *given: attack(attacked, *given))(*given)
+    np.testing.assert_array_equal(on_host.success, in_program.success)
+    np.testing.assert_allclose(on_host.images, in_program.images, atol=1e-6)
+    assert on_host.trace.shape == in_program.trace.shape
+
+
+def test_a_step_is_compiled_once_for_all_batches_and_radii():
+    linear, calls = Linear(4), []
+
+    def scores(_, images):
+        calls.append(images.shape)  # While a program is traced, and never again.
+        return linear.scores(images)
+
+    attacked = linear.attacked("margin").replace(scores=scores)
+    attack = attacks.pgd(steps=5)
+    given = (linear.images, linear.labels, linear.keys)
+    attack(attacked, *given, jnp.float32(0.1))
+    before = len(calls)
+    images, labels, keys = (x[::-1] for x in given)
+    attack(attacked, images, labels, keys, jnp.float32(0.2))
+    assert len(calls) == before > 0

@@ -95,16 +95,15 @@ def test_a_network_trained_so_withstands_more(config, digits_data):
         _, states = take_steps(config, digits_data, 250)
         graphdef, _ = train_step.create(config, digits_data.image_shape, 10)
 
-        def scores(x, graphdef=graphdef, variables=states[-1].variables):
+        def scores(variables, x, graphdef=graphdef):
             seen = augment.normalized(x, config.preprocess)
             return models.apply(graphdef, variables, seen, None, "float32")[0].scores
 
         objective = objectives.of_name("cross_entropy", "logits", config.loss)
-        attack = jax.jit(pgd(steps=10), static_argnums=0)
-        found = attack(
-            Attacked(scores, objective), images, labels, keys, jnp.float32(0.08)
-        )
-        clean = np.mean(np.argmax(scores(images), axis=1) == test.labels)
+        variables = states[-1].variables
+        network = Attacked(scores, objective, variables)
+        found = pgd(steps=10)(network, images, labels, keys, jnp.float32(0.08))
+        clean = np.mean(np.argmax(scores(variables, images), axis=1) == test.labels)
         withstood[radius] = clean, 1 - np.mean(found.success)
     assert min(clean for clean, _ in withstood.values()) > 0.8
     assert withstood[0.08][1] > withstood[0.0][1] + 0.1

@@ -125,7 +125,7 @@ def run(
     batch_size = min(batch_size, count)
     clean = images.values[:count]
     labels = (images.targets if cell.targeted else images.labels)[:count]
-    attack = _compiled(victim, cell)
+    attack = _attack(victim, cell)
     found, success = clean.copy(), np.zeros(count, bool)
     trace: list[np.ndarray] = []
     for restart in range(1 if ATTACKS[cell.attack].starts else cell.restarts):
@@ -186,27 +186,16 @@ def in_8_bits(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
     return (np.where(images > clean, down, up) / 255).astype(np.float32)
 
 
-def _compiled(victim: Victim, cell: Cell) -> Callable[..., Found]:
-    """The compiled attack, from images, labels and keys; one for all radii."""
-    settings = dataclasses.replace(cell, radius=0.0, count=0, keep=False)
-    if not ATTACKS[cell.attack].starts:
-        settings = dataclasses.replace(settings, restarts=1)
-    compiled = victim.programs.get(settings)
-    if compiled is None:
-        kind, attack = ATTACKS[cell.attack], ATTACKS[cell.attack].make(cell)
-
-        def call(variables, images, labels, keys, radius):
-            attacked = victim.attacked(
-                variables,
-                cell.objective or "logit_margin",
-                cell.gradient,
-                targeted=cell.targeted,
-                evades=cell.evades,
-                distance_weight=cell.distance_weight,
-            )
-            bound = (radius,) if kind.bounded else ()
-            return attack(attacked, images, labels, keys, *bound)
-
-        compiled = victim.programs[settings] = jax.jit(call)
-    radius = jnp.float32(cell.radius)
-    return lambda *batch: compiled(victim.variables, *map(jnp.asarray, batch), radius)
+def _attack(victim: Victim, cell: Cell) -> Callable[..., Found]:
+    """The attack, from images, labels and keys."""
+    kind = ATTACKS[cell.attack]
+    attack = kind.make(cell)
+    attacked = victim.attacked(
+        cell.objective or "logit_margin",
+        cell.gradient,
+        targeted=cell.targeted,
+        evades=cell.evades,
+        distance_weight=cell.distance_weight,
+    )
+    bound = (jnp.float32(cell.radius),) if kind.bounded else ()
+    return lambda *batch: attack(attacked, *map(jnp.asarray, batch), *bound)

@@ -64,7 +64,7 @@ def with_threshold(victim: Victim, images: np.ndarray, batch_size: int) -> Victi
         return victim
     values = images.astype(np.float32) / np.float32(255)
     threshold = float(np.quantile(victim.distances(values, batch_size), HONEST))
-    return dataclasses.replace(victim, threshold=threshold, programs={})
+    return dataclasses.replace(victim, threshold=threshold)
 
 
 def detected(

@@ -81,19 +81,16 @@ def gradients(
         names: the objectives.
         batch_size: images of a batch.
     """
+    networks = [victim.attacked(name) for name in names]
 
     @jax.jit
-    def look(variables, images, labels):
-        return [
-            victim.attacked(variables, name).look(images, labels).gradients
-            for name in names
-        ]
+    def look(networks, images, labels):
+        return [attacked.look(images, labels).gradients for attacked in networks]
 
     @jax.jit
-    def slopes(variables, images, labels, directions):
+    def slopes(networks, images, labels, directions):
         found = []
-        for name in names:
-            attacked = victim.attacked(variables, name)
+        for attacked in networks:
             ahead, _ = attacked.judge(images + _STEP * directions, labels)
             behind, _ = attacked.judge(images - _STEP * directions, labels)
             found.append((ahead - behind) / (2 * _STEP))
@@ -109,7 +106,7 @@ def gradients(
     )
     for number, ((pixels, real), (classes, _)) in enumerate(parts):
         some, labels = jnp.asarray(pixels), jnp.asarray(classes)
-        own = [np.asarray(x)[:real] for x in look(victim.variables, some, labels)]
+        own = [np.asarray(x)[:real] for x in look(networks, some, labels)]
         for one, every in zip(own, found, strict=True):
             every.append(one.reshape(real, -1))
         start = number * batch_size
@@ -120,7 +117,7 @@ def gradients(
                 own_seed = (images.seed, int(images.numbers[start + place]), draw)
                 one = np.random.default_rng(own_seed).normal(size=some.shape[1:])
                 directions[place] = one / np.linalg.norm(one)
-            steep = slopes(victim.variables, some, labels, directions)
+            steep = slopes(networks, some, labels, directions)
             for place, gradient in enumerate(own):
                 own_slopes = np.sum(gradient * directions[:real], axis=(1, 2, 3))
                 measured[place].extend(

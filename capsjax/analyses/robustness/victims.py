@@ -40,7 +40,6 @@ class Victim:
         num_classes: number of classes J.
         threshold: distance of an image to its reconstruction beyond which it is
             refused, see `capsjax.analyses.robustness.detection`; None without that.
-        programs: compiled attacks, by their settings.
     """
 
     name: str
@@ -48,7 +47,6 @@ class Victim:
     image_shape: tuple[int, int, int]
     num_classes: int
     threshold: float | None = None
-    programs: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def variables(self) -> Variables:
@@ -155,9 +153,13 @@ class Victim:
 
         return build
 
-    def attacked(
+    @functools.cached_property
+    def attacked(self) -> Callable[..., Attacked]:
+        """See `_attacked`; functions stay the same, so that steps stay compiled."""
+        return functools.cache(self._attacked)
+
+    def _attacked(
         self,
-        variables: Variables,
         objective: objectives.Name,
         gradient: Gradient = "routing",
         *,
@@ -165,10 +167,9 @@ class Victim:
         evades: bool = False,
         distance_weight: float = 0.0,
     ) -> Attacked:
-        """The network for attacks, within a compiled function.
+        """The network for attacks.
 
         Args:
-            variables: its variables.
             objective: what attacks raise.
             gradient: what the objective's gradient goes through.
             targeted: whether attacks have targets.
@@ -182,24 +183,28 @@ class Victim:
         config = self.model.config
         kind = config.model.scores
 
-        def surrogate(images: Images) -> Array:
+        def scores(variables: Variables, images: Images) -> Array:
+            return self.output(variables, images).scores
+
+        def surrogate(variables: Variables, images: Images) -> Array:
             return self.output(variables, images, gradient).scores
 
-        def penalty(images: Images) -> Array:
+        def penalty(variables: Variables, images: Images) -> Array:
             return distance_weight * self.squared_distances(variables, images)
 
-        def passes(images: Images) -> Array:
+        def passes(variables: Variables, images: Images) -> Array:
             assert self.threshold is not None
             return self.squared_distances(variables, images) <= self.threshold**2
 
         return Attacked(
-            scores=lambda images: self.output(variables, images).scores,
+            scores=scores,
+            variables=self.variables,
             objective_of=objectives.of_name(
                 objective,
                 kind,
                 config.loss,
                 targeted=targeted,
-                step=variables.step,
+                step=self.variables.step,
             ),
             logits_of=lambda scores: objectives.logits(scores, kind),
             surrogate=None if gradient == "routing" else surrogate,

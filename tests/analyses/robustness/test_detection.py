@@ -100,7 +100,7 @@ def test_the_area_under_the_curve_is_the_share_of_pairs(
 def test_what_the_knowing_attack_finds_passes(victim, images):
     # After a few steps of training, 95 % would be all images.
     median = np.median(victim.distances(images.values, 5))
-    victim = dataclasses.replace(victim, threshold=0.9 * float(median), programs={})
+    victim = dataclasses.replace(victim, threshold=0.9 * float(median))
     base = dataclasses.replace(PGD, radius=0.15)
     knowing = detection.knowing(base, weights=(0.1,))[1]
     found = attack_runs.run(victim, knowing, images, 5)

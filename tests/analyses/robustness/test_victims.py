@@ -10,6 +10,7 @@ from flax import nnx
 
 from capsjax import models
 from capsjax.analyses.robustness.victims import batches
+from capsjax.attacks import Attacked
 from capsjax.data import ImageSet
 from capsjax.errors import NotApplicableError
 from capsjax.inference.predict import predict
@@ -81,10 +82,8 @@ def test_scores_are_those_of_an_evaluation(preprocessing):
 def test_gradients_are_those_of_pixels(preprocessing):
     """Against what the evaluation makes of images one grey level brighter or darker."""
 
-    def look(variables, images, labels):
-        return preprocessing.attacked(variables, "margin").look(images, labels)
-
-    found = jax.jit(look)(preprocessing.variables, unit(PIXELS), LABELS)
+    attacked = preprocessing.attacked("margin")
+    found = jax.jit(Attacked.look)(attacked, unit(PIXELS), LABELS)
     signs = RNG.choice([-1, 1], (3, *PIXELS.shape))
     both = np.concatenate([PIXELS + signs, PIXELS - signs])
     moved = both.reshape(-1, *COLORED).astype(np.uint8)
@@ -197,10 +196,8 @@ def test_only_the_objective_is_that_of_the_votes(victim, images):
     noise = np.random.default_rng(0).uniform(size=(200, *SHAPE)).astype(np.float32)
     labels = victim.predictions(noise, 200).astype(np.int32)
 
-    def judge(variables, images, labels):
-        return victim.attacked(variables, "margin", "votes").judge(images, labels)
-
-    values, success = jax.jit(judge)(victim.variables, noise, labels)
+    attacked = victim.attacked("margin", "votes")
+    values, success = jax.jit(Attacked.judge)(attacked, noise, labels)
     assert not np.any(success)
     before = scores(victim, noise, "votes")
     assert np.any(np.argmax(before, axis=1) != labels)
