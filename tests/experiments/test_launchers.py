@@ -149,7 +149,7 @@ SETTINGS, DATA, RUN = (
     ("workdir", "checkpoint"),
 )
 DEVICES = ("coordinator_address", "num_processes", "distributed", "cpu_devices")
-MANY = ("workdir", "jobs", "dry_run")
+MANY = ("workdir", "jobs", "launcher", "slurm_minutes", "dry_run")
 
 
 HELPS: list[tuple[str, tuple[str, ...]]] = [
