@@ -26,7 +26,7 @@ from tests.launching import (
     start,
     wait_until,
 )
-from tests.runs.grid_child import SCRIPT
+from tests.runs.grid_child import SCRIPT, starts
 
 ONE_CPU = executors.Settings(cpus=1)
 
@@ -45,8 +45,8 @@ def wait_for(condition) -> None:
 
 @pytest.mark.usefixtures("slurm")
 def test_runs_end_as_those_of_local_processes_do(tmp_path):
-    """Stand-ins for trainings: two succeed, one fails, and two are killed."""
-    kinds = {"a": "fast", "b": "fail", "c": "die", "d": "fast", "e": "slow"}
+    """Stand-ins for trainings: one fails, two are killed, one gets to its limit."""
+    kinds = {"a": "fast", "b": "fail", "c": "die", "d": "slow", "e": "slow"}
     runs = [Run(name, [f"--what={kind}"]) for name, kind in kinds.items()]
     folder = tmp_path / "a grid"
     bad = executors.executor(executors.Settings(partition="absent"))
@@ -54,19 +54,27 @@ def test_runs_end_as_those_of_local_processes_do(tmp_path):
         grid.run_all(runs, folder, command=SCRIPT, executor=bad)
     assert "\n" not in str(error.value)
 
-    def kill_task() -> None:
-        wait_for(lambda: (folder / "e" / "starts").exists())
-        record = json.loads((folder / "slurm" / "jobs.json").read_text())
-        slurm_says("scancel", "--signal=KILL", record["e"]["job"])
+    def interrupt() -> None:
+        jobs = folder / "slurm" / "jobs.json"
+        for name in "de":
+            begun = folder / name / "starts"
+            wait_for(lambda begun=begun: begun.exists() and begun.read_text())
+        wait_for(jobs.exists)
+        limited = json.loads(jobs.read_text())["d"]["job"]
+        slurm_says("scancel", "--signal=USR2", limited)
+        # As where memory is short: the process that watches the training is killed.
+        status = pathlib.Path(f"/proc/{starts(folder / 'e')[0]['pid']}/status")
+        (watcher,) = re.findall(r"^PPid:\t(\d+)$", status.read_text(), re.MULTILINE)
+        os.kill(int(watcher), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_task)
-    killer.start()
+    interruptions = threading.Thread(target=interrupt)
+    interruptions.start()
     lines: list[str] = []
     on_slurm = executors.executor(ONE_CPU)
     outcomes = grid.run_all(
         runs, folder, report=lines.append, command=SCRIPT, executor=on_slurm
     )
-    killer.join()
+    interruptions.join()
     statuses = [outcome.status for outcome in outcomes]
     assert statuses == [FINISHED, FAILED, FAILED, FINISHED, FAILED]
     assert outcomes[1].error == "error: there is no data"
@@ -79,6 +87,10 @@ def test_runs_end_as_those_of_local_processes_do(tmp_path):
         assert "training: " in pathlib.Path(log).read_text()
     assert re.search(r"a: 1\.50 % test error after \d+ s", said)
 
+    # Saved, and put back into the queue.
+    assert (folder / "d.log").read_text().count("\nstopped\n") == 1
+    assert len(starts(folder / "d")) == 2
+
     again = grid.run_all(
         runs, folder, jobs=1, command=SCRIPT, executor=on_slurm, report=lines.append
     )
@@ -87,10 +99,9 @@ def test_runs_end_as_those_of_local_processes_do(tmp_path):
 
 
 class Sweep:
-    """A launcher of two trainings."""
+    """A launcher of one training, which is interrupted again and again."""
 
-    names = ("r1_decoder_seed0", "r1_decoder_seed1")
-    # So many steps that a training can be caught in the middle.
+    # So many steps that it can be caught in the middle.
     words = (
         *TINY,
         "--config.max_steps=300",
@@ -100,14 +111,15 @@ class Sweep:
     )
 
     def __init__(self, folder: pathlib.Path):
-        self.folder = folder
+        self.folder, self.name = folder, "r1_decoder_seed0"
+        self.run = RunFolder(folder / self.name)
 
     def start(self) -> subprocess.Popen[str]:
         """Starts the launcher; returns when it is about to submit."""
         process = start(
             *("-m", "experiments.sweep_routing", *self.words, "--iterations=1"),
-            *("--reconstruction=true", "--seeds=2", f"--workdir={self.folder}"),
-            *("--launcher=slurm", "--jobs=2", "--slurm_cpus=1"),
+            *("--reconstruction=true", "--seeds=1", f"--workdir={self.folder}"),
+            *("--launcher=slurm", "--slurm_cpus=1"),
         )
         lock = self.folder / ".lock"
         wait_until(
@@ -115,32 +127,28 @@ class Sweep:
         )
         return process
 
-    def log(self, name: str) -> str:
-        path = self.folder / f"{name}.log"
-        return path.read_text() if path.exists() else ""
-
-    def job(self, name: str) -> str:
-        record = json.loads((self.folder / "slurm" / "jobs.json").read_text())
-        return record[name]["job"]
-
-    def log_of_task(self, name: str) -> str:
-        return (self.folder / "slurm" / f"{self.job(name)}_0_log.out").read_text()
-
-    def rows(self, name: str) -> int:
-        folder = RunFolder(self.folder / name)
-        return rows_written(folder) if folder.metrics.exists() else 0
-
-    def hold(self, name: str) -> int:
-        """Suspends the process of a training in the middle; returns its number."""
-        before = self.rows(name)
-        wait_for(lambda: self.rows(name) > before + 2)
-        process = int((self.folder / name / ".lock").read_text().split()[1])
+    def hold(self) -> int:
+        """Suspends the process of the training; returns its number."""
+        before = self._rows()
+        wait_for(lambda: self._rows() > before + 2)
+        process = int((self.run.path / ".lock").read_text().split()[1])
         os.kill(process, signal.SIGSTOP)
-        assert not self.has_ended(name)
+        assert not self.run.result.exists()
         return process
 
-    def has_ended(self, name: str) -> bool:
-        return RunFolder(self.folder / name).result.exists()
+    def job(self) -> str:
+        record = json.loads((self.folder / "slurm" / "jobs.json").read_text())
+        return record[self.name]["job"]
+
+    def log_of_task(self) -> str:
+        return (self.folder / "slurm" / f"{self.job()}_0_log.out").read_text()
+
+    def states_saved(self) -> int:
+        log = (self.folder / f"{self.name}.log").read_text()
+        return log.count(", which is saved; go on with")
+
+    def _rows(self) -> int:
+        return rows_written(self.run) if self.run.metrics.exists() else 0
 
 
 def bring_the_limit_near(job: str) -> None:
@@ -157,44 +165,39 @@ def bring_the_limit_near(job: str) -> None:
 
 
 @pytest.mark.usefixtures("slurm")
-def test_interrupted_trainings_end_bit_by_bit_as_local_ones(tmp_path):
-    """One is put back into the queue, then cancelled; one gets to its time limit."""
+def test_an_interrupted_training_ends_bit_by_bit_as_a_local_one(tmp_path):
     sweep = Sweep(tmp_path / "grid")
-    requeued, limited = sweep.names
     launcher = sweep.start()
-    sweep.hold(requeued)
-    process = sweep.hold(limited)
-    launcher.kill()  # Its jobs go on, and the next launcher finds them.
+    sweep.hold()
+    launcher.kill()  # Its job goes on, and the next launcher finds it.
     launcher.communicate()
-
     launcher = sweep.start()
-    # Slurm itself continues processes to which it sends SIGTERM.
-    slurm_says("scontrol", "requeue", sweep.job(requeued))
-    wait_for(lambda: sweep.log(requeued).count("which is saved") == 1)
-    bring_the_limit_near(sweep.job(limited))
-    wait_for(lambda: "Caught signal SIGUSR2" in sweep.log_of_task(limited))
-    os.kill(process, signal.SIGCONT)
-    wait_for(lambda: "Requeued job" in sweep.log_of_task(limited))
-    assert sweep.log(limited).count("which is saved") == 1
-    slurm_says("scontrol", "update", f"JobId={sweep.job(limited)}", "TimeLimit=240")
 
-    sweep.hold(requeued)
-    wait_for(lambda: sweep.has_ended(limited))
+    # Slurm itself continues processes to which it sends SIGTERM.
+    slurm_says("scontrol", "requeue", sweep.job())
+    wait_for(lambda: sweep.states_saved() == 1)
+
+    process = sweep.hold()
+    bring_the_limit_near(sweep.job())
+    wait_for(lambda: "Caught signal SIGUSR2" in sweep.log_of_task())
+    os.kill(process, signal.SIGCONT)
+    wait_for(lambda: "Requeued job" in sweep.log_of_task())
+    assert sweep.states_saved() == 2
+    slurm_says("scontrol", "update", f"JobId={sweep.job()}", "TimeLimit=240")
+
+    sweep.hold()
     launcher.send_signal(signal.SIGINT)
     done = finish(launcher)
     assert done.returncode == 130, done.stderr
-    assert f"{requeued}: in the queue as job" in done.stdout
-    assert re.search(r"stopped by SIGINT after [01] of 2 runs and", done.stdout)
-    assert sweep.log(requeued).count("which is saved") == 2
+    assert f"{sweep.name}: in the queue as job" in done.stdout
+    assert "stopped by SIGINT after 0 of 1 runs and parts of others" in done.stdout
+    assert sweep.states_saved() == 3
     assert slurm_says("squeue", "--noheader") == ""
 
     done = finish(sweep.start())
     assert done.returncode == 0, done.stderr
-    assert "1 of 2 runs have finished before" in done.stdout
     assert (sweep.folder / "sweep.md").exists()
-    flags = json.loads((sweep.folder / "grid.json").read_text())
-    for name in sweep.names:
-        local = RunFolder(tmp_path / "local" / name)
-        run("train", *flags[name], f"--workdir={local.path}")
-        assert comparable(RunFolder(sweep.folder / name)) == comparable(local)
-        assert "resumed at step" in sweep.log(name)
+    (flags,) = json.loads((sweep.folder / "grid.json").read_text()).values()
+    local = RunFolder(tmp_path / "local")
+    run("train", *flags, f"--workdir={local.path}")
+    assert comparable(sweep.run) == comparable(local)
