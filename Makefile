@@ -26,8 +26,8 @@ RESULTS ?= runs/benchmarks
 PIP_PROGRESS := | awk '/^(Collecting|Installing|Successfully)/ \
 	{print "  " $$1, $$2; fflush()}'
 
-.PHONY: help setup demo test test-gpu-compile compile-report experiments-smoke gpu \
-	lint clean
+.PHONY: help setup demo test cluster-programs test-gpu-compile compile-report \
+	experiments-smoke gpu lint clean
 
 help: ## Lists the commands
 	@echo "capsjax: capsule networks in JAX and Flax"
@@ -62,6 +62,18 @@ $(DEMO)/result.json: $(READY) $(SOURCES)
 test: $(READY) ## Runs all tests
 	@echo "Running the tests on 2 processes."
 	@$(BIN)/python -m pytest -n 2 -m "not gpu_compile"
+
+CLUSTER_PACKAGES := slurmctld slurmd slurm-client munge openmpi-bin
+
+cluster-programs: ## Installs Slurm and Open MPI, on Debian as root, for their tests
+	@for program in slurmctld slurmd sbatch munged mpirun; do \
+		PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || missing=1; \
+	done; if [ -n "$${missing:-}" ]; then \
+		echo "Installing $(CLUSTER_PACKAGES)."; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install --no-install-recommends \
+			$(CLUSTER_PACKAGES) >/dev/null; \
+	fi
 
 test-gpu-compile: $(READY) $(COMPILE_READY) ## Compiles the kernels for an H200; no GPU
 	@echo "Compiling the fused kernels for an H200 on 2 processes, about three minutes."

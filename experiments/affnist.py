@@ -48,6 +48,7 @@ _TARGET = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of both trainings.", lower_bound=0)
 _JOBS = launch.define_jobs()
+_take_up_launcher = launch.define_launcher()
 _DRY_RUN = launch.define_dry_run()
 
 
@@ -63,7 +64,9 @@ def main() -> None:
 
     def train(targets: Mapping[str, float]) -> dict[str, RunFolder]:
         runs = {name: _run(name, until) for name, until in targets.items()}
-        outcomes = grid.run_all([*runs.values()], workdir, jobs=_JOBS.value)
+        outcomes = grid.run_all(
+            [*runs.values()], workdir, jobs=_JOBS.value, executor=_take_up_launcher()
+        )
         grid.refuse_failures(outcomes, workdir)
         return {name: RunFolder(workdir / run.name) for name, run in runs.items()}
 

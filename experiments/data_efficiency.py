@@ -51,6 +51,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of table, rows and figure; by default --workdir."
 )
 _JOBS = launch.define_jobs()
+_take_up_launcher = launch.define_launcher()
 _DRY_RUN = launch.define_dry_run()
 
 
@@ -74,7 +75,9 @@ def main() -> None:
     if _DRY_RUN.value:
         print("\n".join(grid.commands(runs, workdir)))
         return
-    outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
+    outcomes = grid.run_all(
+        runs, workdir, jobs=_JOBS.value, executor=_take_up_launcher()
+    )
     output = pathlib.Path(_OUTPUT.value or workdir)
     print(data_efficiency.write(workdir, output, cells, _SEEDS.value))
     print(f"rows, table and figure in {output}")

@@ -29,6 +29,7 @@ _MEMBERS = flags.DEFINE_integer(
     "members", 7, "Number of models, with seeds from 0.", lower_bound=1
 )
 _JOBS = launch.define_jobs()
+_take_up_launcher = launch.define_launcher()
 _DRY_RUN = launch.define_dry_run()
 
 
@@ -50,7 +51,10 @@ def main() -> None:
     if _DRY_RUN.value:
         print("\n".join(grid.commands(runs, workdir)))
         return
-    grid.refuse_failures(grid.run_all(runs, workdir, jobs=_JOBS.value), workdir)
+    grid.refuse_failures(
+        grid.run_all(runs, workdir, jobs=_JOBS.value, executor=_take_up_launcher()),
+        workdir,
+    )
     folders = [RunFolder(workdir / run.name) for run in runs]
     data = launch.load_grid_data(config, _DATA_DIR.value, folders)
     print(ensemble.write(workdir, folders, data))

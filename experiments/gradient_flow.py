@@ -48,6 +48,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of table, rows and figure; by default --workdir."
 )
 _JOBS = launch.define_jobs()
+_take_up_launcher = launch.define_launcher()
 _DRY_RUN = launch.define_dry_run()
 
 
@@ -73,7 +74,9 @@ def main() -> None:
     if _DRY_RUN.value:
         print("\n".join(grid.commands(runs, workdir)))
         return
-    outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
+    outcomes = grid.run_all(
+        runs, workdir, jobs=_JOBS.value, executor=_take_up_launcher()
+    )
     folders = [RunFolder(workdir / run.name) for run in runs]
     data = launch.load_grid_data(config, _DATA_DIR.value, folders)
     output = pathlib.Path(_OUTPUT.value or workdir)

@@ -56,6 +56,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of table1.csv and table1.md; by default --workdir."
 )
 _JOBS = launch.define_jobs()
+_take_up_launcher = launch.define_launcher()
 _DRY_RUN = launch.define_dry_run()
 
 
@@ -78,7 +79,9 @@ def main() -> None:
         return
     output = pathlib.Path(_OUTPUT.value or workdir)
     try:
-        outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
+        outcomes = grid.run_all(
+            runs, workdir, jobs=_JOBS.value, executor=_take_up_launcher()
+        )
     except Stopped:
         # The runs that have ended are also in a table that is cut short. After any
         # other error the folder, and with it the table, may be another process's.

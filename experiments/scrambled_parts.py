@@ -81,6 +81,7 @@ _QUARTERS = flags.DEFINE_list(
 _DATA_DIR = launch.define_data_dir()
 _DATA_PATH = run_flags.define_data_path()
 _JOBS = launch.define_jobs()
+_take_up_launcher = launch.define_launcher()
 _DRY_RUN = launch.define_dry_run()
 
 _MINUTES = 8  # Of a training of the cpu scale, on a core.
@@ -124,7 +125,9 @@ def main() -> None:
         "reach the target",
         flush=True,
     )
-    folders = matched.train_all(cells, words, target, workdir, _JOBS.value)
+    folders = matched.train_all(
+        cells, words, target, workdir, _JOBS.value, _take_up_launcher()
+    )
     data = launch.load_grid_data(
         folders[cells[0]].load_config(), None, folders.values()
     )

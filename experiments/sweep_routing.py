@@ -35,6 +35,7 @@ _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Trainings of each setting, with seeds from 0.", lower_bound=1
 )
 _JOBS = launch.define_jobs()
+_take_up_launcher = launch.define_launcher()
 _DRY_RUN = launch.define_dry_run()
 
 
@@ -50,7 +51,9 @@ def main() -> None:
     if _DRY_RUN.value:
         print("\n".join(grid.commands(runs, workdir)))
         return
-    outcomes = grid.run_all(runs, workdir, jobs=_JOBS.value)
+    outcomes = grid.run_all(
+        runs, workdir, jobs=_JOBS.value, executor=_take_up_launcher()
+    )
     print(sweep.write(workdir, cells, _SEEDS.value))
     print(f"table in {workdir / 'sweep.md'}, rows and figures beside it")
     grid.refuse_failures(outcomes, workdir)

@@ -47,6 +47,7 @@ _EVERY = flags.DEFINE_integer(
     "evaluate_every_steps", 100, "Steps between looks at the accuracy.", lower_bound=1
 )
 _JOBS = launch.define_jobs()
+_take_up_launcher = launch.define_launcher()
 _DRY_RUN = launch.define_dry_run()
 
 
@@ -69,7 +70,9 @@ def main() -> None:
         runs = [cell.run(_TARGET.value, words[cell.network]) for cell in cells]
         print("\n".join(grid.commands(runs, workdir)))
         return
-    folders = matched.train_all(cells, words, _TARGET.value, workdir, _JOBS.value)
+    folders = matched.train_all(
+        cells, words, _TARGET.value, workdir, _JOBS.value, _take_up_launcher()
+    )
     config = folders[cells[0]].load_config()
     data = launch.load_grid_data(config, _DATA_DIR.value, folders.values())
     print(matched.write(workdir, matched.test(folders, data), data.title))

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.metrics import read_metrics
 
@@ -33,6 +35,8 @@ TINY = (
     "--config.model.primary_types=2",
     "--config.model.decoder_units=(8,)",
 )
+# Sums in another order change its parameters little.
+SGD = ("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.1")
 TRAIN = ("-m", "experiments.train")
 
 
@@ -157,3 +161,13 @@ def losses(folder: RunFolder) -> list[tuple[int, str, float]]:
     """Step, split and loss of each row of metrics."""
     rows = read_metrics(folder.metrics)
     return [(row["step"], row["split"], row["loss"]) for row in rows]
+
+
+def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
+    """Every loss, training, validation and test, and what the parameters end as."""
+    for a, b in zip(losses(found), losses(expected), strict=True):
+        assert a == (b[0], b[1], pytest.approx(b[2], rel=1e-5))
+    results = comparable(found), comparable(expected)
+    assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
+    assert results[0]["test_examples"] == 360
+    assert results[0]["params_l2"] == pytest.approx(results[1]["params_l2"], rel=1e-7)

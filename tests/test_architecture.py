@@ -39,6 +39,7 @@ KEEPERS = {
     "orbax": ("capsjax/training/checkpoint.py",),
     "tensorflow_datasets": ("capsjax/data/",),
     "array_record": ("capsjax/data/",),
+    "submitit": ("capsjax/runs/executors/slurm",),
 }
 SOURCES = [
     path

@@ -26,6 +26,8 @@ from capsjax.data import Dataset
 from capsjax.errors import UserError
 from capsjax.losses.classification import is_right
 from capsjax.runs import grid, results
+from capsjax.runs.executors.base import MakeExecutor
+from capsjax.runs.executors.local import Processes
 from capsjax.runs.folder import RunFolder
 from capsjax.runs.progress import Progress
 from capsjax.runs.results import Row
@@ -150,6 +152,7 @@ def train_all(
     target: float,
     workdir: str | os.PathLike,
     jobs: int | None = None,
+    executor: MakeExecutor = Processes,
 ) -> dict[Cell, RunFolder]:
     """Trains cells as a grid, see `train_to_same_accuracy`.
 
@@ -159,6 +162,7 @@ def train_all(
         target: the accuracy.
         workdir: folder of the grid.
         jobs: number of trainings at the same time, as for `grid.run_all`.
+        executor: what runs them, as for `grid.run_all`.
 
     Raises:
         UserError: a training failed.
@@ -169,7 +173,7 @@ def train_all(
             cell: cell.run(until, words[cell.network])
             for cell, until in targets.items()
         }
-        outcomes = grid.run_all([*runs.values()], workdir, jobs=jobs)
+        outcomes = grid.run_all([*runs.values()], workdir, jobs=jobs, executor=executor)
         grid.refuse_failures(outcomes, workdir)
         return {
             cell: RunFolder(pathlib.Path(workdir, run.name))

@@ -73,7 +73,7 @@ def test_all_trainings_of_a_grid(tmp_path, monkeypatch):
     """The second call has the second accuracy, and each cell its network's flags."""
     asked = []
 
-    def run_all(runs, workdir, *, jobs):
+    def run_all(runs, workdir, *, jobs, executor):
         asked.append([(run.name, run.flags[0]) for run in runs])
         for run in runs:
             folder = made_run(tmp_path / run.name)

@@ -149,7 +149,7 @@ SETTINGS, DATA, RUN = (
     ("workdir", "checkpoint", "data_path"),
 )
 DEVICES = ("coordinator_address", "num_processes", "distributed", "cpu_devices")
-MANY = ("workdir", "jobs", "dry_run")
+MANY = ("workdir", "jobs", "launcher", "slurm_minutes", "dry_run")
 
 
 RUNS = ("workdirs", "checkpoint", "data_path", "output")

@@ -11,6 +11,7 @@ import pytest
 
 from capsjax.errors import UserError
 from capsjax.runs import grid
+from capsjax.runs.executors import local
 from capsjax.runs.grid import FAILED, FINISHED, SKIPPED, Run
 from tests.launching import finish, start, wait_until
 from tests.runs.grid_child import SCRIPT, starts
@@ -158,16 +159,16 @@ def nvidia_smi(tmp_path, monkeypatch) -> None:
 
 def test_gpus_are_found_without_jax(tmp_path, monkeypatch):
     nvidia_smi(tmp_path, monkeypatch)
-    assert grid.visible_gpus() == []  # JAX_PLATFORMS=cpu.
+    assert local.visible_gpus() == []  # JAX_PLATFORMS=cpu.
     for platforms in ("", "cuda,cpu"):
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
-        assert grid.visible_gpus() == ["0", "1"]
+        assert local.visible_gpus() == ["0", "1"]
     for value, expected in {"1": ["1"], "": [], "-1": [], "3, 5": ["3", "5"]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        assert grid.visible_gpus() == expected
+        assert local.visible_gpus() == expected
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PATH", "")
-    assert grid.visible_gpus() == []
+    assert local.visible_gpus() == []
 
 
 def test_each_run_has_a_gpu_to_itself(tmp_path, monkeypatch):

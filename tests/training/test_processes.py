@@ -8,21 +8,19 @@ import pytest
 
 from capsjax.runs.folder import RunFolder
 from tests.launching import (
+    SGD,
     TINY,
     TRAIN,
     assert_one_line,
-    comparable,
+    assert_same_run,
     finish,
     free_port,
-    losses,
     rows_written,
     run,
     start,
     train_to_end,
     wait_until,
 )
-
-SGD = ("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.1")
 
 
 def start_two(folder: RunFolder, *flags: str, in_slurm: bool = False):
@@ -68,16 +66,6 @@ def on_one_device(tmp_path_factory) -> RunFolder:
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "one")
     train_to_end(folder, *SGD)
     return folder
-
-
-def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
-    """Every loss, training, validation and test, and what the parameters end as."""
-    for a, b in zip(losses(found), losses(expected), strict=True):
-        assert a == (b[0], b[1], pytest.approx(b[2], rel=1e-5))
-    results = comparable(found), comparable(expected)
-    assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
-    assert results[0]["test_examples"] == 360
-    assert results[0]["params_l2"] == pytest.approx(results[1]["params_l2"], rel=1e-7)
 
 
 @pytest.mark.parametrize(("mode", "in_slurm"), [("jit", False), ("pmap", True)])
