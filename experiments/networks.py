@@ -22,10 +22,10 @@ _ROWS = flags.DEFINE_list(
     ["results/training.csv", "results/spoken_digits/training.csv"],
     "CSV files with rows of trainings.",
 )
-_ROUTINGS = flags.DEFINE_string(
+_ROUTINGS = flags.DEFINE_list(
     "routings",
-    "results/routings/routings.csv",
-    "CSV file with rows of experiments.compare_routing.",
+    ["results/routings/routings.csv"],
+    "CSV files with rows of experiments.compare_routing.",
 )
 _DOCUMENT = flags.DEFINE_string(
     "document", "docs/networks.md", "Document with the table's marks; it is changed."
@@ -42,7 +42,9 @@ def main() -> None:
     if missing := [path for path in (document, readme) if not path.exists()]:
         raise UserError(f"there is no {missing[0]}")
     rows = [row for path in _ROWS.value for row in results.read(pathlib.Path(path))]
-    routings = results.read(pathlib.Path(_ROUTINGS.value))
+    routings = [
+        row for path in _ROUTINGS.value for row in results.read(pathlib.Path(path))
+    ]
     known = networks.published()
     with Progress("counting", len(known), unit="networks") as progress:
         found = []
