@@ -230,7 +230,8 @@ def test_a_config_of_an_earlier_version_means_what_it_meant():
         iterations=2, implementation="xla", leaky=True, stop_gradient=True
     )
     assert run == Config(
-        model=capsnet.Config(routing=routing), data=Source(split="random")
+        model=capsnet.Config(routing=routing),
+        data=Source(split="random", parts="train_and_test"),
     )
 
 

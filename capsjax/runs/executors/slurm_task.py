@@ -31,15 +31,20 @@ class Training(Checkpointable):
 
     def __call__(self) -> int:
         """Trains to the end, or until it is told to end."""
+        # Slurm sends submitit's signal to all processes of a task; it is not the
+        # training's, which inherits that it is blocked.
+        submitits = {signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]}
         with open(self._log, "ab") as log:
-            process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Slurm sends a signal to all processes of a task.
-                preexec_fn=_ignore_the_signal_of_submitit,
-            )
+            signal.pthread_sigmask(signal.SIG_BLOCK, submitits)
+            try:
+                process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, submitits)
         self._pid = process.pid
         signal.signal(signal.SIGTERM, self._pass_on)
         try:
@@ -70,7 +75,3 @@ class Training(Checkpointable):
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         os.kill(self._pid, number)
-
-
-def _ignore_the_signal_of_submitit() -> None:
-    signal.signal(signal.Signals[f"SIG{JobEnvironment.USR_SIG}"], signal.SIG_IGN)
