@@ -258,6 +258,7 @@ def test_runs_on_other_test_images_are_refused(runs, digits_data, tmp_path):
     (other / "data.json").unlink()  # As of an early version.
     given = RunsFlags.__new__(RunsFlags)  # Without absl's flags, which are global.
     vars(given)["_checkpoint"] = SimpleNamespace(value="last")
+    vars(given)["_data_path"] = SimpleNamespace(value=None)
     vars(given)["folders"] = {"a": RunFolder(runs / "first"), "b": RunFolder(other)}
     with pytest.raises(UserError, match=r"have other test images .* the same data$"):
         given.restored(None)
