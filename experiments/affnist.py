@@ -24,7 +24,7 @@ from capsjax.analyses.figures import affnist as plots_robustness
 from capsjax.data.derived import affnist
 from capsjax.runs import data_record, grid
 from capsjax.runs.folder import RunFolder
-from experiments import launch, scales
+from experiments import grid_flags, launch, scales
 
 _SCALE = scales.define_scale()
 _IMAGES = scales.define_images()
@@ -47,9 +47,9 @@ _TARGET = flags.DEFINE_float(
     upper_bound=1.0,
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of both trainings.", lower_bound=0)
-_JOBS = launch.define_jobs()
-_take_up_launcher = launch.define_launcher()
-_DRY_RUN = launch.define_dry_run()
+_JOBS = grid_flags.define_jobs()
+_take_up_launcher = grid_flags.define_launcher()
+_DRY_RUN = grid_flags.define_dry_run()
 
 
 def main() -> None:

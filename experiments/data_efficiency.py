@@ -17,7 +17,7 @@ from absl import flags
 
 from capsjax.analyses import data_efficiency
 from capsjax.runs import grid
-from experiments import launch, scales
+from experiments import grid_flags, launch, scales
 
 _IMAGES = scales.define_images()
 _DATA_DIR = launch.define_data_dir()
@@ -50,9 +50,9 @@ _QUICK = flags.DEFINE_bool(
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of table, rows and figure; by default --workdir."
 )
-_JOBS = launch.define_jobs()
-_take_up_launcher = launch.define_launcher()
-_DRY_RUN = launch.define_dry_run()
+_JOBS = grid_flags.define_jobs()
+_take_up_launcher = grid_flags.define_launcher()
+_DRY_RUN = grid_flags.define_dry_run()
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from capsjax.analyses import ensemble
 from capsjax.errors import UserError
 from capsjax.runs import grid
 from capsjax.runs.folder import RunFolder
-from experiments import launch
+from experiments import grid_flags, launch
 
 _CONFIG = launch.define_config()
 _DATA_DIR = launch.define_data_dir()
@@ -28,9 +28,9 @@ _WORKDIR = flags.DEFINE_string(
 _MEMBERS = flags.DEFINE_integer(
     "members", 7, "Number of models, with seeds from 0.", lower_bound=1
 )
-_JOBS = launch.define_jobs()
-_take_up_launcher = launch.define_launcher()
-_DRY_RUN = launch.define_dry_run()
+_JOBS = grid_flags.define_jobs()
+_take_up_launcher = grid_flags.define_launcher()
+_DRY_RUN = grid_flags.define_dry_run()
 
 
 def main() -> None:

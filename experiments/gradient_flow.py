@@ -18,7 +18,7 @@ from capsjax.errors import UserError
 from capsjax.routings import ROUTINGS
 from capsjax.runs import grid
 from capsjax.runs.folder import RunFolder
-from experiments import launch, scales
+from experiments import grid_flags, launch, scales
 
 _SCALE = scales.define_scale()
 _IMAGES = scales.define_images()
@@ -47,9 +47,9 @@ _MAX_STEPS = flags.DEFINE_integer(
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of table, rows and figure; by default --workdir."
 )
-_JOBS = launch.define_jobs()
-_take_up_launcher = launch.define_launcher()
-_DRY_RUN = launch.define_dry_run()
+_JOBS = grid_flags.define_jobs()
+_take_up_launcher = grid_flags.define_launcher()
+_DRY_RUN = grid_flags.define_dry_run()
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from capsjax.errors import UserError
 from capsjax.models.capsules import capsnet
 from capsjax.runs import grid
 from capsjax.runs.stop import Stopped
-from experiments import launch, scales
+from experiments import grid_flags, launch, scales
 
 _TABLE = flags.DEFINE_enum("table", "1", ["1"], "Which table of the paper.")
 _SCALE = scales.define_scale()
@@ -55,9 +55,9 @@ _MAX_STEPS = flags.DEFINE_integer(
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of table1.csv and table1.md; by default --workdir."
 )
-_JOBS = launch.define_jobs()
-_take_up_launcher = launch.define_launcher()
-_DRY_RUN = launch.define_dry_run()
+_JOBS = grid_flags.define_jobs()
+_take_up_launcher = grid_flags.define_launcher()
+_DRY_RUN = grid_flags.define_dry_run()
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from capsjax.analyses.robustness import arrangement, arrangement_results, quarte
 from capsjax.errors import UserError
 from capsjax.runs import data_record, grid
 from capsjax.runs.folder import RunFolder
-from experiments import launch, run_flags, scales
+from experiments import grid_flags, launch, run_flags, scales
 from experiments.configs import faces
 
 _WORKDIR = flags.DEFINE_string(
@@ -80,9 +80,9 @@ _QUARTERS = flags.DEFINE_list(
 )
 _DATA_DIR = launch.define_data_dir()
 _DATA_PATH = run_flags.define_data_path()
-_JOBS = launch.define_jobs()
-_take_up_launcher = launch.define_launcher()
-_DRY_RUN = launch.define_dry_run()
+_JOBS = grid_flags.define_jobs()
+_take_up_launcher = grid_flags.define_launcher()
+_DRY_RUN = grid_flags.define_dry_run()
 
 _MINUTES = 8  # Of a training of the cpu scale, on a core.
 

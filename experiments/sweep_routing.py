@@ -16,7 +16,7 @@ from absl import flags
 
 from capsjax.analyses import routing_sweep as sweep
 from capsjax.runs import grid
-from experiments import launch
+from experiments import grid_flags, launch
 
 _CONFIG = launch.define_config()
 _DATA_DIR = launch.define_data_dir()
@@ -34,9 +34,9 @@ _RECONSTRUCTION = flags.DEFINE_list(
 _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Trainings of each setting, with seeds from 0.", lower_bound=1
 )
-_JOBS = launch.define_jobs()
-_take_up_launcher = launch.define_launcher()
-_DRY_RUN = launch.define_dry_run()
+_JOBS = grid_flags.define_jobs()
+_take_up_launcher = grid_flags.define_launcher()
+_DRY_RUN = grid_flags.define_dry_run()
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from absl import flags
 from capsjax.analyses import matched
 from capsjax.errors import UserError
 from capsjax.runs import grid
-from experiments import launch, scales
+from experiments import grid_flags, launch, scales
 
 _OVERRIDES = launch.define_overrides()
 _IMAGES = scales.define_images()
@@ -46,9 +46,9 @@ _SEEDS = flags.DEFINE_integer(
 _EVERY = flags.DEFINE_integer(
     "evaluate_every_steps", 100, "Steps between looks at the accuracy.", lower_bound=1
 )
-_JOBS = launch.define_jobs()
-_take_up_launcher = launch.define_launcher()
-_DRY_RUN = launch.define_dry_run()
+_JOBS = grid_flags.define_jobs()
+_take_up_launcher = grid_flags.define_launcher()
+_DRY_RUN = grid_flags.define_dry_run()
 
 
 def main() -> None:

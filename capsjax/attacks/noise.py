@@ -1,7 +1,6 @@
 """Random noise, the floor below every attack: the best of many draws in the ball."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +8,9 @@ from jaxtyping import Array
 
 from capsjax.attacks import balls
 from capsjax.attacks.balls import Norm
-from capsjax.attacks.base import Found, where
+from capsjax.attacks.base import Found
+from capsjax.attacks.best import Best
 from capsjax.attacks.steps import Problem, Stepwise
-
-
-class _State(NamedTuple):
-    """The best images so far, their objectives, and whether the network errs."""
-
-    best: Array
-    values: Array
-    success: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,35 +35,26 @@ class Noise(Stepwise):
         """The draws."""
         return self.draws
 
-    def begin(self, problem: Problem) -> _State:
+    def begin(self, problem: Problem) -> Best:
         """The images, on which nothing is known."""
         images = problem.images
-        return _State(
+        return Best(
             images,
             jnp.full(len(images), -jnp.inf),
             jnp.zeros(len(images), bool),
         )
 
-    def step(
-        self, problem: Problem, number: Array, state: _State
-    ) -> tuple[_State, Array]:
+    def step(self, problem: Problem, number: Array, state: Best) -> tuple[Best, Array]:
         """Draws once for each image."""
         own = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, number)
         drawn = balls.random_points(problem.images, own, problem.radius, self.norm)
-        new, hit = problem.attacked.judge(drawn, problem.labels)
-        better = ~state.success & (hit | (new > state.values))
-        state = _State(
-            where(better, drawn, state.best),
-            jnp.where(better, new, state.values),
-            state.success | hit,
-        )
-        return state, new
+        return state.tried(problem, drawn)
 
-    def finished(self, state: _State) -> Array:
+    def finished(self, state: Best) -> Array:
         """Whether the network errs on all images."""
         return jnp.all(state.success)
 
-    def result(self, problem: Problem, state: _State, trace: Array) -> Found:
+    def result(self, problem: Problem, state: Best, trace: Array) -> Found:
         """The best draws."""
         del problem
-        return Found(state.best, state.success, trace)
+        return Found(state.images, state.success, trace)

@@ -6,7 +6,6 @@ References:
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +13,12 @@ import numpy as np
 from jaxtyping import Array
 
 from capsjax.attacks import balls
-from capsjax.attacks.base import Found, where
+from capsjax.attacks.base import Found
+from capsjax.attacks.best import Best
 from capsjax.attacks.steps import Problem, Stepwise
 
 # Queries out of 10,000 after which the squares become smaller, and how much.
 _HALVINGS = (10, 50, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000)
-
-
-class _State(NamedTuple):
-    """The images, their objectives, and whether the network errs."""
-
-    current: Array
-    values: Array
-    success: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +50,7 @@ class Square(Stepwise):
         """The squares; the stripes before them are a query, too."""
         return self.queries - 1
 
-    def begin(self, problem: Problem) -> _State:
+    def begin(self, problem: Problem) -> Best:
         """Vertical stripes."""
         _, W, C = problem.images.shape[1:]
 
@@ -67,11 +59,9 @@ class Square(Stepwise):
 
         start = jax.vmap(stripes)(problem.images, problem.keys)
         start = balls.project(start, problem.images, problem.radius, "linf")
-        return _State(start, *problem.attacked.judge(start, problem.labels))
+        return Best(start, *problem.attacked.judge(start, problem.labels))
 
-    def step(
-        self, problem: Problem, number: Array, state: _State
-    ) -> tuple[_State, Array]:
+    def step(self, problem: Problem, number: Array, state: Best) -> tuple[Best, Array]:
         """A square for each image, kept where the objective rises."""
         H, W, C = problem.images.shape[1:]
         side = jnp.asarray(self.sides(H, W))[number]
@@ -88,25 +78,19 @@ class Square(Stepwise):
             return jnp.where(inside, image + color[None, None], current)
 
         own = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, number + 1)
-        moved = jax.vmap(changed)(problem.images, state.current, own)
+        moved = jax.vmap(changed)(problem.images, state.images, own)
         moved = balls.project(moved, problem.images, problem.radius, "linf")
-        new, hit = problem.attacked.judge(moved, problem.labels)
-        better = ~state.success & (hit | (new > state.values))
-        moved_on = _State(
-            where(better, moved, state.current),
-            jnp.where(better, new, state.values),
-            state.success | hit,
-        )
-        return moved_on, state.values
+        best, _ = state.tried(problem, moved)
+        return best, state.values
 
-    def finished(self, state: _State) -> Array:
+    def finished(self, state: Best) -> Array:
         """Whether the network errs on all images."""
         return jnp.all(state.success)
 
-    def result(self, problem: Problem, state: _State, trace: Array) -> Found:
+    def result(self, problem: Problem, state: Best, trace: Array) -> Found:
         """Where the squares have led."""
         del problem
-        return Found(state.current, state.success, trace)
+        return Found(state.images, state.success, trace)
 
 
 def _signs(key: Array, shape: tuple[int, ...]) -> Array:

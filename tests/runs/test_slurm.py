@@ -87,7 +87,7 @@ def test_every_grid_runs_where_its_flag_says():
     grids = {
         path.name: path.read_text()
         for path in (ROOT / "experiments").glob("*.py")
-        if "= launch.define_jobs()" in path.read_text()
+        if "= grid_flags.define_jobs()" in path.read_text()
     }
     assert len(grids) >= 9
     for name, text in grids.items():
